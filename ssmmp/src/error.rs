@@ -1,0 +1,90 @@
+use std::fmt;
+
+use crate::{Envelope, MessageId, MessageType};
+
+/// Why a line is not a message; the fault is the sender's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ParseError {
+    /// What is wrong.
+    pub problem: Problem,
+    /// The message's type, when the line said a known one.
+    pub message_type: Option<MessageType>,
+    /// The message's id, when it could be read.
+    pub message_id: Option<MessageId>,
+    /// The answer that tells the sender (400), in the message's own response type. `None` where
+    /// the type has no response: such a message is logged and counted only.
+    pub refusal: Option<Box<Envelope>>,
+}
+
+/// What is wrong with a line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// The line holds no field at all.
+    #[error("the message is empty")]
+    Empty,
+    /// The line is not UTF-8.
+    #[error("the message is not UTF-8")]
+    NotUtf8,
+    /// The line is longer than the limit; its rest was skipped.
+    #[error("the message is longer than {limit} bytes")]
+    TooLong {
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// A segment has no `name: value` form.
+    #[error("`{segment}` is not of the form `name: value`")]
+    NotAField {
+        /// The offending segment, cut to a readable length.
+        segment: String,
+    },
+    /// The first line is not `type: …`.
+    #[error("the first line must be `type: …`, it is `{found}`")]
+    TypeNotFirst {
+        /// The name found in its place.
+        found: String,
+    },
+    /// A type that SSMMP/1.1 does not have.
+    #[error("unknown message type `{0}`")]
+    UnknownType(String),
+    /// A mandatory field is absent.
+    #[error("the field `{0}` is missing")]
+    Missing(&'static str),
+    /// A field (or an alias of it) stands twice.
+    #[error("the field `{0}` stands twice")]
+    Duplicate(String),
+    /// A value can't be read.
+    #[error("the field `{field}` has the value `{value}`: {reason}")]
+    Invalid {
+        /// The field's name.
+        field: &'static str,
+        /// The value, cut to a readable length.
+        value: String,
+        /// What is expected.
+        reason: String,
+    },
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(message_type) = self.message_type {
+            write!(f, "{message_type}")?;
+            if let Some(id) = self.message_id {
+                write!(f, " {id}")?;
+            }
+            f.write_str(": ")?;
+        }
+        self.problem.fmt(f)
+    }
+}
+
+/// Longest piece of a peer's text repeated in an error, in characters.
+const QUOTE_CHARACTERS: usize = 80;
+
+/// Cuts a peer's text to a length fit for a log line.
+pub(crate) fn quote(text: &str) -> String {
+    let mut quoted: String = text.chars().take(QUOTE_CHARACTERS).collect();
+    if quoted.len() < text.len() {
+        quoted.push('…');
+    }
+    quoted
+}

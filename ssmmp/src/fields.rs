@@ -1,0 +1,179 @@
+//! One line, cut into its `name: value` fields.
+
+use crate::error::{Problem, quote};
+use crate::value::Value;
+
+/// The separator between fields as it is emitted.
+pub(crate) const SEPARATOR: &str = " ~ ";
+
+/// The fields of one line in their order; a typed message takes its own, what is left stays.
+#[derive(Debug)]
+pub(crate) struct Fields<'a> {
+    entries: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Fields<'a> {
+    /// Cuts a line at its separators. Fails on a segment without `:` and on a name that stands twice.
+    pub(crate) fn split(line: &'a str) -> Result<Self, Problem> {
+        let mut entries: Vec<(&str, &str)> = Vec::with_capacity(16);
+        for segment in segments(line) {
+            let Some((name, value)) = segment.split_once(':') else {
+                return Err(Problem::NotAField { segment: quote(segment) });
+            };
+            entries.push((name.trim(), value.trim()));
+        }
+        if entries.is_empty() {
+            return Err(Problem::Empty);
+        }
+        for (index, (name, _)) in entries.iter().enumerate() {
+            if entries[..index].iter().any(|(earlier, _)| earlier.eq_ignore_ascii_case(name)) {
+                return Err(Problem::Duplicate(quote(name)));
+            }
+        }
+        Ok(Self { entries })
+    }
+
+    /// The first field's name and value.
+    pub(crate) fn first(&self) -> (&'a str, &'a str) {
+        self.entries[0]
+    }
+
+    /// The value of a field without taking it.
+    pub(crate) fn peek(&self, name: &str) -> Option<&'a str> {
+        self.entries.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+    }
+
+    /// Takes the text of a field, by its name or one of its aliases, in any letter case.
+    pub(crate) fn take_text(
+        &mut self,
+        name: &'static str,
+        aliases: &[&str],
+    ) -> Result<Option<&'a str>, Problem> {
+        let is_it = |found: &str| {
+            found.eq_ignore_ascii_case(name) || aliases.iter().any(|alias| found.eq_ignore_ascii_case(alias))
+        };
+        let Some(index) = self.entries.iter().position(|(found, _)| is_it(found)) else { return Ok(None) };
+        let (_, value) = self.entries.remove(index);
+        if self.entries.iter().any(|(found, _)| is_it(found)) {
+            return Err(Problem::Duplicate(name.to_owned()));
+        }
+        Ok(Some(value))
+    }
+
+    /// Takes a mandatory field.
+    pub(crate) fn take<T: Value>(&mut self, name: &'static str, aliases: &[&str]) -> Result<T, Problem> {
+        let text = self.take_text(name, aliases)?.ok_or(Problem::Missing(name))?;
+        read(name, text)
+    }
+
+    /// Takes a field that a peer may leave out.
+    pub(crate) fn take_optional<T: Value>(
+        &mut self,
+        name: &'static str,
+        aliases: &[&str],
+    ) -> Result<T, Problem> {
+        match self.take_text(name, aliases)? {
+            Some(text) => read(name, text),
+            None => T::unknown().ok_or(Problem::Missing(name)),
+        }
+    }
+
+    /// What nobody took, in order.
+    pub(crate) fn into_rest(self) -> Vec<(String, String)> {
+        self.entries.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+}
+
+fn read<T: Value>(field: &'static str, text: &str) -> Result<T, Problem> {
+    T::read(text).map_err(|reason| Problem::Invalid { field, value: quote(text), reason })
+}
+
+/// Appends one field in the emitted form.
+pub(crate) fn put<T: Value>(out: &mut String, name: &str, value: &T) {
+    start(out, name);
+    value.write(out);
+}
+
+/// Appends one field whose value is text already.
+pub(crate) fn put_text(out: &mut String, name: &str, value: &str) {
+    start(out, name);
+    out.push_str(value);
+}
+
+fn start(out: &mut String, name: &str) {
+    if !out.is_empty() {
+        out.push_str(SEPARATOR);
+    }
+    out.push_str(name);
+    out.push_str(": ");
+}
+
+/// Cuts at a tilde that has white space (or the line's edge) around it and a field, another tilde
+/// or nothing behind it; any other tilde belongs to a value.
+fn segments(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(line);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let cut = text.match_indices('~').map(|(at, _)| at).find(|at| is_separator(text, *at));
+        match cut {
+            Some(at) => {
+                rest = Some(&text[at + 1..]);
+                Some(&text[..at])
+            }
+            None => {
+                rest = None;
+                Some(text)
+            }
+        }
+    })
+    .map(str::trim)
+    .filter(|segment| !segment.is_empty())
+}
+
+fn is_separator(text: &str, at: usize) -> bool {
+    let (before, after) = (&text[..at], &text[at + 1..]);
+    let open_before = before.is_empty() || before.ends_with(char::is_whitespace);
+    let open_after = after.is_empty() || after.starts_with(char::is_whitespace);
+    let next = after.trim_start();
+    open_before && open_after && (next.is_empty() || next.starts_with('~') || starts_with_field(next))
+}
+
+fn starts_with_field(text: &str) -> bool {
+    let name = text.len() - text.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_').len();
+    name > 0 && text[name..].trim_start().starts_with(':')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &str, expected: &[(&str, &str)]) {
+        assert_eq!(Fields::split(line).expect(line).entries, expected, "splitting {line:?}");
+    }
+
+    #[test]
+    fn separators_are_liberal() {
+        let expected = [("type", "a"), ("x", "1")];
+        check("type: a ~ x: 1", &expected);
+        check("  type: a  ~\tx : 1 ~ ", &expected);
+        check("type:a ~ x:1 ~", &expected);
+        check("type: a ~ ~ x: 1", &expected);
+    }
+
+    #[test]
+    fn a_tilde_inside_a_value_is_not_a_separator() {
+        check("type: a~b ~ x: 1 ~ 2", &[("type", "a~b"), ("x", "1 ~ 2")]);
+    }
+
+    #[test]
+    fn the_first_colon_ends_the_name() {
+        check("type: a ~ address: 2001:db8::1", &[("type", "a"), ("address", "2001:db8::1")]);
+    }
+
+    #[test]
+    fn duplicates_and_junk_are_refused() {
+        assert!(matches!(Fields::split("type: a ~ Type: b"), Err(Problem::Duplicate(_))));
+        assert!(matches!(Fields::split("hello"), Err(Problem::NotAField { .. })));
+        assert!(matches!(Fields::split(" ~ "), Err(Problem::Empty)));
+    }
+}
