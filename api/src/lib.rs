@@ -1,1 +1,265 @@
-//! placeholder
+//! The Manager's HTTP/JSON API as types: what the Manager serves and the `patchbay` command reads.
+//!
+//! | call | body | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | | [`ManagerStatus`] |
+//! | `POST /v1/plan` | a graph file's text | [`Plan`] |
+//! | `PUT /v1/apps` | a graph file's text | [`Plan`], carried out |
+//! | `GET /v1/apps` | | list of [`App`] |
+//! | `POST /v1/apps/{app}/stop` | | [`Stopped`] |
+//! | `GET /v1/nodes` | | list of [`Node`] |
+//! | `GET /v1/instances` | | list of [`Instance`] |
+//! | `POST /v1/instances/{id}/stop` | | [`Stopped`] |
+//! | `GET /v1/sessions` | | list of [`Session`], counters freshly asked from the agents |
+//! | `GET /v1/events?after=N&follow=true` | | [`Event`]s, one JSON object a line |
+//!
+//! `GET /v1/instances` and `GET /v1/sessions` take `ended=true` to list the ended ones too, and
+//! `app=NAME`. A failure has an HTTP status of 4xx or 5xx and an [`Error`] as its body.
+
+use serde::{Deserialize, Serialize};
+
+/// TCP port of the HTTP API, on loopback unless set otherwise.
+pub const HTTP_PORT: u16 = 55580;
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Error {
+    /// What is wrong, in a sentence.
+    pub message: String,
+    /// The problems found in a graph file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
+}
+
+/// One problem of a graph file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// Column in the line, from 1.
+    pub column: usize,
+    /// A problem that does not stop the graph from being applied.
+    pub warning: bool,
+}
+
+/// The Manager itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagerStatus {
+    /// The Manager's version.
+    pub version: String,
+    /// Nodes registered now.
+    pub nodes: usize,
+    /// Applications.
+    pub apps: usize,
+    /// Running instances.
+    pub instances: usize,
+    /// Open sessions.
+    pub sessions: usize,
+}
+
+/// What applying a graph changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The application.
+    pub app: String,
+    /// One line for each change; empty when the application is so already.
+    pub changes: Vec<Change>,
+    /// What works but deserves a look.
+    pub warnings: Vec<Problem>,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What happens to it.
+    pub action: Action,
+    /// `service NAME` or `connection A.P → B.S`.
+    pub subject: String,
+    /// What differs, for a change.
+    pub detail: String,
+}
+
+/// What happens to a part of a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is new.
+    Add,
+    /// It differs from before.
+    Change,
+    /// It goes; its instances are stopped.
+    Remove,
+}
+
+/// An application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct App {
+    /// Its name.
+    pub name: String,
+    /// `running`, `starting`, `degraded` or `stopped`.
+    pub state: String,
+    /// Its services.
+    pub services: Vec<Service>,
+    /// Since when it is known, milliseconds since 1970.
+    pub applied_ms: u64,
+}
+
+/// A service of an application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// `gateway`, `regular` or `baas`.
+    pub kind: String,
+    /// Running instances.
+    pub running: usize,
+    /// Fewest and most replicas.
+    pub replicas: (u32, u32),
+    /// Why it can't run, when it can't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// A node, that is its agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// The node's name.
+    pub name: String,
+    /// The agent's network address.
+    pub address: String,
+    /// `up` or `lost`.
+    pub state: String,
+    /// Services its agent can execute.
+    pub services: Vec<String>,
+    /// Running instances.
+    pub instances: usize,
+    /// `kernel`, or why sessions of this node are not redirected.
+    pub redirection: String,
+    /// Since when its connection stands or is lost, milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+/// An instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its id, unique in the cluster.
+    pub id: u64,
+    /// Its application.
+    pub app: String,
+    /// Its service.
+    pub service: String,
+    /// Its node.
+    pub node: String,
+    /// `starting`, `running`, `stopping`, `failed` or `ended`.
+    pub state: String,
+    /// Ports of its sockets.
+    pub sockets: Vec<(String, u16)>,
+    /// Open sessions from its plugs and to its sockets.
+    pub sessions: usize,
+    /// Starts that failed in a row before this one.
+    pub restarts: u32,
+    /// When it was created, milliseconds since 1970.
+    pub created_ms: u64,
+    /// When it ended, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_ms: Option<u64>,
+    /// Why it ended or failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Its last lines of output, for one that failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
+}
+
+/// A session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The Manager's number for it.
+    pub id: u64,
+    /// The application.
+    pub app: String,
+    /// Who opened it.
+    pub source: End,
+    /// Who accepted it.
+    pub destination: End,
+    /// `open` or `closed`.
+    pub state: String,
+    /// `kernel`, `tcp`, or `unknown` while the agent has not told.
+    pub path: String,
+    /// Why it is not in the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// From source to destination.
+    pub sent: Traffic,
+    /// From destination to source.
+    pub received: Traffic,
+    /// When it was acknowledged, milliseconds since 1970.
+    pub opened_ms: u64,
+    /// When it ended, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_ms: Option<u64>,
+    /// The status it ended with: 111 by business logic, 122 broken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+}
+
+/// One end of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The service.
+    pub service: String,
+    /// The instance.
+    pub instance: u64,
+    /// The plug of a source, the socket of a destination.
+    pub name: String,
+    /// The node.
+    pub node: String,
+    /// Network address.
+    pub address: String,
+    /// The plug's local port, the socket's port.
+    pub port: u16,
+}
+
+/// What one direction of a session carried, by path.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Bytes redirected in the kernel.
+    pub kernel_bytes: u64,
+    /// Bytes over TCP.
+    pub tcp_bytes: u64,
+    /// Messages (send calls) redirected in the kernel.
+    pub kernel_messages: u64,
+    /// Messages over TCP, as far as they were counted.
+    pub tcp_messages: u64,
+}
+
+/// How many instances and sessions a stop touches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// Instances asked to shut down.
+    pub instances: usize,
+    /// Sessions closed for it.
+    pub sessions: usize,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number, growing.
+    pub sequence: u64,
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// `node-up`, `node-lost`, `app-applied`, `app-stopped`, `instance-starting`,
+    /// `instance-running`, `instance-ended`, `instance-failed`, `session-opened`,
+    /// `session-closed`, `session-refused`, `service-unplaced`.
+    pub kind: String,
+    /// What it happened to: `instance 7 (posts)`, `node a`, `session 12`.
+    pub subject: String,
+    /// A sentence.
+    pub text: String,
+}
