@@ -1,1 +1,209 @@
-//! placeholder
+//! Map keys, values and events, shared by the kernel programs and the agent.
+//!
+//! Everything is `repr(C)` without hidden padding, its size asserted: both sides read the same bytes.
+#![no_std]
+
+mod reason;
+
+pub use reason::Reason;
+
+/// An IPv6 address, or an IPv4 one mapped into IPv6, in network byte order.
+pub type AddressBytes = [u8; 16];
+
+/// Who may connect where: the source's cgroup and the destination's socket.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeclarationKey {
+    /// Id (inode number) of the source instance's cgroup.
+    pub source_cgroup: u64,
+    /// The destination's address.
+    pub address: AddressBytes,
+    /// The destination's port, host byte order.
+    pub port: u32,
+    /// Always zero.
+    pub padding: u32,
+}
+
+/// What the agent knows about a declared session before it exists.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Declaration {
+    /// Id of the destination instance's cgroup; 0 when it is not on this node.
+    pub destination_cgroup: u64,
+    /// The source instance's id.
+    pub source_instance: u64,
+    /// The destination instance's id.
+    pub destination_instance: u64,
+    /// 0, or the [`Reason`] for staying on TCP.
+    pub refusal: u32,
+    /// Always zero.
+    pub padding: u32,
+}
+
+/// A connection, from source to destination.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tuple {
+    /// The source's address.
+    pub source: AddressBytes,
+    /// The destination's address.
+    pub destination: AddressBytes,
+    /// The source's port, host byte order.
+    pub source_port: u32,
+    /// The destination's port, host byte order.
+    pub destination_port: u32,
+    /// The network namespace's cookie for loopback addresses, which every namespace has; else 0.
+    pub namespace: u64,
+}
+
+/// One direction of a session, written by its sender's side only.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Direction {
+    /// Bytes redirected.
+    pub kernel_bytes: u64,
+    /// Bytes over TCP.
+    pub tcp_bytes: u64,
+    /// Messages redirected, as the kernel program saw them.
+    pub kernel_messages: u64,
+    /// Messages over TCP, as the kernel program saw them.
+    pub tcp_messages: u64,
+    /// When something was last sent, nanoseconds since boot.
+    pub last_activity: u64,
+    /// How often the direction changed its path.
+    pub switches: u32,
+    /// 0 while nothing was sent, then one of [`path`].
+    pub path: u32,
+    /// The [`Reason`] for the latest message over TCP, or 0.
+    pub reason: u32,
+    /// 1 once a byte went over TCP.
+    pub went_tcp: u32,
+}
+
+/// Paths of a direction.
+pub mod path {
+    /// Redirected.
+    pub const KERNEL: u32 = 1;
+    /// Over TCP.
+    pub const TCP: u32 = 2;
+}
+
+/// A session as the kernel programs know it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Session {
+    /// The connection.
+    pub tuple: Tuple,
+    /// Socket cookie of the source; it is the session's key too.
+    pub source_cookie: u64,
+    /// Socket cookie of the destination, 0 until it is known.
+    pub destination_cookie: u64,
+    /// Kernel address of the source's socket.
+    pub source_socket: u64,
+    /// Kernel address of the destination's socket, 0 until it is known.
+    pub destination_socket: u64,
+    /// Id of the cgroup that the destination's socket must belong to.
+    pub destination_cgroup: u64,
+    /// The source instance's id.
+    pub source_instance: u64,
+    /// The destination instance's id.
+    pub destination_instance: u64,
+    /// When the source was established, nanoseconds since boot.
+    pub established: u64,
+    /// The source's next sequence number when it was established.
+    pub source_sequence: u32,
+    /// The sequence number that the source expected next when it was established.
+    pub source_expected: u32,
+    /// Bits of [`state`].
+    pub state: u32,
+    /// 0, or the [`Reason`] why the session is not in the map.
+    pub reason: u32,
+    /// From source to destination, then back.
+    pub directions: [Direction; 2],
+}
+
+/// Bits of a session's state.
+pub mod state {
+    /// The source's socket is in the map.
+    pub const SOURCE_IN: u32 = 1;
+    /// Both sockets are in the map.
+    pub const PAIRED: u32 = 2;
+    /// The source's socket is closed.
+    pub const SOURCE_CLOSED: u32 = 4;
+    /// The destination's socket is closed.
+    pub const DESTINATION_CLOSED: u32 = 8;
+}
+
+/// Which session a socket belongs to, by the socket's kernel address.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Member {
+    /// The session's key.
+    pub session: u64,
+    /// 0 the source, 1 the destination.
+    pub side: u64,
+}
+
+/// What can be changed while the programs run.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// 1 to redirect, 0 to send over TCP.
+    pub redirect: u32,
+    /// Unread redirected bytes allowed for each direction; 0 for the receiver's buffer size.
+    pub in_flight_budget: u32,
+}
+
+/// Something the kernel programs tell.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Event {
+    /// One of [`event`].
+    pub kind: u32,
+    /// For a closed session one of [`cause`].
+    pub cause: u32,
+    /// The session at that moment.
+    pub session: Session,
+}
+
+/// Kinds of events.
+pub mod event {
+    /// The source is connected.
+    pub const ESTABLISHED: u32 = 1;
+    /// The session is over.
+    pub const CLOSED: u32 = 2;
+}
+
+/// Why a session ended.
+pub mod cause {
+    /// The source closed first.
+    pub const SOURCE_FINISHED: u32 = 1;
+    /// The destination closed first.
+    pub const DESTINATION_FINISHED: u32 = 2;
+    /// A reset, a time-out or an error.
+    pub const BROKEN: u32 = 3;
+}
+
+const _: () = {
+    assert!(size_of::<DeclarationKey>() == 32);
+    assert!(size_of::<Declaration>() == 32);
+    assert!(size_of::<Tuple>() == 48);
+    assert!(size_of::<Direction>() == 56);
+    assert!(size_of::<Session>() == 48 + 8 * 8 + 4 * 4 + 2 * 56);
+    assert!(size_of::<Member>() == 16);
+    assert!(size_of::<Settings>() == 8);
+    assert!(size_of::<Event>() == 8 + size_of::<Session>());
+};
+
+#[cfg(feature = "user")]
+mod user {
+    use super::*;
+
+    macro_rules! pod {
+        ($($name:ty),*) => { $(
+            // SAFETY: repr(C), plain integers, no padding (sizes asserted above): any bytes are a value.
+            unsafe impl aya::Pod for $name {}
+        )* };
+    }
+    pod!(DeclarationKey, Declaration, Tuple, Direction, Session, Member, Settings, Event);
+}

@@ -1,0 +1,53 @@
+//! The offsets that the kernel programs need, taken from the running kernel.
+
+use std::fs;
+use std::path::Path;
+
+use super::Unavailable;
+use super::btf::Btf;
+
+/// Where the kernel describes itself.
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// One offset: the programs' variable, the structure, the member, and whether the programs can do
+/// without.
+const WANTED: [(&str, &str, &str, Need); 14] = [
+    ("OFFSET_WRITE_SEQ", "tcp_sock", "write_seq", Need::Always),
+    ("OFFSET_COPIED_SEQ", "tcp_sock", "copied_seq", Need::Always),
+    ("OFFSET_IS_MPTCP", "tcp_sock", "is_mptcp", Need::IfPresent),
+    ("OFFSET_USER_DATA", "sock", "sk_user_data", Need::Always),
+    ("OFFSET_MSG_TOT_LEN", "sk_psock", "msg_tot_len", Need::IfPresent),
+    ("OFFSET_RMEM_ALLOC", "sock", "sk_backlog.rmem_alloc", Need::Always),
+    ("OFFSET_RCVLOWAT", "sock", "sk_rcvlowat", Need::Always),
+    ("OFFSET_RCVBUF", "sock", "sk_rcvbuf", Need::Always),
+    ("OFFSET_SOCKET", "sock", "sk_socket", Need::Always),
+    ("OFFSET_FILE", "socket", "file", Need::Always),
+    ("OFFSET_FILE_FLAGS", "file", "f_flags", Need::Always),
+    ("OFFSET_CGROUP", "sock", "sk_cgrp_data.cgroup", Need::Always),
+    ("OFFSET_KERNFS_NODE", "cgroup", "kn", Need::Always),
+    ("OFFSET_KERNFS_ID", "kernfs_node", "id", Need::Always),
+];
+
+#[derive(PartialEq)]
+enum Need {
+    Always,
+    IfPresent,
+}
+
+/// The programs' variables and their values.
+pub fn read() -> Result<Vec<(&'static str, u32)>, Unavailable> {
+    let bytes = fs::read(Path::new(KERNEL_BTF)).map_err(|error| {
+        Unavailable(format!(
+            "{KERNEL_BTF} can't be read ({error}): the kernel must be built with CONFIG_DEBUG_INFO_BTF"
+        ))
+    })?;
+    let btf = Btf::new(&bytes).ok_or_else(|| Unavailable(format!("{KERNEL_BTF} holds no BTF")))?;
+    WANTED
+        .iter()
+        .map(|(variable, structure, member, need)| match btf.offset(structure, member) {
+            Some(offset) => Ok((*variable, offset)),
+            None if *need == Need::IfPresent => Ok((*variable, 0)),
+            None => Err(Unavailable(format!("this kernel has no {structure}.{member}"))),
+        })
+        .collect()
+}

@@ -1,0 +1,142 @@
+//! What the kernel programs know, in the agent's terms.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use patchbay_ebpf_common::{self as common, Reason};
+
+/// One direction of a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes redirected in the kernel.
+    pub kernel_bytes: u64,
+    /// Bytes over TCP.
+    pub tcp_bytes: u64,
+    /// Messages redirected in the kernel; one over the kernel's own message size counts as several.
+    pub kernel_messages: u64,
+    /// Messages over TCP, counted only for sessions in the map.
+    pub tcp_messages: u64,
+}
+
+/// The path a session takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// Redirected in the kernel.
+    Kernel,
+    /// Over TCP, and why.
+    Tcp(Reason),
+}
+
+/// A session on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionReport {
+    /// The source's address and port.
+    pub source: SocketAddr,
+    /// The destination's address and port.
+    pub destination: SocketAddr,
+    /// The source instance's id.
+    pub source_instance: u64,
+    /// The destination instance's id.
+    pub destination_instance: u64,
+    /// The path.
+    pub path: Path,
+    /// From source to destination.
+    pub sent: Traffic,
+    /// From destination to source.
+    pub received: Traffic,
+    /// When it was established, nanoseconds since boot.
+    pub established: u64,
+    /// When something was last sent, nanoseconds since boot; 0 for never, or not in the map.
+    pub last_activity: u64,
+    /// How often its directions changed their path.
+    pub switches: u32,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The source closed first.
+    SourceFinished,
+    /// The destination closed first.
+    DestinationFinished,
+    /// A reset, a time-out or an error.
+    Broken,
+}
+
+/// Something that happened to a declared session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionEvent {
+    /// The source is connected.
+    Established(SessionReport),
+    /// Both ends on this node are closed.
+    Closed(SessionReport, Cause),
+}
+
+impl SessionEvent {
+    pub(super) fn read(event: &common::Event) -> Option<Self> {
+        let report = SessionReport::read(&event.session);
+        match event.kind {
+            common::event::ESTABLISHED => Some(Self::Established(report)),
+            common::event::CLOSED => Some(Self::Closed(
+                report,
+                match event.cause {
+                    common::cause::SOURCE_FINISHED => Cause::SourceFinished,
+                    common::cause::DESTINATION_FINISHED => Cause::DestinationFinished,
+                    _ => Cause::Broken,
+                },
+            )),
+            _ => None,
+        }
+    }
+}
+
+impl SessionReport {
+    pub(super) fn read(session: &common::Session) -> Self {
+        let common::Tuple { source, destination, source_port, destination_port, .. } = session.tuple;
+        let [sent, received] = &session.directions;
+        Self {
+            source: address(source, source_port),
+            destination: address(destination, destination_port),
+            source_instance: session.source_instance,
+            destination_instance: session.destination_instance,
+            path: path(session),
+            sent: traffic(sent),
+            received: traffic(received),
+            established: session.established,
+            last_activity: sent.last_activity.max(received.last_activity),
+            switches: sent.switches + received.switches,
+        }
+    }
+}
+
+/// The session's path: in the kernel when it is paired and its latest messages were redirected.
+fn path(session: &common::Session) -> Path {
+    let reason = |code| Reason::from_code(code).unwrap_or(Reason::Unavailable);
+    if session.reason != 0 {
+        return Path::Tcp(reason(session.reason));
+    }
+    if session.state & common::state::PAIRED == 0 {
+        return Path::Tcp(Reason::Unpaired);
+    }
+    match session.directions.iter().find(|direction| direction.path == common::path::TCP) {
+        Some(direction) => Path::Tcp(reason(direction.reason)),
+        None => Path::Kernel,
+    }
+}
+
+fn traffic(direction: &common::Direction) -> Traffic {
+    let common::Direction { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages, .. } = *direction;
+    Traffic { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages }
+}
+
+fn address(bytes: common::AddressBytes, port: u32) -> SocketAddr {
+    let ip = IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical();
+    SocketAddr::new(ip, u16::try_from(port).unwrap_or_default())
+}
+
+/// The form of an address in the maps.
+pub(super) fn address_bytes(address: IpAddr) -> common::AddressBytes {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}

@@ -1,0 +1,97 @@
+//! The two ends of a session: a Python program each, checking every byte by its position.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::place::Place;
+
+/// Longest life of a peer.
+const PEER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes each way of [`Work::Echo`].
+pub const ECHO_BYTES: u64 = 4_000_000;
+/// Bytes each way of [`Work::Duplex`].
+pub const DUPLEX_BYTES: u64 = 60_000_000;
+/// Bytes each way of [`Work::HalfClose`].
+pub const HALF_CLOSE_BYTES: u64 = 700_000;
+
+/// What the two ends do.
+#[derive(Debug, Clone, Copy)]
+pub enum Work {
+    /// Messages of random sizes, each echoed before the next.
+    Echo,
+    /// Both send and receive at once, non-blocking, with random sizes.
+    Duplex,
+    /// The source sends, shuts its sending down, and then gets as much back.
+    HalfClose,
+    /// The destination reads nothing until the source's sends have stopped.
+    SlowReader,
+}
+
+/// A running end.
+pub struct Peer {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Peer {
+    /// An accepting end, listening at a port of its own.
+    pub fn serve(place: &Place, address: &str, work: Work) -> Self {
+        Self::start(place, "d", &["serve", address, "0", &format!("{work:?}")])
+    }
+
+    /// A connecting end.
+    pub fn connect(place: &Place, at: SocketAddr, work: Work) -> Self {
+        Self::start(
+            place,
+            "s",
+            &["connect", &at.ip().to_string(), &at.port().to_string(), &format!("{work:?}")],
+        )
+    }
+
+    fn start(place: &Place, end: &str, arguments: &[&str]) -> Self {
+        // The shell enters the cgroup before the program makes its sockets.
+        let mut child = Command::new("sh")
+            .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
+            .arg(place.cgroup().join(end).join("cgroup.procs"))
+            .args(["ip", "netns", "exec", &place.namespace(end), "python3"])
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/datapath/peer.py"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 is installed");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        Self { child, output }
+    }
+
+    /// Where the end listens.
+    pub fn address(&mut self, address: &str) -> SocketAddr {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("the peer says its port");
+        SocketAddr::new(address.parse().expect("an address"), line.trim().parse().expect("a port"))
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for the end and asserts that all was as it should be.
+    pub fn succeed(mut self) {
+        let begun = Instant::now();
+        while self.is_running() {
+            assert!(begun.elapsed() < PEER_TIMEOUT, "a peer hangs");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let status = self.child.wait().expect("it has ended");
+        assert!(status.success(), "a peer failed: {status}");
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

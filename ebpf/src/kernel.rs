@@ -1,0 +1,123 @@
+//! What is read from the kernel's own structures. The offsets come from the running kernel's BTF and
+//! are set by the agent at load time.
+
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
+macro_rules! offsets {
+    ($( $(#[$doc:meta])* $name:ident $reader:ident; )*) => { $(
+        $(#[$doc])*
+        #[unsafe(no_mangle)]
+        static $name: u32 = 0;
+
+        #[inline(always)]
+        fn $reader() -> u64 {
+            // SAFETY: a valid static; volatile, because the agent replaces its value at load time.
+            u64::from(unsafe { core::ptr::read_volatile(&raw const $name) })
+        }
+    )* };
+}
+
+offsets! {
+    /// `tcp_sock.write_seq`
+    OFFSET_WRITE_SEQ write_seq_offset;
+    /// `tcp_sock.copied_seq`
+    OFFSET_COPIED_SEQ copied_seq_offset;
+    /// `tcp_sock.is_mptcp`; 0 where the kernel has no multipath TCP.
+    OFFSET_IS_MPTCP is_mptcp_offset;
+    /// `sock.sk_user_data`
+    OFFSET_USER_DATA user_data_offset;
+    /// `sk_psock.msg_tot_len`; 0 where the kernel has none.
+    OFFSET_MSG_TOT_LEN msg_tot_len_offset;
+    /// `sock.sk_backlog.rmem_alloc`
+    OFFSET_RMEM_ALLOC rmem_alloc_offset;
+    /// `sock.sk_rcvlowat`
+    OFFSET_RCVLOWAT rcvlowat_offset;
+    /// `sock.sk_rcvbuf`
+    OFFSET_RCVBUF rcvbuf_offset;
+    /// `sock.sk_socket`
+    OFFSET_SOCKET socket_offset;
+    /// `socket.file`
+    OFFSET_FILE file_offset;
+    /// `file.f_flags`
+    OFFSET_FILE_FLAGS file_flags_offset;
+    /// `sock.sk_cgrp_data.cgroup`
+    OFFSET_CGROUP cgroup_offset;
+    /// `cgroup.kn`
+    OFFSET_KERNFS_NODE kernfs_node_offset;
+    /// `kernfs_node.id`
+    OFFSET_KERNFS_ID kernfs_id_offset;
+}
+
+/// Flags that the kernel keeps in the low bits of `sk_user_data`.
+const USER_DATA_FLAGS: u64 = 7;
+/// `O_NONBLOCK`, the same on every architecture that this runs on.
+const NONBLOCK: u32 = 0o4000;
+
+/// Reads a value; a bad address gives `None`, never a fault.
+#[inline(always)]
+fn read<T>(base: u64, offset: u64) -> Option<T> {
+    if base == 0 {
+        return None;
+    }
+    // SAFETY: bpf_probe_read_kernel checks the address itself.
+    unsafe { bpf_probe_read_kernel((base + offset) as *const T) }.ok()
+}
+
+/// The next sequence number that a socket will write.
+#[inline(always)]
+pub fn write_sequence(socket: u64) -> Option<u32> {
+    read(socket, write_seq_offset())
+}
+
+/// The next sequence number that the socket's reader will copy.
+#[inline(always)]
+pub fn copied_sequence(socket: u64) -> Option<u32> {
+    read(socket, copied_seq_offset())
+}
+
+/// Whether the socket is a subflow of multipath TCP.
+#[inline(always)]
+pub fn is_multipath(socket: u64) -> bool {
+    let offset = is_mptcp_offset();
+    offset != 0 && read::<u8>(socket, offset) != Some(0)
+}
+
+/// Redirected bytes that the socket's reader has not read yet.
+#[inline(always)]
+pub fn unread_redirected(socket: u64) -> Option<u32> {
+    let offset = msg_tot_len_offset();
+    if offset == 0 {
+        return read(socket, rmem_alloc_offset());
+    }
+    let psock = read::<u64>(socket, user_data_offset())? & !USER_DATA_FLAGS;
+    read(psock, offset)
+}
+
+/// Bytes that the socket's reader asks for at least (SO_RCVLOWAT).
+#[inline(always)]
+pub fn minimum_asked(socket: u64) -> Option<i32> {
+    read(socket, rcvlowat_offset())
+}
+
+/// The size of the socket's receive buffer, in bytes.
+#[inline(always)]
+pub fn receive_buffer(socket: u64) -> Option<u32> {
+    read(socket, rcvbuf_offset())
+}
+
+/// Whether reads on the socket never block. False also while nobody has accepted it.
+#[inline(always)]
+pub fn is_nonblocking(socket: u64) -> bool {
+    let flags = read::<u64>(socket, socket_offset())
+        .and_then(|socket| read::<u64>(socket, file_offset()))
+        .and_then(|file| read::<u32>(file, file_flags_offset()));
+    matches!(flags, Some(flags) if flags & NONBLOCK != 0)
+}
+
+/// The id of the cgroup that the socket was made in.
+#[inline(always)]
+pub fn cgroup_id(socket: u64) -> Option<u64> {
+    let cgroup = read::<u64>(socket, cgroup_offset())?;
+    let node = read::<u64>(cgroup, kernfs_node_offset())?;
+    read(node, kernfs_id_offset())
+}

@@ -1,0 +1,104 @@
+//! Every message of a socket in the map: redirect it, or let it go over TCP, and count it.
+
+use aya_ebpf::bindings::BPF_F_INGRESS;
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::programs::SkMsgContext;
+use patchbay_ebpf_common::{Direction, Reason, Session, Settings, path, state};
+
+use crate::kernel;
+use crate::maps::{KNOWN_SESSIONS, MEMBERS, SETTINGS, SOCKETS, number_of};
+
+/// `bpf_msg_redirect_hash` found the target.
+const FOUND: i64 = 1;
+
+/// Decides about one message and counts it.
+#[inline(always)]
+pub fn message(ctx: &SkMsgContext) {
+    // SAFETY: the context is valid while the program runs.
+    let socket = number_of(unsafe { (*ctx.msg).__bindgen_anon_3.sk });
+    // SAFETY: the value is copied out at once.
+    let Some(member) = (unsafe { MEMBERS.get(&socket) }).copied() else { return };
+    let Some(session) = KNOWN_SESSIONS.get_ptr_mut(&member.session) else { return };
+    // SAFETY: the map's entry stays valid while the program runs; a direction is written under its
+    // sender's socket lock only.
+    let session = unsafe { &mut *session };
+    let from_source = member.side == 0;
+    let (peer, peer_cookie) = if from_source {
+        (session.destination_socket, session.destination_cookie)
+    } else {
+        (session.source_socket, session.source_cookie)
+    };
+    let went_tcp = session.directions[usize::from(!from_source)].went_tcp != 0;
+    let size = ctx.size();
+    let mut obstacle = obstacle(session, socket, peer, size, went_tcp);
+    if obstacle == 0 {
+        // Once the target is set, passing means redirecting: everything was checked before.
+        // A target found here has been in the map since before the checks, so its address was valid.
+        if SOCKETS.redirect_msg(ctx, peer_cookie, u64::from(BPF_F_INGRESS)) != FOUND {
+            obstacle = Reason::PeerGone as u32;
+        }
+    }
+    let direction = if from_source { &mut session.directions[0] } else { &mut session.directions[1] };
+    count(direction, u64::from(size), obstacle);
+}
+
+/// Why the message must go over TCP, or 0.
+#[inline(always)]
+fn obstacle(session: &Session, socket: u64, peer: u64, size: u32, went_tcp: bool) -> u32 {
+    let Some(settings) = SETTINGS.get(0) else { return Reason::SwitchedOff as u32 };
+    if settings.redirect == 0 {
+        return Reason::SwitchedOff as u32;
+    }
+    if session.state & state::PAIRED == 0 {
+        return Reason::Unpaired as u32;
+    }
+    // The drained rule: all that went over TCP has been read, so nothing can be overtaken.
+    let written = kernel::write_sequence(socket);
+    if written.is_none() || written != kernel::copied_sequence(peer) {
+        return Reason::NotDrained as u32;
+    }
+    if !matches!(kernel::minimum_asked(peer), Some(..=1)) {
+        return Reason::MinimumAsked as u32;
+    }
+    // A reader that blocks may be waiting inside native TCP for the rest of what it asked for; it
+    // would never see redirected bytes.
+    if went_tcp && !kernel::is_nonblocking(peer) {
+        return Reason::BlockingReader as u32;
+    }
+    if is_over_budget(settings, peer, size) {
+        return Reason::OverBudget as u32;
+    }
+    0
+}
+
+/// Redirection has no backpressure of its own; over the budget TCP's window stops the sender.
+#[inline(always)]
+fn is_over_budget(settings: &Settings, peer: u64, size: u32) -> bool {
+    let Some(unread) = kernel::unread_redirected(peer) else { return true };
+    let budget = match settings.in_flight_budget {
+        0 => kernel::receive_buffer(peer).unwrap_or(0),
+        budget => budget,
+    };
+    // A reader that has nothing unread may always get one message, however large.
+    unread != 0 && unread.saturating_add(size) > budget
+}
+
+#[inline(always)]
+fn count(direction: &mut Direction, size: u64, obstacle: u32) {
+    let now = if obstacle == 0 { path::KERNEL } else { path::TCP };
+    if direction.path != 0 && direction.path != now {
+        direction.switches += 1;
+    }
+    direction.path = now;
+    direction.reason = obstacle;
+    // SAFETY: the helper has no arguments.
+    direction.last_activity = unsafe { bpf_ktime_get_boot_ns() };
+    if obstacle == 0 {
+        direction.kernel_bytes += size;
+        direction.kernel_messages += 1;
+    } else {
+        direction.tcp_bytes += size;
+        direction.tcp_messages += 1;
+        direction.went_tcp = 1;
+    }
+}
