@@ -1,1 +1,56 @@
-fn main() {}
+//! Everything a developer runs: `cargo xtask --help`.
+
+mod command;
+mod fuzz;
+mod licences;
+mod lint;
+mod setup;
+mod test;
+mod toolchain;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Sets up, builds, runs and tests Patchbay.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building and testing need, with a progress line for each step
+    Setup,
+    /// Set up and build everything in release mode
+    Build,
+    /// Set up and run every test there is
+    Test,
+    /// Check format, clippy, documentation and dependency licences
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Setup => setup::run(),
+        Task::Build => setup::run().and_then(|()| setup::build()),
+        Task::Test => test::run(),
+        Task::Lint => setup::run().and_then(|()| lint::run()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's folder.
+fn workspace() -> PathBuf {
+    let xtask = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().map_or_else(|| xtask.clone(), PathBuf::from)
+}

@@ -1,0 +1,22 @@
+//! Whatever a peer sends: no panic, and what was understood is emitted and understood again.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ssmmp::{Envelope, Hop};
+
+fuzz_target!(|line: &[u8]| {
+    match Envelope::parse_bytes(line) {
+        Ok(envelope) => {
+            let sent = envelope.forward(Hop::AgentToManager);
+            let wire = sent.encode();
+            let again = Envelope::parse(wire.trim_end_matches('\n')).expect("what is emitted is understood");
+            assert_eq!(again.message, sent.message);
+        }
+        Err(error) => {
+            if let Some(refusal) = error.refusal {
+                let wire = refusal.encode();
+                Envelope::parse(wire.trim_end_matches('\n')).expect("a refusal is a message");
+            }
+        }
+    }
+});

@@ -1,0 +1,23 @@
+//! Everything there is to test.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::command::{progress, run as run_command};
+use crate::{fuzz, setup, workspace};
+
+/// Sets up, then runs every test.
+pub fn run() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the tests make cgroups and network namespaces and load kernel programs: run as root");
+    }
+    setup::run()?;
+    // The end-to-end tests run the real programs.
+    setup::build()?;
+    progress("running all tests");
+    run_command(
+        Command::new(env!("CARGO")).args(["test", "--workspace", "--no-fail-fast"]).current_dir(workspace()),
+    )?;
+    fuzz::run()
+}
