@@ -1,1 +1,124 @@
-fn main() {}
+//! The Manager's program: flags, logs, listeners.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use patchbay_manager::core::{Config, Core};
+use patchbay_manager::store::Store;
+use patchbay_manager::{http, server, shell};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+/// The Patchbay Manager: executes applications through the agents and configures their sessions.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  patchbay-manager --database /var/lib/patchbay/manager.db\n  \
+                  patchbay-manager --listen-agents 10.0.0.1:55555 --listen-http 127.0.0.1:55580"
+)]
+struct Arguments {
+    /// Where agents connect
+    #[arg(long, env = "PATCHBAY_LISTEN_AGENTS", default_value = "[::]:55555", value_name = "ADDRESS:PORT")]
+    listen_agents: SocketAddr,
+    /// Where people and the `patchbay` command connect; keep it on loopback, it has no passwords
+    #[arg(
+        long,
+        env = "PATCHBAY_LISTEN_HTTP",
+        default_value = "127.0.0.1:55580",
+        value_name = "ADDRESS:PORT"
+    )]
+    listen_http: SocketAddr,
+    /// The SQLite database; made if it is not there
+    #[arg(long, env = "PATCHBAY_DATABASE", default_value = "patchbay.db", value_name = "FILE")]
+    database: PathBuf,
+    /// How long an instance may take to start, in seconds
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    start_timeout: u64,
+    /// How long an instance may take to shut down before it is forced, in seconds
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    shutdown_timeout: u64,
+    /// Pause between two polls of an agent or instance, in seconds
+    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
+    health_interval: u64,
+    /// A regular instance without sessions for so long is shut down, in seconds
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    idle_timeout: u64,
+    /// How long a lost agent may take to return before its instances count as lost, in seconds
+    #[arg(long, default_value_t = 15, value_name = "SECONDS")]
+    agent_grace: u64,
+    /// Log lines for people or for programs
+    #[arg(long, default_value = "text", value_enum)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_logging(&arguments.log_format);
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime can't be started")
+        .and_then(|runtime| runtime.block_on(run(arguments)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logging(format: &LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<()> {
+    let seconds = |seconds: u64| seconds.saturating_mul(1000);
+    let config = Config {
+        start_timeout: seconds(arguments.start_timeout),
+        shutdown_timeout: seconds(arguments.shutdown_timeout),
+        health_interval: seconds(arguments.health_interval.max(1)),
+        idle_timeout: seconds(arguments.idle_timeout),
+        agent_grace: seconds(arguments.agent_grace),
+    };
+    let database = &arguments.database;
+    let opened = || format!("the database {} can't be used", database.display());
+    let store = Store::open(database).with_context(opened)?;
+    let mut core = Core::new(config, store.next_epoch().with_context(opened)?, shell::now());
+    store.restore(&mut core).with_context(opened)?;
+
+    let agents = listen(arguments.listen_agents, "--listen-agents").await?;
+    let people = listen(arguments.listen_http, "--listen-http").await?;
+    info!(agents = %agents.local_addr()?, http = %people.local_addr()?, database = %database.display(), "ready");
+    let handle = shell::start(core, store).context("the core's thread can't be started")?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        () = server::serve(agents, handle.clone()) => {}
+        result = async { axum::serve(people, http::router(handle)).await } => result.context("the HTTP server failed")?,
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    info!("stopping; instances and their sessions go on");
+    Ok(())
+}
+
+async fn listen(address: SocketAddr, flag: &str) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("can't listen at {address}; choose another address with {flag}"))
+}

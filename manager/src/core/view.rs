@@ -1,0 +1,192 @@
+//! The state as people see it.
+
+use patchbay_api as api;
+
+use super::state::{Instance, Session, SessionState};
+use super::{App, Core, InstanceState, Node};
+
+impl Core {
+    /// Counts of everything.
+    pub fn status(&self) -> api::ManagerStatus {
+        api::ManagerStatus {
+            version: env!("CARGO_PKG_VERSION").into(),
+            nodes: self.nodes.values().filter(|node| node.connection.is_some()).count(),
+            apps: self.apps.len(),
+            instances: self.instances.values().filter(|i| i.state == InstanceState::Running).count(),
+            sessions: self.sessions.values().filter(|s| s.state == SessionState::Open).count(),
+        }
+    }
+
+    /// All applications.
+    pub fn apps(&self) -> Vec<api::App> {
+        self.apps.iter().map(|(name, app)| self.view_app(name, app)).collect()
+    }
+
+    /// An application's graph and text.
+    pub fn app(&self, name: &str) -> Option<&App> {
+        self.apps.get(name)
+    }
+
+    fn view_app(&self, name: &str, app: &App) -> api::App {
+        let services: Vec<api::Service> = app
+            .graph
+            .services
+            .iter()
+            .map(|(service, vertex)| {
+                let running = self
+                    .instances
+                    .values()
+                    .filter(|i| {
+                        i.app == name && i.service.as_str() == service && i.state == InstanceState::Running
+                    })
+                    .count();
+                let problem = app.failures.get(service).map(|f| f.problem.clone()).filter(|p| !p.is_empty());
+                api::Service {
+                    name: service.clone(),
+                    kind: vertex.kind.as_str().into(),
+                    running,
+                    replicas: (vertex.least, vertex.most),
+                    problem,
+                }
+            })
+            .collect();
+        let missing = |service: &&api::Service| {
+            let least =
+                if service.kind == "gateway" { service.replicas.0.max(1) } else { service.replicas.0 };
+            service.running < least as usize
+        };
+        let state = match (app.stopped, services.iter().find(missing)) {
+            (true, _) => "stopped",
+            (_, None) => "running",
+            (_, Some(service)) if service.problem.is_some() => "degraded",
+            _ => "starting",
+        };
+        api::App { name: name.into(), state: state.into(), services, applied_ms: app.applied }
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> Vec<api::Node> {
+        self.nodes.values().map(|node| self.view_node(node)).collect()
+    }
+
+    fn view_node(&self, node: &Node) -> api::Node {
+        api::Node {
+            name: node.name.clone(),
+            address: node.address.to_string(),
+            state: if node.connection.is_some() { "up" } else { "lost" }.into(),
+            services: node.repository.iter().map(ToString::to_string).collect(),
+            instances: self
+                .instances
+                .values()
+                .filter(|i| i.address == node.address && i.state == InstanceState::Running)
+                .count(),
+            redirection: node.redirection.clone(),
+            since_ms: node.since,
+        }
+    }
+
+    /// Instances, the ended ones only on request.
+    pub fn instances(&self, app: Option<&str>, ended: bool) -> Vec<api::Instance> {
+        self.instances
+            .values()
+            .filter(|i| app.is_none_or(|app| app == i.app))
+            .filter(|i| ended || i.state.is_alive() || self.is_latest_failure(i))
+            .map(view_instance)
+            .collect()
+    }
+
+    /// The last failed instance of a service that has none running is worth seeing.
+    fn is_latest_failure(&self, instance: &Instance) -> bool {
+        let newer = self
+            .instances
+            .range((std::ops::Bound::Excluded(instance.id), std::ops::Bound::Unbounded))
+            .any(|(_, other)| other.app == instance.app && other.service == instance.service);
+        !newer
+            && self.apps.get(&instance.app).is_some_and(|app| {
+                !app.stopped
+                    && app.failures.get(instance.service.as_str()).is_some_and(|f| !f.problem.is_empty())
+            })
+    }
+
+    /// An instance, alive or remembered.
+    pub fn instance(&self, id: u64) -> Option<&Instance> {
+        self.instances.get(&ssmmp::InstanceId(id))
+    }
+
+    /// A session, open or remembered.
+    pub fn session(&self, id: u64) -> Option<&Session> {
+        self.sessions.get(&id)
+    }
+
+    /// Sessions, the ended ones only on request.
+    pub fn sessions(&self, app: Option<&str>, ended: bool) -> Vec<api::Session> {
+        self.sessions
+            .values()
+            .filter(|s| app.is_none_or(|app| app == s.app))
+            .filter(|s| s.state == SessionState::Open || (ended && s.source_port.is_known()))
+            .map(|s| self.view_session(s))
+            .collect()
+    }
+
+    fn view_session(&self, session: &Session) -> api::Session {
+        let node = |id| self.instances.get(&id).map(|i| i.node.clone()).unwrap_or_default();
+        api::Session {
+            id: session.id,
+            app: session.app.clone(),
+            source: api::End {
+                service: session.source_service.to_string(),
+                instance: session.source.0,
+                name: session.plug.to_string(),
+                node: node(session.source),
+                address: session.source_address.to_string(),
+                port: session.source_port.0,
+            },
+            destination: api::End {
+                service: session.destination_service.to_string(),
+                instance: session.destination.0,
+                name: session.socket.to_string(),
+                node: node(session.destination),
+                address: session.destination_address.to_string(),
+                port: session.destination_port.0,
+            },
+            state: if session.state == SessionState::Open { "open" } else { "closed" }.into(),
+            path: session.path.clone(),
+            reason: session.reason.clone(),
+            sent: session.sent,
+            received: session.received,
+            opened_ms: session.opened,
+            closed_ms: session.closed,
+            status: session.status.map(ssmmp::Status::code),
+        }
+    }
+
+    /// How many instances and open sessions an application or one instance has.
+    pub fn stop_counts(&self, app: Option<&str>, instance: Option<u64>) -> api::Stopped {
+        let wanted: Vec<&Instance> = self
+            .instances
+            .values()
+            .filter(|i| i.state.is_alive())
+            .filter(|i| app.is_none_or(|app| app == i.app) && instance.is_none_or(|id| id == i.id.0))
+            .collect();
+        let sessions: std::collections::BTreeSet<u64> =
+            wanted.iter().flat_map(|i| i.sessions.iter().copied()).collect();
+        api::Stopped { instances: wanted.len(), sessions: sessions.len() }
+    }
+}
+
+fn view_instance(instance: &Instance) -> api::Instance {
+    api::Instance {
+        id: instance.id.0,
+        app: instance.app.clone(),
+        service: instance.service.to_string(),
+        node: instance.node.clone(),
+        state: instance.state.as_str().into(),
+        sockets: instance.sockets.iter().map(|(name, port)| (name.to_string(), port.0)).collect(),
+        sessions: instance.sessions.len(),
+        restarts: instance.restarts,
+        created_ms: instance.created,
+        ended_ms: instance.ended,
+        reason: instance.reason.clone(),
+        output: instance.output.clone(),
+    }
+}

@@ -1,0 +1,9 @@
+//! The Patchbay Manager: knows the graph of each application, has its services executed by the agents,
+//! and configures every session.
+
+pub mod core;
+pub mod graph;
+pub mod http;
+pub mod server;
+pub mod shell;
+pub mod store;

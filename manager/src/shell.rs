@@ -1,0 +1,210 @@
+//! The one thread that owns core and store: events in, rows to disk, then effects out.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use patchbay_api as api;
+use ssmmp::Envelope;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tracing::{error, info, warn};
+
+use crate::core::{Connection, Core, Effect, Event};
+use crate::store::Store;
+
+/// Events that may wait for the core; senders wait when it is full.
+const QUEUE: usize = 4_096;
+/// Events handled in one transaction at most.
+const BATCH: usize = 256;
+/// Published events that a slow reader may be behind before it is told so.
+const READERS_BEHIND: usize = 4_096;
+/// How long the Manager waits before it tries a refused write again.
+const WRITE_RETRY: Duration = Duration::from_millis(500);
+
+/// A question to the state, answered on the core's thread.
+type Question = Box<dyn FnOnce(&Core, &Store) + Send>;
+
+/// What comes to the thread.
+pub enum Input {
+    /// An event for the core.
+    Event(Event),
+    /// A new agent connection and the way to it.
+    Connected(Connection, mpsc::Sender<Envelope>),
+    /// A question.
+    Ask(Question),
+    /// Fresh counters are wanted.
+    Refresh(oneshot::Sender<()>),
+}
+
+/// The way to the core, for everybody else.
+#[derive(Clone)]
+pub struct Handle {
+    inputs: mpsc::Sender<Input>,
+    events: broadcast::Sender<api::Event>,
+}
+
+/// The core's thread has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the Manager is shutting down")]
+pub struct Gone;
+
+impl Handle {
+    /// Hands something over; waits while the queue is full.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub async fn send(&self, input: Input) -> Result<(), Gone> {
+        self.inputs.send(input).await.map_err(|_| Gone)
+    }
+
+    /// Asks a question about the state.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Core, &Store) -> T + Send + 'static,
+    ) -> Result<T, Gone> {
+        let (sender, receiver) = oneshot::channel();
+        let ask: Question = Box::new(move |core, store| drop(sender.send(question(core, store))));
+        self.send(Input::Ask(ask)).await?;
+        receiver.await.map_err(|_| Gone)
+    }
+
+    /// Has all agents tell their counters; waits for them, bounded by the core.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub async fn refresh(&self) -> Result<(), Gone> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Input::Refresh(sender)).await?;
+        receiver.await.map_err(|_| Gone)
+    }
+
+    /// Events from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<api::Event> {
+        self.events.subscribe()
+    }
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// The thread can't be started.
+pub fn start(core: Core, store: Store) -> std::io::Result<Handle> {
+    let (inputs, receiver) = mpsc::channel(QUEUE);
+    let (events, _) = broadcast::channel(READERS_BEHIND);
+    let handle = Handle { inputs, events: events.clone() };
+    let runtime = tokio::runtime::Handle::current();
+    let shell = Shell {
+        core,
+        store,
+        events,
+        connections: HashMap::new(),
+        refreshing: HashMap::new(),
+        next_ticket: 0,
+    };
+    std::thread::Builder::new().name("core".into()).spawn(move || shell.run(receiver, &runtime))?;
+    Ok(handle)
+}
+
+/// Milliseconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+struct Shell {
+    core: Core,
+    store: Store,
+    events: broadcast::Sender<api::Event>,
+    connections: HashMap<Connection, mpsc::Sender<Envelope>>,
+    refreshing: HashMap<u64, oneshot::Sender<()>>,
+    next_ticket: u64,
+}
+
+impl Shell {
+    fn run(mut self, mut inputs: mpsc::Receiver<Input>, runtime: &tokio::runtime::Handle) {
+        loop {
+            let pause = self.core.next_deadline().map(|at| Duration::from_millis(at.saturating_sub(now())));
+            let input = runtime.block_on(async {
+                match pause {
+                    Some(pause) => tokio::time::timeout(pause, inputs.recv()).await,
+                    None => Ok(inputs.recv().await),
+                }
+            });
+            let mut effects = Vec::new();
+            match input {
+                Ok(None) => return,
+                Ok(Some(input)) => self.take(input, &mut effects),
+                Err(_) => effects.extend(self.core.handle(now(), Event::Tick)),
+            }
+            // What already waits is written in the same transaction.
+            for _ in 1..BATCH {
+                match inputs.try_recv() {
+                    Ok(input) => self.take(input, &mut effects),
+                    Err(_) => break,
+                }
+            }
+            self.perform(effects);
+        }
+    }
+
+    fn take(&mut self, input: Input, effects: &mut Vec<Effect>) {
+        match input {
+            Input::Event(event) => {
+                if let Event::Lost(connection) = &event {
+                    self.connections.remove(connection);
+                }
+                effects.extend(self.core.handle(now(), event));
+            }
+            Input::Connected(connection, sender) => {
+                self.connections.insert(connection, sender);
+            }
+            Input::Ask(question) => {
+                // The answer may reveal what is not on disk yet.
+                self.perform(std::mem::take(effects));
+                question(&self.core, &self.store);
+            }
+            Input::Refresh(sender) => {
+                self.next_ticket += 1;
+                self.refreshing.insert(self.next_ticket, sender);
+                effects.extend(self.core.handle(now(), Event::Refresh(self.next_ticket)));
+            }
+        }
+    }
+
+    fn perform(&mut self, mut effects: Vec<Effect>) {
+        let mut told = false;
+        while let Err(problem) = self.store.write(&self.core, &mut effects) {
+            if !told {
+                error!("the database refuses to be written, nothing is answered until it can be: {problem}");
+                told = true;
+            }
+            std::thread::sleep(WRITE_RETRY);
+        }
+        for effect in effects {
+            match effect {
+                Effect::Send(connection, envelope) => self.send(connection, envelope),
+                Effect::Close(connection) => drop(self.connections.remove(&connection)),
+                Effect::Publish(event) => {
+                    info!(kind = event.kind, subject = event.subject, "{}", event.text);
+                    let _ = self.events.send(event);
+                }
+                Effect::Refreshed(ticket) => {
+                    if let Some(sender) = self.refreshing.remove(&ticket) {
+                        let _ = sender.send(());
+                    }
+                }
+                Effect::SaveApp(_) | Effect::SaveInstance(_) | Effect::SaveSession(_) => {}
+            }
+        }
+    }
+
+    fn send(&mut self, connection: Connection, envelope: Envelope) {
+        let Some(sender) = self.connections.get(&connection) else { return };
+        if sender.try_send(envelope).is_err() {
+            // An agent that does not read is cut off; it reconciles when it comes back.
+            warn!(connection = connection.0, "an agent does not read its messages; its connection is closed");
+            self.connections.remove(&connection);
+        }
+    }
+}
