@@ -1,4 +1,12 @@
 //! The Patchbay agent: one on each node. It executes service instances, passes their SSMMP messages
 //! on, and redirects same-node sessions inside the kernel.
 
+pub mod core;
 pub mod datapath;
+pub mod instance_listener;
+pub mod manager_link;
+pub mod node;
+pub mod processes;
+pub mod redirection;
+pub mod repository;
+pub mod socket_table;

@@ -1,1 +1,234 @@
-fn main() {}
+//! The agent's program: flags, logs, start and end.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use patchbay_agent::core::Core;
+use patchbay_agent::datapath::{self, Options};
+use patchbay_agent::instance_listener::{self, Directory};
+use patchbay_agent::manager_link;
+use patchbay_agent::node::{Control, Node};
+use patchbay_agent::processes::{self, Places};
+use patchbay_agent::redirection::Redirection;
+use patchbay_agent::repository::{self, Repository};
+use ssmmp::AGENT_PORT;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+/// Events that may wait for the core; senders wait when it is full.
+const EVENT_QUEUE: usize = 4_096;
+/// Messages that may wait for the Manager.
+const MANAGER_QUEUE: usize = 65_536;
+/// Ports of sockets, the Manager's and the agent's: no plug may take them by chance.
+const RESERVED_PORTS: &str = "54000-55556";
+
+/// The Patchbay agent: executes service instances on this node and redirects their sessions.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  patchbay-agent run --manager 10.0.0.1:55555 --address 10.0.0.2 --repository repository.toml\n  \
+                  patchbay-agent check --repository repository.toml\n\n\
+                  SIGUSR1 switches redirection off for further messages, SIGUSR2 on again."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Register with the Manager and serve this node
+    Run(Run),
+    /// Read a repository file and print its problems
+    Check {
+        /// The repository file
+        #[arg(long, value_name = "FILE")]
+        repository: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Run {
+    /// Where the Manager listens for agents
+    #[arg(long, env = "PATCHBAY_MANAGER_AGENTS", value_name = "HOST:PORT")]
+    manager: String,
+    /// This node's address, under which its instances are reached
+    #[arg(long, env = "PATCHBAY_ADDRESS", value_name = "ADDRESS")]
+    address: IpAddr,
+    /// This node's name; the host's name if absent
+    #[arg(long, env = "PATCHBAY_NODE", value_name = "NAME")]
+    node: Option<String>,
+    /// What this node can execute
+    #[arg(long, env = "PATCHBAY_REPOSITORY", value_name = "FILE")]
+    repository: PathBuf,
+    /// This node's cgroup below the cgroup v2 mount; `patchbay/NODE` if absent
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// Where instances connect
+    #[arg(long, default_value_t = SocketAddr::from(([127, 0, 0, 1], AGENT_PORT)), value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// Outputs and folders of instances; `/run/patchbay/NODE` if absent
+    #[arg(long, value_name = "FOLDER")]
+    state_dir: Option<PathBuf>,
+    /// Whether to redirect same-node sessions inside the kernel
+    #[arg(long, default_value = "on", value_enum)]
+    redirection: Switch,
+    /// Unread redirected bytes allowed for each direction; 0 for the receiver's buffer size
+    #[arg(long, default_value_t = datapath::DEFAULT_IN_FLIGHT_BYTES, value_name = "BYTES")]
+    in_flight_bytes: u32,
+    /// Log lines for people or for programs
+    #[arg(long, default_value = "text", value_enum)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Task::Check { repository } => check(&repository),
+        Task::Run(arguments) => {
+            start_logging(arguments.log_format);
+            tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .context("the runtime can't be started")
+                .and_then(|runtime| runtime.block_on(run(arguments)))
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logging(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+fn read_repository(file: &Path) -> Result<Repository> {
+    repository::read(file).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("the repository has {} problem(s):\n{}", problems.len(), lines.join("\n"))
+    })
+}
+
+fn check(file: &Path) -> Result<()> {
+    let repository = read_repository(file)?;
+    println!("{}: {} services, no problems", file.display(), repository.len());
+    Ok(())
+}
+
+async fn run(arguments: Run) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the agent starts instances in cgroups of their own: run it as root");
+    }
+    let repository = read_repository(&arguments.repository)?;
+    let node = match &arguments.node {
+        Some(node) => node.clone(),
+        None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
+    };
+    let cgroup = datapath::cgroup2_mount()?
+        .join(arguments.cgroup.clone().unwrap_or_else(|| PathBuf::from("patchbay").join(&node)));
+    let state = arguments.state_dir.clone().unwrap_or_else(|| PathBuf::from("/run/patchbay").join(&node));
+    let listener = TcpListener::bind(arguments.listen).await.with_context(|| {
+        format!(
+            "can't listen for instances at {}; another agent runs here, or choose --listen",
+            arguments.listen
+        )
+    })?;
+    let places = Places { cgroup, state, agent: listener.local_addr()?.to_string(), node: node.clone() };
+    std::fs::create_dir_all(&places.cgroup)
+        .with_context(|| format!("the cgroup {} can't be made", places.cgroup.display()))?;
+    std::fs::create_dir_all(&places.state)
+        .with_context(|| format!("the folder {} can't be made", places.state.display()))?;
+    processes::end_leftovers(&places).await.context("instances of an earlier agent can't be ended")?;
+    reserve_ports();
+
+    let options = Options {
+        cgroup: places.cgroup.clone(),
+        pins: None,
+        sessions_limit: datapath::DEFAULT_SESSIONS_LIMIT,
+        in_flight_budget: arguments.in_flight_bytes,
+    };
+    let redirection = Redirection::load(match arguments.redirection {
+        Switch::On => Ok(&options),
+        Switch::Off => Err("switched off by --redirection".into()),
+    });
+    let (events, event_receiver) = mpsc::channel(EVENT_QUEUE);
+    let (manager, manager_receiver) = mpsc::channel(MANAGER_QUEUE);
+    let directory = Directory::default();
+    let address = arguments.address.into();
+    let core = Core::new(address, node.clone(), redirection.describe(), repository);
+    info!(node, address = %arguments.address, redirection = redirection.describe(), "ready");
+    tokio::spawn(instance_listener::serve(listener, directory.clone(), events.clone()));
+    tokio::spawn(manager_link::run(arguments.manager, events.clone(), manager_receiver));
+    let (controls, control_receiver) = mpsc::channel(16);
+    tokio::spawn(watch_signals(controls)?);
+    let cgroup = places.cgroup.clone();
+    Node::new(core, redirection, directory, places, address, manager, events)
+        .run(event_receiver, control_receiver)
+        .await;
+    // Only what is empty can be removed.
+    let _ = std::fs::remove_dir(cgroup.join("instances"));
+    let _ = std::fs::remove_dir(&cgroup);
+    Ok(())
+}
+
+fn watch_signals(controls: mpsc::Sender<Control>) -> Result<impl Future<Output = ()>> {
+    let mut off = signal(SignalKind::user_defined1())?;
+    let mut on = signal(SignalKind::user_defined2())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        loop {
+            let control = tokio::select! {
+                _ = off.recv() => Control::Redirect(false),
+                _ = on.recv() => Control::Redirect(true),
+                _ = terminate.recv() => Control::End,
+                _ = interrupt.recv() => Control::End,
+            };
+            if controls.send(control).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Keeps plugs from taking a socket's port: the range lies inside Linux's ephemeral range.
+fn reserve_ports() {
+    let file = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+    let reserved = std::fs::read_to_string(file).unwrap_or_default();
+    if reserved.contains(RESERVED_PORTS) {
+        return;
+    }
+    let joined = match reserved.trim() {
+        "" => RESERVED_PORTS.to_owned(),
+        others => format!("{others},{RESERVED_PORTS}"),
+    };
+    if let Err(error) = std::fs::write(file, joined) {
+        warn!("ports {RESERVED_PORTS} can't be reserved, a plug may take a socket's port: {error}");
+    }
+}

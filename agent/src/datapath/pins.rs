@@ -59,5 +59,5 @@ pub fn remove(pins: &Path) -> io::Result<()> {
 }
 
 fn is_bpf(path: &Path) -> bool {
-    nix::sys::statfs::statfs(path).is_ok_and(|found| found.filesystem_type().0 as i64 == BPF_FS_MAGIC)
+    nix::sys::statfs::statfs(path).is_ok_and(|found| found.filesystem_type().0 == BPF_FS_MAGIC)
 }

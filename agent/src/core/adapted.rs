@@ -1,0 +1,158 @@
+//! The agent speaks SSMMP for programs that do not: it asks for their plugs' targets before they start,
+//! and acknowledges and reports the connections that it sees in the kernel.
+
+use std::net::SocketAddr;
+
+use ssmmp::{
+    DestServiceSessionCloseInfo, Envelope, InstanceId, Message, MessageId, Name, PlugTarget, Port,
+    SessionRequest, Status,
+};
+
+use super::{Asked, Core, Effect, Stage, acknowledgement};
+use crate::datapath::{Cause, SessionReport};
+use crate::repository::Kind;
+
+impl Core {
+    /// Asks where each plug of a new adapted instance connects.
+    pub(super) fn ask_for_plugs(&mut self, id: InstanceId) {
+        let plugs = self.instances.get(&id).map(|i| i.start.plugs.0.clone()).unwrap_or_default();
+        for plug in plugs {
+            self.ask_for(id, &plug, None);
+        }
+    }
+
+    fn ask_for(&mut self, id: InstanceId, plug: &PlugTarget, port: Option<Port>) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        let Some(socket) = plug.socket.clone() else { return };
+        let service = instance.start.service.clone();
+        let message_id = self.message_id();
+        self.asked.insert((id, message_id), Asked { plug: plug.plug.clone(), answer: None, port });
+        self.tell_manager(SessionRequest {
+            message_id,
+            source_service_name: service,
+            source_service_instance_id: id,
+            source_service_instance_network_address: self.address,
+            source_plug_name: plug.plug.clone(),
+            dest_service_name: plug.service.clone(),
+            dest_socket_name: socket,
+        });
+    }
+
+    /// A plug's target is known, or can't be had.
+    pub(super) fn plug_answered(
+        &mut self,
+        id: InstanceId,
+        message_id: MessageId,
+        status: Status,
+        reason: &str,
+    ) {
+        let stage = self.instances.get(&id).map(|instance| instance.stage);
+        if !status.is_success() {
+            if stage == Some(Stage::Plugs) {
+                let reason = format!("a plug's target could not be had ({status}): {reason}");
+                self.start_failed(id, Status::UNAVAILABLE, &reason, &[]);
+            }
+            return;
+        }
+        let Some(asked) = self.asked.get(&(id, message_id)) else { return };
+        let Some(live) = asked.answer.clone() else { return };
+        if let Some(port) = asked.port {
+            self.asked.remove(&(id, message_id));
+            self.tell_manager(acknowledgement(id, port, &live));
+            self.live.insert((id, port), live);
+            return;
+        }
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        instance.start.targets.insert(live.plug.to_string(), live.at);
+        if stage == Some(Stage::Plugs) && instance.start.targets.len() == instance.start.plugs.0.len() {
+            instance.stage = Stage::Starting;
+            let start = instance.start.clone();
+            self.effect(Effect::Start(start));
+        }
+    }
+
+    /// The kernel saw a declared connection: for an adapted source it is acknowledged.
+    pub(super) fn established(&mut self, report: &SessionReport) {
+        let id = InstanceId(report.source_instance);
+        let Some(instance) = self.instances.get(&id).filter(|i| i.kind == Kind::Adapted) else { return };
+        let port = Port(report.source.port());
+        let mut waiting: Vec<MessageId> = self
+            .asked
+            .iter()
+            .filter(|((asker, _), asked)| *asker == id && asked.port.is_none())
+            .filter(|(_, asked)| asked.answer.as_ref().is_some_and(|live| live.at == report.destination))
+            .map(|((_, message_id), _)| *message_id)
+            .collect();
+        waiting.sort();
+        if let Some(message_id) = waiting.first()
+            && let Some(live) = self.asked.remove(&(id, *message_id)).and_then(|asked| asked.answer)
+        {
+            self.tell_manager(acknowledgement(id, port, &live));
+            self.live.insert((id, port), live);
+            return;
+        }
+        // A further connection of the same plug is a further session.
+        let targets = &instance.start.targets;
+        let plug = targets.iter().find(|(_, at)| **at == report.destination).map(|(plug, _)| plug.clone());
+        let target = plug.and_then(|plug| instance.start.plugs.target(&plug).cloned());
+        if let Some(target) = target {
+            self.ask_for(id, &target, Some(port));
+        }
+    }
+
+    /// The kernel saw a declared connection end: adapted ends are reported for.
+    pub(super) fn closed(&mut self, report: &SessionReport, cause: Cause) {
+        let status = if cause == Cause::Broken { Status::BROKEN } else { Status::CLOSED };
+        let source = InstanceId(report.source_instance);
+        if self.is_adapted(source) {
+            self.tell_source_closed(source, Port(report.source.port()), status);
+        }
+        let destination = InstanceId(report.destination_instance);
+        if self.is_adapted(destination) {
+            self.tell_destination_closed(destination, report, status);
+        }
+    }
+
+    fn tell_destination_closed(&mut self, id: InstanceId, report: &SessionReport, status: Status) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        let port = report.destination.port();
+        let socket = instance.start.sockets.0.iter().find(|s| s.port.0 == port).map(|s| s.socket.clone());
+        let (Some(socket), Ok(unknown)) = (socket, Name::new("-")) else { return };
+        let service = instance.start.service.clone();
+        let info = DestServiceSessionCloseInfo {
+            message_id: self.message_id(),
+            source_service_instance_network_address: report.source.ip().into(),
+            source_plug_name: unknown,
+            source_plug_port: Port(report.source.port()),
+            dest_service_name: service,
+            dest_service_instance_network_address: report.destination.ip().into(),
+            dest_service_instance_id: id,
+            dest_socket_name: socket,
+            dest_socket_port: Port(port),
+            dest_socket_new_port: Port(port),
+            status,
+        };
+        self.tell_manager(info);
+    }
+
+    /// An adapted program can't be asked to close: the kernel ends the connection.
+    pub(super) fn close_adapted(&mut self, envelope: &Envelope) {
+        let ends = match &envelope.message {
+            Message::SourceServiceSessionCloseRequest(r) => (
+                SocketAddr::new(r.source_service_instance_network_address.0, r.source_plug_port.0),
+                SocketAddr::new(r.dest_service_instance_network_address.0, r.dest_socket_port.0),
+            ),
+            Message::DestServiceSessionCloseRequest(r) => (
+                SocketAddr::new(r.dest_service_instance_network_address.0, r.dest_socket_port.0),
+                SocketAddr::new(r.source_service_instance_network_address.0, r.source_plug_port.0),
+            ),
+            _ => return,
+        };
+        self.effect(Effect::Destroy(ends.0, ends.1));
+        self.close_answer(envelope, Status::OK);
+    }
+
+    fn is_adapted(&self, id: InstanceId) -> bool {
+        self.instances.get(&id).is_some_and(|instance| instance.kind == Kind::Adapted)
+    }
+}

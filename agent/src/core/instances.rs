@@ -1,0 +1,175 @@
+//! Instances are executed, asked how they are, and ended.
+
+use ssmmp::{
+    Envelope, ExecutionRequest, ExecutionResponse, GracefulShutdownRequest, GracefulShutdownResponse,
+    HardShutdownResponse, Hop, InstanceId, MessageId, ServiceInstanceHealthResponse,
+    ServiceInstanceTerminationInfo, Status,
+};
+
+use super::{Core, Effect, Instance, Stage, Start};
+use crate::repository::Kind;
+
+impl Core {
+    pub(super) fn execute(&mut self, request: ExecutionRequest) {
+        let id = request.service_instance_id;
+        if let Some(instance) = self.instances.get_mut(&id) {
+            match (instance.start.service == request.service_name, instance.stage) {
+                (false, _) => {
+                    self.execution_answer(request.message_id, Status::CONFLICT, "the id is in use", &[])
+                }
+                (true, Stage::Running) => self.execution_answer(request.message_id, Status::OK, "", &[]),
+                // The repeated request is answered when the first one is.
+                (true, _) => instance.execution = request.message_id,
+            }
+            return;
+        }
+        let Some(entry) = self.repository.get(&request.service_name) else {
+            let reason = format!("`{}` is not in this node's repository", request.service_name);
+            self.execution_answer(request.message_id, Status::NOT_FOUND, &reason, &[]);
+            return;
+        };
+        let (kind, tested) = (entry.kind, entry.tested);
+        let start = Start {
+            id,
+            service: request.service_name,
+            address: request.agent_network_address,
+            sockets: request.socket_configuration,
+            plugs: request.plug_configuration,
+            targets: std::collections::BTreeMap::new(),
+        };
+        let waits_for_plugs = kind == Kind::Adapted && !start.plugs.0.is_empty();
+        let stage = if waits_for_plugs { Stage::Plugs } else { Stage::Starting };
+        let instance = Instance {
+            start: start.clone(),
+            kind,
+            tested,
+            stage,
+            execution: request.message_id,
+            shutdown: None,
+            told_end: false,
+        };
+        self.instances.insert(id, instance);
+        if waits_for_plugs {
+            self.ask_for_plugs(id);
+        } else {
+            self.effect(Effect::Start(start));
+        }
+    }
+
+    pub(super) fn execution_answer(
+        &mut self,
+        id: MessageId,
+        status: Status,
+        reason: &str,
+        output: &[String],
+    ) {
+        let mut envelope = Envelope::new(ExecutionResponse { message_id: id, status }, Hop::AgentToManager);
+        if !reason.is_empty() {
+            envelope = envelope.with("x_reason", reason);
+        }
+        if !output.is_empty() {
+            envelope = envelope.with("x_output", &joined(output));
+        }
+        self.send_to_manager(envelope);
+    }
+
+    pub(super) fn listening(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get_mut(&id).filter(|i| i.stage == Stage::Starting) else {
+            return;
+        };
+        instance.stage = Stage::Running;
+        let execution = instance.execution;
+        self.execution_answer(execution, Status::OK, "", &[]);
+    }
+
+    pub(super) fn start_failed(&mut self, id: InstanceId, status: Status, reason: &str, output: &[String]) {
+        let Some(instance) = self.instances.remove(&id) else { return };
+        self.effect(Effect::Withdraw(id));
+        self.asked.retain(|(asker, _), _| *asker != id);
+        if let Some((message_id, graceful)) = instance.shutdown {
+            self.shutdown_answer(id, message_id, graceful, Status::OK);
+        } else {
+            self.execution_answer(instance.execution, status, reason, output);
+        }
+    }
+
+    /// The process is gone: what it did not say itself is said for it.
+    pub(super) fn exited(&mut self, id: InstanceId, reason: &str, output: &[String]) {
+        let starting = self.instances.get(&id).is_some_and(|i| i.stage == Stage::Starting);
+        if starting {
+            self.start_failed(id, Status::INTERNAL, reason, output);
+            return;
+        }
+        let Some(instance) = self.instances.remove(&id) else { return };
+        self.effect(Effect::Withdraw(id));
+        self.asked.retain(|(asker, _), _| *asker != id);
+        let ended: Vec<_> =
+            self.live.range((id, ssmmp::Port(0))..=(id, ssmmp::Port(u16::MAX))).map(|(k, _)| *k).collect();
+        for (source, port) in ended {
+            self.tell_source_closed(source, port, Status::BROKEN);
+        }
+        match instance.shutdown {
+            Some((message_id, graceful)) => self.shutdown_answer(id, message_id, graceful, Status::OK),
+            None if instance.told_end => {}
+            None => {
+                let message_id = self.message_id();
+                let info = ServiceInstanceTerminationInfo {
+                    message_id,
+                    service_name: instance.start.service,
+                    service_instance_id: id,
+                    service_instance_network_address: self.address,
+                };
+                let envelope = Envelope::new(info, Hop::AgentToManager)
+                    .with("x_reason", reason)
+                    .with("x_output", &joined(output));
+                self.send_to_manager(envelope);
+            }
+        }
+    }
+
+    pub(super) fn shutdown_asked(&mut self, id: InstanceId, message_id: MessageId, graceful: bool) {
+        let Some(instance) = self.instances.get_mut(&id) else {
+            self.shutdown_answer(id, message_id, graceful, Status::NOT_FOUND);
+            return;
+        };
+        instance.shutdown = Some((message_id, graceful));
+        let native = instance.kind == Kind::Native && instance.stage == Stage::Running;
+        let service_name = instance.start.service.clone();
+        if instance.stage == Stage::Plugs {
+            self.start_failed(id, Status::OK, "", &[]);
+            return;
+        }
+        instance.stage = Stage::Ending;
+        if graceful && native {
+            let request = GracefulShutdownRequest { message_id, service_name, service_instance_id: id };
+            self.effect(Effect::ToInstance(id, Envelope::new(request, Hop::AgentToInstance)));
+        } else {
+            self.effect(Effect::End(id));
+        }
+    }
+
+    fn shutdown_answer(&mut self, id: InstanceId, message_id: MessageId, graceful: bool, status: Status) {
+        if graceful {
+            self.tell_manager(GracefulShutdownResponse { message_id, status });
+        } else {
+            self.tell_manager(HardShutdownResponse { message_id, service_instance_id: id, status });
+        }
+    }
+
+    pub(super) fn health_asked(&mut self, id: InstanceId, envelope: Envelope) {
+        let message_id = envelope.message.message_id();
+        let answer = |status| ServiceInstanceHealthResponse { message_id, service_instance_id: id, status };
+        match self.instances.get(&id) {
+            None => self.tell_manager(answer(Status::NOT_FOUND)),
+            Some(instance) if instance.kind == Kind::Native => {
+                self.effect(Effect::ToInstance(id, envelope.forward(Hop::AgentToInstance)));
+            }
+            Some(_) => self.tell_manager(answer(Status::OK)),
+        }
+    }
+}
+
+/// Lines in one extension line.
+fn joined(output: &[String]) -> String {
+    output.iter().map(|line| line.replace('|', "/")).collect::<Vec<_>>().join(" | ")
+}

@@ -1,0 +1,340 @@
+//! The agent's logic: a pure state machine over messages, processes and the kernel's events. It does no
+//! I/O and reads no clock.
+
+mod adapted;
+mod instances;
+mod sessions;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+
+use patchbay_ebpf_common::Reason;
+use ssmmp::{
+    Address, AgentHealthControlResponse, Envelope, Hop, InitiationRequest, InstanceId, Message, MessageId,
+    Name, NameList, PlugConfiguration, Port, SocketConfiguration, Status,
+};
+
+use crate::datapath::{Cause, SessionReport};
+use crate::repository::{Kind, Repository};
+
+/// Messages kept for the Manager while it is away; the oldest go first and are counted.
+pub const MAX_UNSENT: usize = 10_000;
+
+/// What happens to the agent.
+#[derive(Debug)]
+pub enum Event {
+    /// The Manager's connection stands, not registered yet.
+    ManagerUp,
+    /// The Manager's connection is gone.
+    ManagerLost,
+    /// A message from the Manager.
+    FromManager(Envelope),
+    /// The answer to a message of the Manager that could not be understood.
+    Refusal(Envelope),
+    /// A message from an instance, which the kernel says it is.
+    FromInstance(InstanceId, Envelope),
+    /// All sockets of an instance listen.
+    Listening(InstanceId),
+    /// An instance could not be started.
+    StartFailed(InstanceId, Status, String, Vec<String>),
+    /// An instance's process has ended, with its last output.
+    Exited(InstanceId, String, Vec<String>),
+    /// A declared session was established.
+    Established(SessionReport),
+    /// A declared session has ended.
+    Closed(SessionReport, Cause),
+}
+
+/// What the agent does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Send to the Manager.
+    ToManager(Envelope),
+    /// Send all session counters to the Manager, then this.
+    ReportThen(Envelope),
+    /// Send to an instance.
+    ToInstance(InstanceId, Envelope),
+    /// Execute an instance.
+    Start(Start),
+    /// End an instance's processes: politely first if `polite`, then by force.
+    End(InstanceId),
+    /// Tell the kernel of a session that may come to be.
+    Declare(Declare),
+    /// Forget the declarations of an instance, as source and as destination.
+    Withdraw(InstanceId),
+    /// End a connection from outside its process; source and destination.
+    Destroy(SocketAddr, SocketAddr),
+    /// The Manager refused the registration.
+    Refused(Status),
+}
+
+/// An execution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Start {
+    /// The instance.
+    pub id: InstanceId,
+    /// Its service, an entry of the repository.
+    pub service: Name,
+    /// The node's address.
+    pub address: Address,
+    /// Its ports.
+    pub sockets: SocketConfiguration,
+    /// Its targets.
+    pub plugs: PlugConfiguration,
+    /// Where an adapted instance's plugs connect.
+    pub targets: BTreeMap<String, SocketAddr>,
+}
+
+/// A declaration, in terms of instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declare {
+    /// The source instance.
+    pub source: InstanceId,
+    /// The destination instance.
+    pub destination: InstanceId,
+    /// Where it listens.
+    pub at: SocketAddr,
+    /// Whether to redirect.
+    pub redirect: Result<(), Reason>,
+}
+
+/// Where an instance stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its plugs' targets are being asked for.
+    Plugs,
+    /// Its process was started.
+    Starting,
+    /// Its sockets listen.
+    Running,
+    /// It was asked to end.
+    Ending,
+}
+
+#[derive(Debug)]
+struct Instance {
+    start: Start,
+    kind: Kind,
+    tested: bool,
+    stage: Stage,
+    /// The execution_request's id.
+    execution: MessageId,
+    /// A shutdown request that is answered when the process is gone.
+    shutdown: Option<(MessageId, bool)>,
+    /// It said itself that it ends.
+    told_end: bool,
+}
+
+/// A session of an instance here, by its source and m.
+#[derive(Debug, Clone)]
+struct Live {
+    message_id: MessageId,
+    service: Name,
+    plug: Name,
+    dest_service: Name,
+    destination: InstanceId,
+    socket: Name,
+    at: SocketAddr,
+}
+
+/// A request on its way.
+#[derive(Debug, Clone)]
+struct Asked {
+    plug: Name,
+    /// The answer, once it is here.
+    answer: Option<Live>,
+    /// The port of an adapted instance's connection that exists already.
+    port: Option<Port>,
+}
+
+/// The agent's state and its only owner.
+pub struct Core {
+    address: Address,
+    node: String,
+    redirection: String,
+    repository: Repository,
+    instances: BTreeMap<InstanceId, Instance>,
+    asked: HashMap<(InstanceId, MessageId), Asked>,
+    live: BTreeMap<(InstanceId, Port), Live>,
+    registered: bool,
+    registration: MessageId,
+    unsent: VecDeque<Envelope>,
+    dropped: u64,
+    next_message: u64,
+    effects: Vec<Effect>,
+}
+
+impl Core {
+    /// An agent without instances. `redirection` is `kernel`, or why this node does not redirect.
+    pub fn new(address: Address, node: String, redirection: String, repository: Repository) -> Self {
+        Self {
+            address,
+            node,
+            redirection,
+            repository,
+            instances: BTreeMap::new(),
+            asked: HashMap::new(),
+            live: BTreeMap::new(),
+            registered: false,
+            registration: MessageId::from(1),
+            unsent: VecDeque::new(),
+            dropped: 0,
+            // Far from the ids that instances count, so that people can tell them apart.
+            next_message: 1_000_000_000,
+            effects: Vec::new(),
+        }
+    }
+
+    /// The one way in.
+    pub fn handle(&mut self, event: Event) -> Vec<Effect> {
+        match event {
+            Event::ManagerUp => self.register(),
+            Event::ManagerLost => self.registered = false,
+            Event::FromManager(envelope) => self.manager_said(envelope),
+            Event::Refusal(envelope) => self.effect(Effect::ToManager(envelope)),
+            Event::FromInstance(id, envelope) => self.instance_said(id, envelope),
+            Event::Listening(id) => self.listening(id),
+            Event::StartFailed(id, status, reason, output) => self.start_failed(id, status, &reason, &output),
+            Event::Exited(id, reason, output) => self.exited(id, &reason, &output),
+            Event::Established(report) => self.established(&report),
+            Event::Closed(report, cause) => self.closed(&report, cause),
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Messages for the Manager that were dropped because too many waited.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Whether the Manager knows this agent now.
+    pub fn is_registered(&self) -> bool {
+        self.registered
+    }
+
+    /// The instances that exist here.
+    pub fn instance_ids(&self) -> Vec<InstanceId> {
+        self.instances.keys().copied().collect()
+    }
+
+    /// An entry of the repository.
+    pub fn entry(&self, service: &Name) -> Option<&crate::repository::Entry> {
+        self.repository.get(service)
+    }
+
+    fn register(&mut self) {
+        self.registered = false;
+        self.registration = self.message_id();
+        let running: Vec<String> = self
+            .instances
+            .iter()
+            .filter(|(_, instance)| matches!(instance.stage, Stage::Running))
+            .map(|(id, instance)| {
+                let sockets = &instance.start.sockets.0;
+                let sockets: Vec<String> =
+                    sockets.iter().map(|s| format!("{}={}", s.socket, s.port)).collect();
+                format!("{}, {id}, {}", instance.start.service, sockets.join(";"))
+            })
+            .collect();
+        let request = InitiationRequest {
+            message_id: self.registration,
+            agent_network_address: self.address,
+            service_repository: NameList(self.repository.keys().cloned().collect()),
+        };
+        let envelope = Envelope::new(request, Hop::AgentToManager)
+            .with("x_node", &self.node)
+            .with("x_redirection", &self.redirection)
+            .with("x_running", &running.join(" & "));
+        self.effect(Effect::ToManager(envelope));
+    }
+
+    fn manager_said(&mut self, envelope: Envelope) {
+        match &envelope.message {
+            Message::InitiationResponse(response) if response.message_id == self.registration => {
+                if response.status.is_success() {
+                    self.registered = true;
+                    self.send_kept();
+                } else {
+                    self.effect(Effect::Refused(response.status));
+                }
+            }
+            _ if !self.registered => {}
+            Message::ExecutionRequest(request) => self.execute(request.clone()),
+            Message::SessionResponse(response) => self.session_answered(response.clone(), envelope),
+            Message::SourceServiceSessionCloseRequest(request) => {
+                self.close_asked(request.source_service_instance_id, envelope);
+            }
+            Message::DestServiceSessionCloseRequest(request) => {
+                self.close_asked(request.dest_service_instance_id, envelope);
+            }
+            Message::GracefulShutdownRequest(request) => {
+                self.shutdown_asked(request.service_instance_id, request.message_id, true);
+            }
+            Message::HardShutdownRequest(request) => {
+                self.shutdown_asked(request.service_instance_id, request.message_id, false);
+            }
+            Message::ServiceInstanceHealthRequest(request) => {
+                self.health_asked(request.service_instance_id, envelope);
+            }
+            Message::AgentHealthControlRequest(request) => {
+                let response = AgentHealthControlResponse {
+                    message_id: request.message_id,
+                    agent_network_address: self.address,
+                    status: Status::OK,
+                };
+                self.effect(Effect::ReportThen(Envelope::new(response, Hop::AgentToManager)));
+            }
+            _ => {}
+        }
+    }
+
+    /// What the Manager missed while it was away; sessions that live are told again.
+    fn send_kept(&mut self) {
+        for ((source, port), live) in self.live.clone() {
+            let ack = acknowledgement(source, port, &live);
+            self.effect(Effect::ToManager(Envelope::new(ack, Hop::AgentToManager)));
+        }
+        let kept: Vec<_> = self.unsent.drain(..).collect();
+        self.effects.extend(kept.into_iter().map(Effect::ToManager));
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    /// Sends to the Manager, or keeps it until the Manager is back.
+    fn send_to_manager(&mut self, envelope: Envelope) {
+        if self.registered {
+            self.effect(Effect::ToManager(envelope.forward(Hop::AgentToManager)));
+            return;
+        }
+        if self.unsent.len() >= MAX_UNSENT {
+            self.unsent.pop_front();
+            self.dropped += 1;
+        }
+        self.unsent.push_back(envelope.forward(Hop::AgentToManager));
+    }
+
+    fn tell_manager(&mut self, message: impl Into<Message>) {
+        self.send_to_manager(Envelope::new(message, Hop::AgentToManager));
+    }
+
+    fn message_id(&mut self) -> MessageId {
+        self.next_message += 1;
+        MessageId::from(self.next_message)
+    }
+}
+
+fn acknowledgement(source: InstanceId, port: Port, live: &Live) -> ssmmp::SessionAck {
+    ssmmp::SessionAck {
+        message_id: live.message_id,
+        source_service_name: live.service.clone(),
+        source_service_instance_id: source,
+        source_plug_port: port,
+        dest_socket_new_port: Port(live.at.port()),
+        status: Status::OK,
+    }
+}

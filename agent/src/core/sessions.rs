@@ -1,0 +1,188 @@
+//! Messages between native instances and the Manager pass through, checked; sessions are declared to
+//! the kernel before they exist.
+
+use std::net::SocketAddr;
+
+use patchbay_ebpf_common::Reason;
+use ssmmp::{
+    Envelope, Hop, InstanceId, Message, Port, SessionResponse, SourceServiceSessionCloseInfo,
+    SourceServiceSessionCloseResponse, Status,
+};
+
+use super::{Asked, Core, Declare, Effect, Live};
+use crate::repository::Kind;
+
+impl Core {
+    /// A message from an instance; the kernel says which one it is, whatever the message says.
+    pub(super) fn instance_said(&mut self, id: InstanceId, envelope: Envelope) {
+        if !self.instances.contains_key(&id) {
+            return;
+        }
+        match &envelope.message {
+            Message::SessionRequest(request) => {
+                if request.source_service_instance_id != id {
+                    self.refuse_spoof(id, request.clone());
+                    return;
+                }
+                let asked = Asked { plug: request.source_plug_name.clone(), answer: None, port: None };
+                self.asked.insert((id, request.message_id), asked);
+            }
+            Message::SessionAck(ack) => {
+                if !names(ack.source_service_instance_id, id) {
+                    return;
+                }
+                let asked = self.asked.remove(&(id, ack.message_id)).and_then(|asked| asked.answer);
+                if let (Some(live), true) = (asked, ack.status.is_success()) {
+                    self.live.insert((id, ack.source_plug_port), live);
+                }
+            }
+            Message::SourceServiceSessionCloseInfo(info) => {
+                if !names(info.source_service_instance_id, id) {
+                    return;
+                }
+                self.live.remove(&(id, info.source_plug_port));
+            }
+            Message::DestServiceSessionCloseInfo(info) => {
+                if !names(info.dest_service_instance_id, id) {
+                    return;
+                }
+            }
+            Message::ServiceInstanceTerminationInfo(info) => {
+                if info.service_instance_id != id {
+                    return;
+                }
+                if let Some(instance) = self.instances.get_mut(&id) {
+                    instance.told_end = true;
+                }
+            }
+            Message::GracefulShutdownResponse(_) => {
+                // The process is still there: the Manager is answered when it is gone.
+                return;
+            }
+            Message::ServiceInstanceHealthResponse(response) => {
+                if response.service_instance_id != id {
+                    return;
+                }
+            }
+            Message::SourceServiceSessionCloseResponse(_) | Message::DestServiceSessionCloseResponse(_) => {}
+            // Nothing else comes from an instance.
+            _ => return,
+        }
+        self.send_to_manager(envelope);
+    }
+
+    fn refuse_spoof(&mut self, id: InstanceId, request: ssmmp::SessionRequest) {
+        let response = SessionResponse {
+            message_id: request.message_id,
+            source_service_name: request.source_service_name,
+            source_service_instance_id: id,
+            dest_service_name: request.dest_service_name,
+            dest_service_instance_id: InstanceId::UNKNOWN,
+            dest_socket_name: request.dest_socket_name,
+            dest_service_instance_network_address: ssmmp::Address::UNKNOWN,
+            dest_socket_port: Port::UNKNOWN,
+            status: Status::FORBIDDEN,
+        };
+        let envelope = Envelope::new(response, Hop::AgentToInstance)
+            .with("x_reason", "the process behind this connection is another instance");
+        self.effect(Effect::ToInstance(id, envelope));
+    }
+
+    /// The Manager has chosen: the kernel is told first, then the instance.
+    pub(super) fn session_answered(&mut self, response: SessionResponse, envelope: Envelope) {
+        let source = response.source_service_instance_id;
+        let Some(instance) = self.instances.get(&source) else { return };
+        let (kind, service) = (instance.kind, instance.start.service.clone());
+        let Some(asked) = self.asked.get_mut(&(source, response.message_id)) else { return };
+        let at =
+            SocketAddr::new(response.dest_service_instance_network_address.0, response.dest_socket_port.0);
+        if response.status.is_success() {
+            asked.answer = Some(Live {
+                message_id: response.message_id,
+                service,
+                plug: asked.plug.clone(),
+                dest_service: response.dest_service_name.clone(),
+                destination: response.dest_service_instance_id,
+                socket: response.dest_socket_name.clone(),
+                at,
+            });
+            let redirect = self.may_redirect(source, &response, envelope.extension("x_redirect"));
+            let destination = response.dest_service_instance_id;
+            self.effect(Effect::Declare(Declare { source, destination, at, redirect }));
+        } else {
+            self.asked.remove(&(source, response.message_id));
+        }
+        match kind {
+            Kind::Native => self.effect(Effect::ToInstance(source, envelope.forward(Hop::AgentToInstance))),
+            Kind::Adapted => {
+                let reason = envelope.extension("x_reason").unwrap_or_default().to_owned();
+                self.plug_answered(source, response.message_id, response.status, &reason);
+            }
+        }
+    }
+
+    /// Whether a session may be redirected: both ends here, the graph's mode, both programs' profiles.
+    fn may_redirect(
+        &self,
+        source: InstanceId,
+        response: &SessionResponse,
+        mode: Option<&str>,
+    ) -> Result<(), Reason> {
+        if mode == Some("never") {
+            return Err(Reason::Never);
+        }
+        let destination = self.instances.get(&response.dest_service_instance_id);
+        let (Some(destination), true) =
+            (destination, response.dest_service_instance_network_address == self.address)
+        else {
+            return Err(Reason::OtherNode);
+        };
+        let tested = destination.tested && self.instances.get(&source).is_some_and(|i| i.tested);
+        if mode == Some("always") || tested { Ok(()) } else { Err(Reason::NoProfile) }
+    }
+
+    /// The Manager asks an instance to close a session.
+    pub(super) fn close_asked(&mut self, id: InstanceId, envelope: Envelope) {
+        match self.instances.get(&id).map(|instance| instance.kind) {
+            Some(Kind::Native) => self.effect(Effect::ToInstance(id, envelope.forward(Hop::AgentToInstance))),
+            Some(Kind::Adapted) => self.close_adapted(&envelope),
+            None => self.close_answer(&envelope, Status::NOT_FOUND),
+        }
+    }
+
+    pub(super) fn close_answer(&mut self, envelope: &Envelope, status: Status) {
+        let message_id = envelope.message.message_id();
+        match &envelope.message {
+            Message::SourceServiceSessionCloseRequest(_) => {
+                self.tell_manager(SourceServiceSessionCloseResponse { message_id, status });
+            }
+            _ => self.tell_manager(ssmmp::DestServiceSessionCloseResponse { message_id, status }),
+        }
+    }
+
+    /// Says for a source that its session ended; nothing when that was said already.
+    pub(super) fn tell_source_closed(&mut self, source: InstanceId, port: Port, status: Status) {
+        let Some(live) = self.live.remove(&(source, port)) else { return };
+        let info = SourceServiceSessionCloseInfo {
+            message_id: self.message_id(),
+            source_service_name: live.service,
+            source_service_instance_id: source,
+            source_service_instance_network_address: self.address,
+            source_plug_name: live.plug,
+            source_plug_port: port,
+            dest_service_name: live.dest_service,
+            dest_service_instance_id: live.destination,
+            dest_service_instance_network_address: live.at.ip().into(),
+            dest_socket_name: live.socket,
+            dest_socket_port: Port(live.at.port()),
+            dest_socket_new_port: Port(live.at.port()),
+            status,
+        };
+        self.tell_manager(info);
+    }
+}
+
+/// Older dialects leave the id out; one that is there must be the sender's.
+fn names(said: InstanceId, is: InstanceId) -> bool {
+    !said.is_known() || said == is
+}

@@ -1,0 +1,202 @@
+//! Scenarios of the core, through one helper.
+
+use ssmmp::{Address, Envelope, InstanceId, Message, Status};
+
+use super::{Core, Effect, Event};
+use crate::datapath::Reason;
+use crate::repository::parse;
+
+const REPOSITORY: &str = r#"
+[service.A]
+kind = "native"
+program = "/bin/sh"
+sockets = ["in"]
+plugs = ["P"]
+[service.redis]
+kind = "adapted"
+program = "/bin/sh"
+sockets = ["redis"]
+[service.proxy]
+kind = "adapted"
+program = "/bin/sh"
+arguments = ["{plug:back}"]
+sockets = ["in"]
+plugs = ["back"]
+"#;
+
+struct Node(Core);
+
+impl Node {
+    fn registered() -> Self {
+        let repository = parse("r", REPOSITORY).expect("good");
+        let address = Address("10.0.0.1".parse().expect("an address"));
+        let mut node = Self(Core::new(address, "n".into(), "kernel".into(), repository));
+        node.register();
+        node
+    }
+
+    fn register(&mut self) -> Vec<Effect> {
+        let effects = self.0.handle(Event::ManagerUp);
+        let Effect::ToManager(envelope) = &effects[0] else { panic!("it registers") };
+        let id = envelope.message.message_id();
+        self.manager(&format!("type: initiation_response ~ message_id: {id} ~ status: 200"))
+    }
+
+    fn manager(&mut self, line: &str) -> Vec<Effect> {
+        self.0.handle(Event::FromManager(Envelope::parse(line).expect(line)))
+    }
+
+    fn instance(&mut self, id: u64, line: &str) -> Vec<Effect> {
+        self.0.handle(Event::FromInstance(InstanceId(id), Envelope::parse(line).expect(line)))
+    }
+
+    fn execute(&mut self, service: &str, id: u64, plugs: &str) -> Vec<Effect> {
+        self.manager(&format!("type: execution_request ~ message_id: {id} ~ agent_network_address: 10.0.0.1 ~ service_name: {service} ~ service_instance_id: {id} ~ socket_configuration: in, {} ~ plug_configuration: {plugs}", 54000 + id))
+    }
+
+    fn running(services: &[(&str, u64)]) -> Self {
+        let mut node = Self::registered();
+        for (service, id) in services {
+            node.execute(service, *id, if *service == "A" { "P, in, B" } else { "" });
+            node.0.handle(Event::Listening(InstanceId(*id)));
+        }
+        node
+    }
+
+    fn session(&mut self, dest: u64, address: &str, mode: &str) -> Vec<Effect> {
+        self.instance(7, "type: session_request ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_name: P ~ dest_service_name: B ~ dest_socket_name: in");
+        self.manager(&format!("type: session_response ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: {dest} ~ dest_socket_name: in ~ dest_service_instance_network_address: {address} ~ dest_socket_port: 54009 ~ status: 200 ~ x_redirect: {mode}"))
+    }
+}
+
+/// The statuses of what goes to the Manager.
+fn statuses(effects: &[Effect]) -> Vec<Status> {
+    effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::ToManager(envelope) => match &envelope.message {
+                Message::ExecutionResponse(m) => Some(m.status),
+                Message::HardShutdownResponse(m) => Some(m.status),
+                Message::GracefulShutdownResponse(m) => Some(m.status),
+                Message::SourceServiceSessionCloseInfo(m) => Some(m.status),
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect()
+}
+
+fn redirect_of(effects: &[Effect]) -> Result<(), Reason> {
+    effects
+        .iter()
+        .find_map(|effect| match effect {
+            Effect::Declare(declare) => Some(declare.redirect),
+            _ => None,
+        })
+        .expect("the session is declared")
+}
+
+#[test]
+fn an_execution_is_answered_when_its_sockets_listen() {
+    let mut node = Node::registered();
+    assert_eq!(statuses(&node.execute("nothing", 5, "")), [Status::NOT_FOUND]);
+    let effects = node.execute("redis", 5, "");
+    assert!(matches!(&effects[..], [Effect::Start(_)]));
+    assert!(node.execute("redis", 5, "").is_empty(), "a repeated request starts nothing");
+    assert_eq!(statuses(&node.0.handle(Event::Listening(InstanceId(5)))), [Status::OK]);
+    assert_eq!(statuses(&node.execute("redis", 5, "")), [Status::OK]);
+    assert_eq!(statuses(&node.execute("A", 5, "")), [Status::CONFLICT]);
+}
+
+#[test]
+fn the_kernel_is_told_before_the_instance() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    let effects = node.session(9, "10.0.0.1", "auto");
+    assert!(matches!(&effects[..], [Effect::Declare(_), Effect::ToInstance(InstanceId(7), _)]));
+}
+
+#[test]
+fn who_may_be_redirected() {
+    for (dest, address, mode, expected) in [
+        (9, "10.0.0.1", "auto", Ok(())),
+        (9, "10.0.0.1", "never", Err(Reason::Never)),
+        (9, "10.0.0.2", "auto", Err(Reason::OtherNode)),
+        (99, "10.0.0.1", "auto", Err(Reason::OtherNode)),
+        (8, "10.0.0.1", "auto", Err(Reason::NoProfile)),
+        (8, "10.0.0.1", "always", Ok(())),
+    ] {
+        let mut node = Node::running(&[("A", 7), ("redis", 8), ("A", 9)]);
+        assert_eq!(redirect_of(&node.session(dest, address, mode)), expected, "{dest} {address} {mode}");
+    }
+}
+
+#[test]
+fn an_instance_that_names_another_is_refused() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    let effects = node.instance(7, "type: session_request ~ message_id: 1 ~ source_service_name: A ~ source_service_instance_id: 9 ~ source_plug_name: P ~ dest_service_name: B ~ dest_socket_name: in");
+    let [Effect::ToInstance(InstanceId(7), envelope)] = &effects[..] else { panic!("{effects:?}") };
+    assert!(matches!(&envelope.message, Message::SessionResponse(r) if r.status == Status::FORBIDDEN));
+    assert!(node.instance(7, "type: service_instance_termination_info ~ message_id: 1 ~ service_name: A ~ service_instance_id: 9").is_empty());
+}
+
+#[test]
+fn a_process_that_dies_is_reported_with_its_sessions() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    node.session(9, "10.0.0.1", "auto");
+    node.instance(7, "type: session_ack ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_port: 40000 ~ status: 200");
+    let effects = node.0.handle(Event::Exited(InstanceId(7), "signal 9".into(), vec!["last | words".into()]));
+    assert_eq!(statuses(&effects), [Status::BROKEN]);
+    let Some(Effect::ToManager(envelope)) = effects.last() else { panic!("{effects:?}") };
+    assert!(matches!(envelope.message, Message::ServiceInstanceTerminationInfo(_)));
+    assert_eq!(envelope.extension("x_output"), Some("last / words"));
+}
+
+#[test]
+fn what_happens_while_the_manager_is_away_is_told_when_it_is_back() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    node.session(9, "10.0.0.1", "auto");
+    node.instance(7, "type: session_ack ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_port: 40000 ~ status: 200");
+    node.0.handle(Event::ManagerLost);
+    let effects = node.0.handle(Event::Exited(InstanceId(9), "exit status 1".into(), Vec::new()));
+    assert_eq!(effects, [Effect::Withdraw(InstanceId(9))]);
+    let told = node.register();
+    assert_eq!(told.len(), 2, "the live session and the termination: {told:?}");
+}
+
+#[test]
+fn shutdowns_are_answered_when_the_process_is_gone() {
+    let mut node = Node::running(&[("A", 7), ("redis", 8)]);
+    let effects = node.manager(
+        "type: graceful_shutdown_request ~ message_id: 50 ~ service_name: A ~ service_instance_id: 7",
+    );
+    assert!(matches!(&effects[..], [Effect::ToInstance(..)]));
+    let effects = node.manager(
+        "type: hard_shutdown_request ~ message_id: 51 ~ service_name: redis ~ service_instance_id: 8",
+    );
+    assert_eq!(effects, [Effect::End(InstanceId(8))]);
+    assert_eq!(
+        statuses(&node.0.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()))),
+        [Status::OK]
+    );
+    assert_eq!(
+        statuses(&node.0.handle(Event::Exited(InstanceId(8), "signal 15".into(), Vec::new()))),
+        [Status::OK]
+    );
+    assert_eq!(
+        statuses(&node.manager(
+            "type: hard_shutdown_request ~ message_id: 52 ~ service_name: A ~ service_instance_id: 7"
+        )),
+        [Status::NOT_FOUND]
+    );
+}
+
+#[test]
+fn an_adapted_program_gets_its_targets_before_it_starts() {
+    let mut node = Node::registered();
+    let effects = node.execute("proxy", 7, "back, in, B");
+    let [Effect::ToManager(request)] = &effects[..] else { panic!("{effects:?}") };
+    let id = request.message.message_id();
+    let effects = node.manager(&format!("type: session_response ~ message_id: {id} ~ source_service_name: proxy ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: 9 ~ dest_socket_name: in ~ dest_service_instance_network_address: 10.0.0.2 ~ dest_socket_port: 54009 ~ status: 200"));
+    let Some(Effect::Start(start)) = effects.last() else { panic!("{effects:?}") };
+    assert_eq!(start.targets["back"].to_string(), "10.0.0.2:54009");
+}

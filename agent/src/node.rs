@@ -1,0 +1,203 @@
+//! The shell around the core: it performs the effects and feeds back what came of them.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use ssmmp::{Address, Envelope, InstanceId, MessageId, Status};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::core::{Core, Effect, Event, Start};
+use crate::instance_listener::Directory;
+use crate::processes::{self, Places};
+use crate::redirection::Redirection;
+use crate::socket_table;
+
+/// How often changed counters are told to the Manager.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How long instances may take to end when the agent ends.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// A switch from outside.
+#[derive(Debug, Clone, Copy)]
+pub enum Control {
+    /// Redirection on or off.
+    Redirect(bool),
+    /// End all instances, then the agent.
+    End,
+}
+
+/// The agent's one owner of state.
+pub struct Node {
+    /// The logic.
+    pub core: Core,
+    /// The kernel part.
+    pub redirection: Redirection,
+    /// Who is who.
+    pub directory: Directory,
+    /// Where instances live.
+    pub places: Places,
+    /// The node's address.
+    pub address: Address,
+    /// To the Manager.
+    pub manager: mpsc::Sender<Envelope>,
+    /// Back to itself.
+    pub events: mpsc::Sender<Event>,
+    running: HashMap<InstanceId, mpsc::Sender<()>>,
+    tasks: TaskTracker,
+    next_report: u64,
+}
+
+impl Node {
+    /// A node whose parts are ready.
+    pub fn new(
+        core: Core,
+        redirection: Redirection,
+        directory: Directory,
+        places: Places,
+        address: Address,
+        manager: mpsc::Sender<Envelope>,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        Self {
+            core,
+            redirection,
+            directory,
+            places,
+            address,
+            manager,
+            events,
+            running: HashMap::new(),
+            tasks: TaskTracker::new(),
+            next_report: 0,
+        }
+    }
+
+    /// Runs until it is told to end.
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>, mut controls: mpsc::Receiver<Control>) {
+        let mut report = interval(REPORT_EVERY);
+        report.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                event = self.redirection.next_event() => Some(event),
+                control = controls.recv() => {
+                    match control {
+                        Some(Control::Redirect(on)) => self.redirection.switch(on),
+                        Some(Control::End) | None => break,
+                    }
+                    continue;
+                }
+                _ = report.tick() => {
+                    if self.core.is_registered() {
+                        self.report();
+                    }
+                    continue;
+                }
+            };
+            let Some(event) = event else { break };
+            self.handle(event);
+        }
+        self.end(&mut events).await;
+    }
+
+    fn handle(&mut self, event: Event) {
+        if let Event::Exited(id, ..) | Event::StartFailed(id, ..) = &event {
+            self.running.remove(id);
+        }
+        let gone = match &event {
+            Event::Exited(id, ..) | Event::StartFailed(id, ..) => Some(*id),
+            _ => None,
+        };
+        for effect in self.core.handle(event) {
+            self.perform(effect);
+        }
+        if let Some(id) = gone {
+            self.directory.remove(id);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::ToManager(envelope) => self.send_to_manager(envelope),
+            Effect::ReportThen(envelope) => {
+                self.report();
+                self.send_to_manager(envelope);
+            }
+            Effect::ToInstance(id, envelope) => self.directory.send(id, envelope),
+            Effect::Start(start) => self.start(&start),
+            Effect::End(id) => {
+                if let Some(end) = self.running.get(&id) {
+                    let _ = end.try_send(());
+                }
+            }
+            Effect::Declare(declare) => self.redirection.declare(&declare, &self.directory),
+            Effect::Withdraw(id) => self.redirection.withdraw(id),
+            Effect::Destroy(local, remote) => {
+                if let Err(error) = socket_table::destroy(local, remote) {
+                    warn!(%local, %remote, "the connection could not be ended: {error}");
+                }
+            }
+            Effect::Refused(status) => warn!("the Manager refuses this agent ({status})"),
+        }
+    }
+
+    fn send_to_manager(&self, envelope: Envelope) {
+        if self.manager.try_send(envelope).is_err() {
+            warn!("the Manager does not read; a message to it is lost until it reconciles");
+        }
+    }
+
+    fn report(&mut self) {
+        let next = &mut self.next_report;
+        let envelopes = self.redirection.report(self.address, || {
+            *next += 1;
+            MessageId::from(*next)
+        });
+        for envelope in envelopes {
+            self.send_to_manager(envelope);
+        }
+    }
+
+    fn start(&mut self, start: &Start) {
+        let id = start.id;
+        let Some(entry) = self.core.entry(&start.service) else { return };
+        match processes::start(&self.places, start, entry) {
+            Ok((process, cgroup)) => {
+                info!(instance = %id, service = %start.service, "started");
+                self.directory.add(id, cgroup);
+                let (sender, receiver) = mpsc::channel(1);
+                self.running.insert(id, sender);
+                let ports = start.sockets.0.iter().map(|socket| socket.port.0).collect();
+                let events = self.events.clone();
+                self.tasks.spawn(processes::watch(process, id, cgroup, ports, events, receiver));
+            }
+            Err(reason) => {
+                warn!(instance = %id, service = %start.service, "could not be started: {reason}");
+                let event = Event::StartFailed(id, Status::INTERNAL, reason, Vec::new());
+                let events = self.events.clone();
+                self.tasks.spawn(async move { drop(events.send(event).await) });
+            }
+        }
+    }
+
+    /// Ends every instance; the Manager is told as long as it listens.
+    async fn end(&mut self, events: &mut mpsc::Receiver<Event>) {
+        info!(instances = self.running.len(), "ending");
+        for end in self.running.values() {
+            let _ = end.try_send(());
+        }
+        self.tasks.close();
+        let deadline = Instant::now() + END_WITHIN;
+        while !self.running.is_empty() {
+            match tokio::time::timeout_at(deadline, events.recv()).await {
+                Ok(Some(event)) => self.handle(event),
+                _ => break,
+            }
+        }
+        // The last messages get a moment to leave.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

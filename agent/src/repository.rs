@@ -1,0 +1,265 @@
+//! The repository: what this node's agent can execute, read from a file that a person writes.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use ssmmp::Name;
+use toml::Spanned;
+
+/// Programs that were tested with redirection, by file name. Others stay on TCP under `auto`.
+const TESTED_PROGRAMS: [&str; 1] = ["redis-server"];
+
+/// One problem of a repository file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}:{column}: {message}")]
+pub struct Problem {
+    /// The file.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// How a service speaks SSMMP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// It links the SDK.
+    Native,
+    /// Any program; the agent speaks for it.
+    Adapted,
+}
+
+/// What a service may use, through its cgroup.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Memory, such as `256M`.
+    pub memory: Option<String>,
+    /// Processes and threads.
+    pub processes: Option<u32>,
+    /// Processors, such as `1.5`.
+    pub cpus: Option<f64>,
+}
+
+/// A service that this node can execute.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Native or adapted.
+    pub kind: Kind,
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments, with placeholders.
+    pub arguments: Vec<String>,
+    /// Its abstract sockets.
+    pub sockets: Vec<String>,
+    /// Its abstract plugs.
+    pub plugs: Vec<String>,
+    /// Its environment, with placeholders.
+    pub environment: BTreeMap<String, String>,
+    /// Where it runs; the instance's own folder when absent.
+    pub working_directory: Option<String>,
+    /// The user it runs as.
+    pub user: Option<String>,
+    /// Whether it is known to be safe to redirect.
+    pub tested: bool,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// All services, by name.
+pub type Repository = BTreeMap<Name, Entry>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RepositoryFile {
+    #[serde(default)]
+    service: BTreeMap<Spanned<String>, EntryFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EntryFile {
+    kind: Kind,
+    program: Spanned<PathBuf>,
+    #[serde(default)]
+    arguments: Vec<Spanned<String>>,
+    #[serde(default)]
+    sockets: Vec<String>,
+    #[serde(default)]
+    plugs: Vec<String>,
+    #[serde(default)]
+    environment: BTreeMap<String, Spanned<String>>,
+    working_directory: Option<String>,
+    user: Option<Spanned<String>>,
+    redirection: Option<Spanned<String>>,
+    #[serde(default)]
+    limits: Limits,
+}
+
+/// Reads and checks a repository file.
+///
+/// # Errors
+/// Every problem found, with its place.
+pub fn read(file: &Path) -> Result<Repository, Vec<Problem>> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        let message = format!("can't be read: {error}");
+        vec![Problem { file: file.display().to_string(), line: 1, column: 1, message }]
+    })?;
+    parse(&file.display().to_string(), &text)
+}
+
+/// Reads and checks a repository file's text.
+///
+/// # Errors
+/// Every problem found, with its place.
+pub fn parse(file: &str, text: &str) -> Result<Repository, Vec<Problem>> {
+    let place = |span: Range<usize>, message: String| {
+        let before = &text[..span.start.min(text.len())];
+        let start = before.rfind('\n').map_or(0, |at| at + 1);
+        Problem {
+            file: file.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column: before[start..].chars().count() + 1,
+            message,
+        }
+    };
+    let parsed: RepositoryFile = toml::from_str(text)
+        .map_err(|error| vec![place(error.span().unwrap_or(0..0), error.message().to_owned())])?;
+    let mut problems = Vec::new();
+    let mut repository = Repository::new();
+    for (name, entry) in parsed.service {
+        problems.extend(check(&name, &entry).into_iter().map(|(span, message)| place(span, message)));
+        if let Ok(valid) = Name::new(name.get_ref()) {
+            repository.insert(valid, entry.into_entry());
+        }
+    }
+    if problems.is_empty() { Ok(repository) } else { Err(problems) }
+}
+
+fn check(name: &Spanned<String>, entry: &EntryFile) -> Vec<(Range<usize>, String)> {
+    let mut found = Vec::new();
+    if let Err(message) = Name::new(name.get_ref()) {
+        found.push((name.span(), message));
+    }
+    if !entry.program.get_ref().is_absolute() {
+        found.push((entry.program.span(), "the program needs its whole path, from /".into()));
+    } else if !entry.program.get_ref().is_file() {
+        let message = format!("there is no program {}", entry.program.get_ref().display());
+        found.push((entry.program.span(), message));
+    }
+    for text in entry.arguments.iter().chain(entry.environment.values()) {
+        for placeholder in placeholders(text.get_ref()) {
+            let known = match placeholder.split_once(':') {
+                None => matches!(placeholder, "addr" | "state"),
+                Some(("port", socket)) => entry.sockets.iter().any(|known| known == socket),
+                Some(("plug" | "plug_addr" | "plug_port", plug)) => {
+                    entry.plugs.iter().any(|known| known == plug)
+                }
+                Some(_) => false,
+            };
+            if !known {
+                let message = format!(
+                    "`{{{placeholder}}}` is unknown: use {{addr}}, {{state}}, {{port:SOCKET}}, {{plug:PLUG}}, \
+                     {{plug_addr:PLUG}} or {{plug_port:PLUG}} with a socket or plug of this service"
+                );
+                found.push((text.span(), message));
+            }
+        }
+    }
+    if let Some(user) = &entry.user
+        && !matches!(nix::unistd::User::from_name(user.get_ref()), Ok(Some(_)))
+    {
+        found.push((user.span(), format!("this machine has no user `{}`", user.get_ref())));
+    }
+    if let Some(word) = &entry.redirection
+        && word.get_ref() != "tested"
+    {
+        found.push((word.span(), "the only value is \"tested\"; leave it out otherwise".into()));
+    }
+    found
+}
+
+impl EntryFile {
+    fn into_entry(self) -> Entry {
+        let program = self.program.into_inner();
+        let known =
+            program.file_name().and_then(|name| name.to_str()).is_some_and(|n| TESTED_PROGRAMS.contains(&n));
+        Entry {
+            kind: self.kind,
+            tested: self.kind == Kind::Native || self.redirection.is_some() || known,
+            program,
+            arguments: self.arguments.into_iter().map(Spanned::into_inner).collect(),
+            sockets: self.sockets,
+            plugs: self.plugs,
+            environment: self
+                .environment
+                .into_iter()
+                .map(|(name, value)| (name, value.into_inner()))
+                .collect(),
+            working_directory: self.working_directory,
+            user: self.user.map(Spanned::into_inner),
+            limits: self.limits,
+        }
+    }
+}
+
+/// The names between braces.
+fn placeholders(text: &str) -> impl Iterator<Item = &str> {
+    text.split('{').skip(1).filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
+}
+
+/// Replaces the placeholders of a text; `value` knows them all, the file was checked.
+pub fn fill(text: &str, value: impl Fn(&str) -> Option<String>) -> String {
+    let mut filled = text.to_owned();
+    for name in placeholders(text) {
+        if let Some(value) = value(name) {
+            filled = filled.replace(&format!("{{{name}}}"), &value);
+        }
+    }
+    filled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &[&str]) {
+        let found = parse("r.toml", text).err().unwrap_or_default();
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(expected), "{found}");
+        }
+    }
+
+    #[test]
+    fn problems_name_their_place() {
+        check(
+            "[service.a]\nkind = \"adapted\"\nprogram = \"/bin/sh\"\nsockets = [\"s\"]\narguments = [\"{port:s}\"]\n",
+            &[],
+        );
+        check("[service.a]\nkind = \"adapted\"\nprogram = \"sh\"\n", &["r.toml:3:11: the program needs"]);
+        check(
+            "[service.a]\nkind = \"adapted\"\nprogram = \"/no/such\"\narguments = [\"{port:x}\"]\n",
+            &["r.toml:3:11: there is no program /no/such", "r.toml:4:14: `{port:x}` is unknown"],
+        );
+        check("[service.a]\nkind = \"other\"\n", &["r.toml:2:8: unknown variant"]);
+        check(
+            "[service.a]\nkind = \"native\"\nprogram = \"/bin/sh\"\ncolour = 1\n",
+            &["r.toml:4:1: unknown field"],
+        );
+    }
+
+    #[test]
+    fn placeholders_are_filled() {
+        let value = |name: &str| (name == "port:s").then(|| "54000".to_owned());
+        assert_eq!(fill("--port={port:s} {other}", value), "--port=54000 {other}");
+    }
+}

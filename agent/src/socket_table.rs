@@ -1,0 +1,194 @@
+//! The kernel's socket table (sock_diag, Linux 3.3; the cgroup of a socket since 5.8).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
+};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const INET_DIAG_CGROUP_ID: u16 = 21;
+const TCP_LISTEN: u32 = 10;
+/// Bytes of a netlink header, and of the header with `inet_diag_msg`.
+const HEADER: usize = 16;
+const MESSAGE: usize = HEADER + 72;
+/// Bytes read at once; the kernel fills at most so much of a dump.
+const READ_BYTES: usize = 64 * 1024;
+
+/// A listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listening {
+    /// Its port.
+    pub port: u16,
+    /// The id of the cgroup that made it.
+    pub cgroup: u64,
+}
+
+/// The id of the cgroup whose process made the socket with these ends, in this network namespace.
+///
+/// # Errors
+/// There is no such socket, or the kernel does not tell.
+pub fn cgroup_of(local: SocketAddr, remote: SocketAddr) -> io::Result<u64> {
+    let answers =
+        ask(&request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, !0, Some((local, remote)), local.is_ipv6()))?;
+    answers.iter().find_map(|message| attribute(message, INET_DIAG_CGROUP_ID)).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, "the kernel does not tell the socket's cgroup")
+    })
+}
+
+/// All listening TCP sockets of this network namespace.
+///
+/// # Errors
+/// The kernel refused.
+pub fn listening() -> io::Result<Vec<Listening>> {
+    let mut found = Vec::new();
+    for v6 in [false, true] {
+        for message in
+            ask(&request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1 << TCP_LISTEN, None, v6))?
+        {
+            let port = u16::from_be_bytes([message[HEADER + 4], message[HEADER + 5]]);
+            if let Some(cgroup) = attribute(&message, INET_DIAG_CGROUP_ID) {
+                found.push(Listening { port, cgroup });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Ends a connection from outside its process (CONFIG_INET_DIAG_DESTROY); both ends see it broken.
+///
+/// # Errors
+/// There is no such socket, or the kernel refused.
+pub fn destroy(local: SocketAddr, remote: SocketAddr) -> io::Result<()> {
+    ask(&request(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, !0, Some((local, remote)), local.is_ipv6()))
+        .map(drop)
+}
+
+/// A netlink header with an `inet_diag_req_v2`.
+fn request(kind: u16, flags: u16, states: u32, ends: Option<(SocketAddr, SocketAddr)>, v6: bool) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER + 56);
+    bytes.extend_from_slice(&((HEADER + 56) as u32).to_ne_bytes());
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(&flags.to_ne_bytes());
+    bytes.extend_from_slice(&[0; 8]);
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+    bytes.extend_from_slice(&[family as u8, libc::IPPROTO_TCP as u8, 0, 0]);
+    bytes.extend_from_slice(&states.to_ne_bytes());
+    match ends {
+        Some((local, remote)) => {
+            bytes.extend_from_slice(&local.port().to_be_bytes());
+            bytes.extend_from_slice(&remote.port().to_be_bytes());
+            bytes.extend_from_slice(&address(local.ip()));
+            bytes.extend_from_slice(&address(remote.ip()));
+        }
+        None => bytes.extend_from_slice(&[0; 36]),
+    }
+    // Any interface, any cookie.
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&[0xff; 8]);
+    bytes
+}
+
+fn address(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V6(v6) => v6.octets(),
+        IpAddr::V4(v4) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&v4.octets());
+            bytes
+        }
+    }
+}
+
+/// Sends a request and reads its answers, up to the end of a dump.
+fn ask(request: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    let netlink: OwnedFd =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
+    sendto(netlink.as_raw_fd(), request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+    let dump = u16::from_ne_bytes([request[6], request[7]]) & NLM_F_DUMP != 0;
+    let mut answers = Vec::new();
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        let mut rest = &buffer[..length];
+        while rest.len() >= HEADER {
+            let size = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+            let kind = u16::from_ne_bytes([rest[4], rest[5]]);
+            if size < HEADER || size > rest.len() {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a damaged netlink message"));
+            }
+            match kind {
+                NLMSG_DONE => return Ok(answers),
+                NLMSG_ERROR => {
+                    let code = i32::from_ne_bytes([rest[16], rest[17], rest[18], rest[19]]);
+                    return if code == 0 { Ok(answers) } else { Err(io::Error::from_raw_os_error(-code)) };
+                }
+                _ if size >= MESSAGE => answers.push(rest[..size].to_vec()),
+                _ => {}
+            }
+            rest = &rest[size.next_multiple_of(4).min(rest.len())..];
+        }
+        if !dump {
+            return Ok(answers);
+        }
+    }
+}
+
+/// An attribute of eight bytes.
+fn attribute(message: &[u8], wanted: u16) -> Option<u64> {
+    let mut rest = message.get(MESSAGE..)?;
+    while rest.len() >= 4 {
+        let size = usize::from(u16::from_ne_bytes([rest[0], rest[1]]));
+        let kind = u16::from_ne_bytes([rest[2], rest[3]]);
+        if size < 4 || size > rest.len() {
+            return None;
+        }
+        if kind == wanted {
+            return Some(u64::from_ne_bytes(rest.get(4..12)?.try_into().ok()?));
+        }
+        rest = &rest[size.next_multiple_of(4).min(rest.len())..];
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn sockets_of_this_process_are_found_with_their_cgroup() {
+        for at in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(at).expect("loopback");
+            let here = listener.local_addr().expect("bound");
+            let found = listening().expect("readable");
+            let listens = found.iter().find(|socket| socket.port == here.port()).expect("it listens");
+            let stream = TcpStream::connect(here).expect("it listens");
+            let local = stream.local_addr().expect("connected");
+            assert_eq!(cgroup_of(local, here).expect("it is there"), listens.cgroup);
+            assert!(listens.cgroup > 0);
+        }
+    }
+
+    #[test]
+    fn a_destroyed_connection_is_broken_at_both_ends() {
+        use std::io::Read as _;
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let here = listener.local_addr().expect("bound");
+        let mut stream = TcpStream::connect(here).expect("it listens");
+        let local = stream.local_addr().expect("connected");
+        let (mut accepted, _) = listener.accept().expect("connected");
+        destroy(local, here).expect("root may");
+        assert!(stream.read(&mut [0]).is_err() || accepted.read(&mut [0]).is_err());
+        assert!(cgroup_of(local, here).is_err());
+    }
+}
