@@ -1,0 +1,144 @@
+//! What the SDK's parts share: the way to the agent, requests that wait, open sessions.
+
+use std::collections::HashMap;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ssmmp::{Address, Envelope, Hop, Message, MessageId, Port, SessionResponse, Status};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::configuration::Managed;
+
+/// First message id of an instance, as in SSMMP's sketch.
+const FIRST_MESSAGE: u64 = 1_000;
+
+/// An answer with its reason, if it is a refusal.
+pub type Answer = (SessionResponse, String);
+
+/// A request that waits for its answer; it is sent again after the agent's connection was lost.
+pub struct Waiting {
+    pub request: Envelope,
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// An open session, as the agent's messages reach it.
+pub struct Open {
+    /// Source and destination.
+    pub ends: (SocketAddr, SocketAddr),
+    pub is_source: bool,
+    pub close_requested: CancellationToken,
+    /// A second descriptor, to shut the connection down from here.
+    pub connection: std::net::TcpStream,
+    /// Close requests to answer when the session is gone.
+    pub asked: Vec<Message>,
+}
+
+pub struct Registry {
+    /// `None` for a service that runs alone.
+    pub managed: Option<Managed>,
+    pub to_agent: mpsc::Sender<Envelope>,
+    pub waiting: Mutex<HashMap<MessageId, Waiting>>,
+    pub open: Mutex<HashMap<u64, Open>>,
+    pub shutdown: CancellationToken,
+    pub shutdown_request: Mutex<Option<MessageId>>,
+    pub overloaded: AtomicBool,
+    next_message: AtomicU64,
+    next_session: AtomicU64,
+}
+
+impl Registry {
+    pub fn new(managed: Option<Managed>, to_agent: mpsc::Sender<Envelope>) -> Arc<Self> {
+        Arc::new(Self {
+            managed,
+            to_agent,
+            waiting: Mutex::default(),
+            open: Mutex::default(),
+            shutdown: CancellationToken::new(),
+            shutdown_request: Mutex::default(),
+            overloaded: AtomicBool::new(false),
+            next_message: AtomicU64::new(FIRST_MESSAGE),
+            next_session: AtomicU64::new(1),
+        })
+    }
+
+    pub fn message_id(&self) -> MessageId {
+        MessageId::from(self.next_message.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Sends to the agent; a message that finds no room is dropped, the agent sees the connection itself.
+    pub fn tell(&self, message: impl Into<Message>) {
+        if self.managed.is_some() {
+            let _ = self.to_agent.try_send(Envelope::new(message, Hop::InstanceToAgent));
+        }
+    }
+
+    pub fn add(&self, open: Open) -> u64 {
+        let id = self.next_session.fetch_add(1, Ordering::Relaxed);
+        lock(&self.open).insert(id, open);
+        id
+    }
+
+    /// Forgets a session and answers who asked for its end.
+    pub fn remove(&self, id: u64) {
+        let Some(open) = lock(&self.open).remove(&id) else { return };
+        for request in open.asked {
+            self.answer_close(&request, Status::OK);
+        }
+    }
+
+    pub fn answer_close(&self, request: &Message, status: Status) {
+        let message_id = request.message_id();
+        match request {
+            Message::SourceServiceSessionCloseRequest(_) => {
+                self.tell(ssmmp::SourceServiceSessionCloseResponse { message_id, status });
+            }
+            _ => self.tell(ssmmp::DestServiceSessionCloseResponse { message_id, status }),
+        }
+    }
+
+    /// The session that a close request means: by the whole connection, else by m alone.
+    pub fn find(
+        &self,
+        is_source: bool,
+        source: (Address, Port),
+        destination: (Address, Port),
+    ) -> Option<u64> {
+        let open = lock(&self.open);
+        let same = |at: SocketAddr, (address, port): (Address, Port)| {
+            Address::from(at.ip()) == address && at.port() == port.0
+        };
+        let whole = open
+            .iter()
+            .find(|(_, o)| o.is_source == is_source && same(o.ends.0, source) && same(o.ends.1, destination));
+        let mut by_port =
+            open.iter().filter(|(_, o)| o.is_source == is_source && o.ends.0.port() == source.1.0);
+        whole.or_else(|| by_port.next().filter(|_| by_port.next().is_none())).map(|(id, _)| *id)
+    }
+
+    /// Tells a session that it shall end.
+    pub fn ask_to_close(&self, id: u64, request: Message) {
+        if let Some(open) = lock(&self.open).get_mut(&id) {
+            open.asked.push(request);
+            open.close_requested.cancel();
+        }
+    }
+
+    /// Ends a session that did not end when it was asked to.
+    pub fn force_close(&self, id: u64) {
+        let mut open = lock(&self.open);
+        let Some(session) = open.get_mut(&id) else { return };
+        let _ = session.connection.shutdown(Shutdown::Both);
+        let asked = std::mem::take(&mut session.asked);
+        drop(open);
+        for request in asked {
+            self.answer_close(&request, Status::OK);
+        }
+    }
+}
+
+/// A lock that a panic elsewhere does not take away.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

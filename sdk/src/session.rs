@@ -1,0 +1,168 @@
+//! A session: a connection that tells the agent when it ends.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use ssmmp::{
+    DestServiceSessionCloseInfo, Name, Port, SessionResponse, SourceServiceSessionCloseInfo, Status,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::registry::{Open, Registry};
+
+/// Which end of the session this is, with what its close info needs.
+pub(crate) enum End {
+    Source {
+        plug: Name,
+        response: Box<SessionResponse>,
+    },
+    Destination {
+        socket: Name,
+    },
+    /// A service that runs alone.
+    Alone,
+}
+
+/// A session: reads and writes like a TCP stream. Dropping it closes it and tells the agent.
+pub struct Session {
+    stream: TcpStream,
+    registry: Arc<Registry>,
+    id: u64,
+    end: End,
+    /// Source and destination.
+    ends: (SocketAddr, SocketAddr),
+    close_requested: CancellationToken,
+    broken: bool,
+}
+
+impl Session {
+    pub(crate) fn new(stream: TcpStream, registry: Arc<Registry>, end: End) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        let (local, remote) = (stream.local_addr()?, stream.peer_addr()?);
+        let is_source = !matches!(end, End::Destination { .. });
+        let ends = if is_source { (local, remote) } else { (remote, local) };
+        let stream = stream.into_std()?;
+        let connection = stream.try_clone()?;
+        let close_requested = CancellationToken::new();
+        let open =
+            Open { ends, is_source, close_requested: close_requested.clone(), connection, asked: Vec::new() };
+        let id = registry.add(open);
+        let stream = TcpStream::from_std(stream)?;
+        Ok(Self { stream, registry, id, end, ends, close_requested, broken: false })
+    }
+
+    /// Source's and destination's address.
+    pub fn ends(&self) -> (SocketAddr, SocketAddr) {
+        self.ends
+    }
+
+    /// Waits until the Manager asks to close this session. Finish the message at hand and drop it; a
+    /// session that goes on is cut after 3 seconds. For the same work, connect the plug again.
+    pub async fn close_requested(&self) {
+        self.close_requested.cancelled().await;
+    }
+
+    /// Whether the Manager has asked to close this session.
+    pub fn is_close_requested(&self) -> bool {
+        self.close_requested.is_cancelled()
+    }
+
+    fn note<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(_)) = &result {
+            self.broken = true;
+        }
+        result
+    }
+
+    fn tell_closed(&self) {
+        let Some(managed) = &self.registry.managed else { return };
+        let status = if self.broken { Status::BROKEN } else { Status::CLOSED };
+        let (source, destination) = self.ends;
+        match &self.end {
+            End::Source { plug, response } => self.registry.tell(SourceServiceSessionCloseInfo {
+                message_id: self.registry.message_id(),
+                source_service_name: managed.service.clone(),
+                source_service_instance_id: managed.id,
+                source_service_instance_network_address: managed.address,
+                source_plug_name: plug.clone(),
+                source_plug_port: Port(source.port()),
+                dest_service_name: response.dest_service_name.clone(),
+                dest_service_instance_id: response.dest_service_instance_id,
+                dest_service_instance_network_address: response.dest_service_instance_network_address,
+                dest_socket_name: response.dest_socket_name.clone(),
+                dest_socket_port: response.dest_socket_port,
+                dest_socket_new_port: response.dest_socket_port,
+                status,
+            }),
+            End::Destination { socket } => {
+                let Ok(unknown) = Name::new("-") else { return };
+                self.registry.tell(DestServiceSessionCloseInfo {
+                    message_id: self.registry.message_id(),
+                    source_service_instance_network_address: source.ip().into(),
+                    source_plug_name: unknown,
+                    source_plug_port: Port(source.port()),
+                    dest_service_name: managed.service.clone(),
+                    dest_service_instance_network_address: managed.address,
+                    dest_service_instance_id: managed.id,
+                    dest_socket_name: socket.clone(),
+                    dest_socket_port: Port(destination.port()),
+                    dest_socket_new_port: Port(destination.port()),
+                    status,
+                });
+            }
+            End::Alone => {}
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.tell_closed();
+        self.registry.remove(self.id);
+    }
+}
+
+impl AsyncRead for Session {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.note(result)
+    }
+}
+
+impl AsyncWrite for Session {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.note(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.note(result)
+    }
+}
