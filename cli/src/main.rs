@@ -1,1 +1,204 @@
-fn main() {}
+//! The `patchbay` command: what people ask of the Manager.
+
+mod client;
+mod output;
+mod tables;
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use client::{Client, Failure};
+use output::Output;
+use patchbay_api as api;
+
+/// Talks to the Patchbay Manager.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  patchbay apply social.toml\n  patchbay sessions --app social\n  \
+                  patchbay events --follow\n  patchbay --output json nodes\n  patchbay completions bash > /etc/bash_completion.d/patchbay"
+)]
+struct Arguments {
+    /// Where the Manager's HTTP API is
+    #[arg(
+        long,
+        global = true,
+        env = "PATCHBAY_MANAGER",
+        default_value = "http://127.0.0.1:55580",
+        value_name = "URL"
+    )]
+    manager: String,
+    /// Tables for people, JSON for programs
+    #[arg(long, global = true, default_value = "table", value_enum)]
+    output: Output,
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Apply a graph: start the application, or change it to what the graph says
+    Apply {
+        /// The graph file
+        graph: PathBuf,
+    },
+    /// Show what `apply` would change
+    Plan {
+        /// The graph file
+        graph: PathBuf,
+    },
+    /// List applications and their services
+    Apps,
+    /// List nodes
+    Nodes,
+    /// List instances
+    Instances(Filter),
+    /// List sessions with their path: in the kernel, or over TCP and why
+    Sessions(Filter),
+    /// Show what happened
+    Events {
+        /// Go on showing what happens
+        #[arg(long)]
+        follow: bool,
+        /// Show only what came after this number
+        #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+        after: u64,
+    },
+    /// Stop an application, or one instance
+    Stop(Stop),
+    /// Show the Manager's version and counts
+    Status,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args)]
+struct Filter {
+    /// Only of this application
+    #[arg(long, value_name = "NAME")]
+    app: Option<String>,
+    /// The ended ones too
+    #[arg(long)]
+    ended: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  patchbay stop social\n  patchbay stop --instance 7 --yes")]
+struct Stop {
+    /// The application
+    #[arg(required_unless_present = "instance", conflicts_with = "instance")]
+    app: Option<String>,
+    /// One instance, by its id
+    #[arg(long, value_name = "ID")]
+    instance: Option<u64>,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has seen enough.
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let client = Client::new(&arguments.manager);
+    let output = arguments.output;
+    match &arguments.task {
+        Task::Apply { graph } => output.show(&client.send_graph("PUT", "/v1/apps", graph)?, tables::applied),
+        Task::Plan { graph } => output.show(&client.send_graph("POST", "/v1/plan", graph)?, tables::planned),
+        Task::Apps => output.show(client.get::<Vec<api::App>>("/v1/apps")?.as_slice(), tables::apps),
+        Task::Nodes => output.show(client.get::<Vec<api::Node>>("/v1/nodes")?.as_slice(), tables::nodes),
+        Task::Instances(filter) => output
+            .show(client.get::<Vec<api::Instance>>(&filter.path("instances"))?.as_slice(), tables::instances),
+        Task::Sessions(filter) => output
+            .show(client.get::<Vec<api::Session>>(&filter.path("sessions"))?.as_slice(), tables::sessions),
+        Task::Events { follow, after } => events(&client, output, *follow, *after),
+        Task::Stop(stop) => stop.run(&client, output),
+        Task::Status => output.show(&client.get::<api::ManagerStatus>("/v1/status")?, tables::status),
+        Task::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Arguments::command(), "patchbay", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+impl Filter {
+    fn path(&self, what: &str) -> String {
+        let app = self.app.as_ref().map(|app| format!("&app={app}")).unwrap_or_default();
+        format!("/v1/{what}?ended={}{app}", self.ended)
+    }
+}
+
+impl Stop {
+    fn run(&self, client: &Client, output: Output) -> Result<(), Failure> {
+        if !self.yes && !self.confirm(client)? {
+            return Err(Failure::Said("nothing was stopped".into()));
+        }
+        let path = match (&self.app, self.instance) {
+            (Some(app), _) => format!("/v1/apps/{app}/stop"),
+            (None, Some(id)) => format!("/v1/instances/{id}/stop"),
+            (None, None) => return Err(Failure::Said("name an application or an instance".into())),
+        };
+        output.show(&client.post::<api::Stopped>(&path)?, tables::stopped)
+    }
+
+    fn confirm(&self, client: &Client) -> Result<bool, Failure> {
+        let sessions: Vec<api::Session> = client.get("/v1/sessions")?;
+        let touched = sessions
+            .iter()
+            .filter(|session| match (&self.app, self.instance) {
+                (Some(app), _) => session.app == *app,
+                (_, Some(id)) => session.source.instance == id || session.destination.instance == id,
+                _ => false,
+            })
+            .count();
+        if touched == 0 {
+            return Ok(true);
+        }
+        if !std::io::stdin().is_terminal() {
+            let message = format!("this interrupts {touched} sessions; say --yes if that is meant");
+            return Err(Failure::Said(message));
+        }
+        eprint!("This interrupts {touched} sessions. Go on? [y/N] ");
+        std::io::stderr().flush().map_err(Failure::Output)?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer).map_err(Failure::Output)?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    }
+}
+
+fn events(client: &Client, output: Output, follow: bool, after: u64) -> Result<(), Failure> {
+    let lines = client.lines(&format!("/v1/events?follow={follow}&after={after}"))?;
+    for line in lines {
+        let line = line.map_err(|error| Failure::Said(format!("the Manager's answer ended: {error}")))?;
+        match output {
+            Output::Json => output::print(&line)?,
+            Output::Table => {
+                if let Ok(event) = serde_json::from_str::<api::Event>(&line) {
+                    output::print(&tables::event(&event))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads a graph file.
+fn read_graph(file: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(file)
+        .map_err(|error| Failure::Said(format!("{} can't be read: {error}", file.display())))
+}

@@ -1,0 +1,185 @@
+//! How people see the Manager's answers.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use patchbay_api as api;
+
+fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
+    let before = table.row_count();
+    for row in rows {
+        table.add_row(row);
+    }
+    if table.row_count() == before {
+        return "(none)".into();
+    }
+    table.to_string().lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+pub fn planned(plan: &api::Plan) -> String {
+    if plan.changes.is_empty() {
+        return format!("{} is so already; nothing would change", plan.app);
+    }
+    format!("{} would change:\n{}", plan.app, changes(plan))
+}
+
+pub fn applied(plan: &api::Plan) -> String {
+    if plan.changes.is_empty() {
+        return format!("{} was so already; nothing changed", plan.app);
+    }
+    format!("{} applied:\n{}", plan.app, changes(plan))
+}
+
+fn changes(plan: &api::Plan) -> String {
+    let lines = plan.changes.iter().map(|change| {
+        let sign = match change.action {
+            api::Action::Add => '+',
+            api::Action::Change => '~',
+            api::Action::Remove => '-',
+        };
+        format!("  {sign} {}: {}", change.subject, change.detail)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+pub fn apps(apps: &[api::App]) -> String {
+    let rows = apps.iter().flat_map(|app| {
+        app.services.iter().map(|service| {
+            vec![
+                app.name.clone(),
+                app.state.clone(),
+                service.name.clone(),
+                service.kind.clone(),
+                format!("{} of {}..{}", service.running, service.replicas.0, service.replicas.1),
+                service.problem.clone().unwrap_or_default(),
+            ]
+        })
+    });
+    table(&["APP", "STATE", "SERVICE", "KIND", "RUNNING", "PROBLEM"], rows)
+}
+
+pub fn nodes(nodes: &[api::Node]) -> String {
+    let rows = nodes.iter().map(|node| {
+        vec![
+            node.name.clone(),
+            node.address.clone(),
+            format!("{} {}", node.state, age(node.since_ms)),
+            node.instances.to_string(),
+            node.redirection.clone(),
+            node.services.join(" "),
+        ]
+    });
+    table(&["NODE", "ADDRESS", "STATE", "INSTANCES", "REDIRECTION", "SERVICES"], rows)
+}
+
+pub fn instances(instances: &[api::Instance]) -> String {
+    let rows = instances.iter().map(|instance| {
+        let ports: Vec<String> =
+            instance.sockets.iter().map(|(name, port)| format!("{name}:{port}")).collect();
+        let mut note = instance.reason.clone().unwrap_or_default();
+        for line in &instance.output {
+            note.push_str(&format!("\n| {line}"));
+        }
+        vec![
+            instance.id.to_string(),
+            format!("{}/{}", instance.app, instance.service),
+            instance.node.clone(),
+            instance.state.clone(),
+            ports.join(" "),
+            instance.sessions.to_string(),
+            age(instance.created_ms),
+            note,
+        ]
+    });
+    table(&["ID", "SERVICE", "NODE", "STATE", "SOCKETS", "SESSIONS", "AGE", "NOTE"], rows)
+}
+
+pub fn sessions(sessions: &[api::Session]) -> String {
+    let rows = sessions.iter().map(|session| {
+        let end = |end: &api::End| format!("{}/{}.{}", end.service, end.instance, end.name);
+        let path = match &session.reason {
+            Some(reason) => format!("{} ({reason})", session.path),
+            None => session.path.clone(),
+        };
+        let kernel = session.sent.kernel_bytes + session.received.kernel_bytes;
+        let tcp = session.sent.tcp_bytes + session.received.tcp_bytes;
+        vec![
+            session.id.to_string(),
+            end(&session.source),
+            end(&session.destination),
+            format!("{} → {}", session.source.node, session.destination.node),
+            path,
+            bytes(kernel),
+            bytes(tcp),
+            session.state.clone(),
+            age(session.opened_ms),
+        ]
+    });
+    table(
+        &["ID", "SOURCE.PLUG", "DESTINATION.SOCKET", "NODES", "PATH", "KERNEL", "TCP", "STATE", "AGE"],
+        rows,
+    )
+}
+
+pub fn stopped(stopped: &api::Stopped) -> String {
+    format!("stopping {} instance(s), closing {} session(s)", stopped.instances, stopped.sessions)
+}
+
+pub fn status(status: &api::ManagerStatus) -> String {
+    let api::ManagerStatus { version, nodes, apps, instances, sessions } = status;
+    format!("Manager {version}: {apps} apps, {nodes} nodes, {instances} instances, {sessions} open sessions")
+}
+
+pub fn event(event: &api::Event) -> String {
+    format!(
+        "{:>6}  {:>5} ago  {:<17}  {}: {}",
+        event.sequence,
+        age(event.at_ms),
+        event.kind,
+        event.subject,
+        event.text
+    )
+}
+
+/// Time since then, short.
+fn age(then_ms: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    match now.saturating_sub(then_ms) / 1000 {
+        seconds @ 0..=119 => format!("{seconds}s"),
+        seconds @ 120..=7199 => format!("{}m", seconds / 60),
+        seconds @ 7200..=172_799 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn bytes(count: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_readable() {
+        assert_eq!((bytes(0).as_str(), bytes(1023).as_str()), ("0 B", "1023 B"));
+        assert_eq!((bytes(1536).as_str(), bytes(64 << 20).as_str()), ("1.5 KiB", "64.0 MiB"));
+    }
+
+    #[test]
+    fn an_empty_table_says_so() {
+        assert_eq!(nodes(&[]), "(none)");
+    }
+}

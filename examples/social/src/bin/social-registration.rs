@@ -1,0 +1,48 @@
+//! Registers users: name and password hash go to Redis.
+
+use anyhow::Result;
+use argon2::password_hash::{PasswordHasher as _, SaltString};
+use argon2::{Algorithm, Argon2, Params, Version};
+use patchbay_sdk::Service;
+use social::calls::{Account, Refusal, answer, serve};
+use social::pool::Pool;
+use social::redis::{Value, command};
+
+/// Longest name, in characters.
+const MAX_NAME: usize = 64;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let service = Service::start().await?;
+    let users = Pool::new(service.plug("users")?);
+    let socket = service.socket("api")?;
+    let handle = move |session| {
+        let users = users.clone();
+        async move { answer(session, |account| register(&users, account)).await }
+    };
+    service.run(serve(socket, handle)).await
+}
+
+async fn register(users: &Pool, account: Account) -> Result<(), Refusal> {
+    let fit = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
+    if account.user.is_empty() || account.user.chars().count() > MAX_NAME || !account.user.chars().all(fit) {
+        return Err(Refusal::new(400, format!("a name has 1 to {MAX_NAME} letters, digits, `-` or `_`")));
+    }
+    if account.password.len() < 8 {
+        return Err(Refusal::new(400, "a password has at least 8 characters"));
+    }
+    // Cheap parameters: this is an example, its users are made up.
+    let params = Params::new(1024, 1, 1, None).map_err(|error| Refusal::new(500, error.to_string()))?;
+    let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    let salt = SaltString::encode_b64(&rand::random::<[u8; 16]>())
+        .map_err(|error| Refusal::new(500, error.to_string()))?;
+    let hash = hasher
+        .hash_password(account.password.as_bytes(), &salt)
+        .map_err(|error| Refusal::new(500, error.to_string()))?
+        .to_string();
+    let key = format!("user:{}", account.user);
+    match command(users, &[b"SET", key.as_bytes(), hash.as_bytes(), b"NX"]).await? {
+        Value::Nil => Err(Refusal::new(409, format!("`{}` is registered already", account.user))),
+        _ => Ok(()),
+    }
+}
