@@ -1,6 +1,7 @@
 //! Everything a developer runs: `cargo xtask --help`.
 
 mod command;
+mod demo;
 mod fuzz;
 mod licences;
 mod lint;
@@ -27,6 +28,10 @@ enum Task {
     Setup,
     /// Set up and build everything in release mode
     Build,
+    /// Set up, build, and run the social application on two nodes of this machine
+    Demo(demo::Demo),
+    #[command(hide = true)]
+    Drive(demo::Drive),
     /// Set up and run every test there is
     Test,
     /// Check format, clippy, documentation and dependency licences
@@ -37,6 +42,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Setup => setup::run(),
         Task::Build => setup::run().and_then(|()| setup::build()),
+        Task::Demo(demo) => demo::run(&demo),
+        Task::Drive(drive) => demo::run_drive(&drive),
         Task::Test => test::run(),
         Task::Lint => setup::run().and_then(|()| lint::run()),
     };

@@ -108,7 +108,8 @@ impl SessionReport {
     }
 }
 
-/// The session's path: in the kernel when it is paired and its latest messages were redirected.
+/// The session's path: in the kernel when it is paired and its latest messages were redirected. What
+/// passes by itself, an unread rest or a receiver over its budget, shows in the bytes only.
 fn path(session: &common::Session) -> Path {
     let reason = |code| Reason::from_code(code).unwrap_or(Reason::Unavailable);
     if session.reason != 0 {
@@ -117,10 +118,12 @@ fn path(session: &common::Session) -> Path {
     if session.state & common::state::PAIRED == 0 {
         return Path::Tcp(Reason::Unpaired);
     }
-    match session.directions.iter().find(|direction| direction.path == common::path::TCP) {
-        Some(direction) => Path::Tcp(reason(direction.reason)),
-        None => Path::Kernel,
-    }
+    let passes = |code| matches!(reason(code), Reason::NotDrained | Reason::OverBudget);
+    let lasting = session
+        .directions
+        .iter()
+        .find(|direction| direction.path == common::path::TCP && !passes(direction.reason));
+    lasting.map_or(Path::Kernel, |direction| Path::Tcp(reason(direction.reason)))
 }
 
 fn traffic(direction: &common::Direction) -> Traffic {

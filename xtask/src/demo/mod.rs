@@ -1,0 +1,144 @@
+//! The demo: two nodes, the social application, real input, and a report.
+
+mod cluster;
+mod drive;
+mod files;
+mod report;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use cluster::Cluster;
+pub use drive::{Drive, run as run_drive};
+use patchbay_api as api;
+use report::{Driven, Report};
+
+use crate::command::{output, progress};
+use crate::{setup, workspace};
+
+/// How long the application may take to be ready.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// What the demo does.
+#[derive(Args, Clone)]
+pub struct Demo {
+    /// Users that register, log in and post
+    #[arg(long, default_value_t = 50)]
+    users: usize,
+    /// Real files that go up and come down, besides one of 64 MiB
+    #[arg(long, default_value_t = 200)]
+    files: usize,
+    /// Leave everything running and print what to try next
+    #[arg(long)]
+    keep: bool,
+    /// End what `--keep` (or a killed demo) left
+    #[arg(long, conflicts_with = "keep")]
+    clean: bool,
+}
+
+/// Runs the demo from nothing to its report.
+pub fn run(demo: &Demo) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "the demo makes network namespaces and cgroups and loads kernel programs, which needs root. \
+             Run: sudo cargo xtask demo"
+        );
+    }
+    let folder = folder();
+    std::fs::create_dir_all(&folder)?;
+    let lock = File::create(folder.join("lock"))?;
+    lock.try_lock().context("another demo is running")?;
+    cluster::clean()?;
+    if demo.clean {
+        progress("nothing of a demo is left");
+        return Ok(());
+    }
+    setup::run()?;
+    setup::build()?;
+    cluster::clean_on_signals()?;
+    let begun = Instant::now();
+    let result = play(demo, begun);
+    if demo.keep && result.is_ok() {
+        print_next_steps();
+        return Ok(());
+    }
+    progress("cleaning up");
+    let cleaned = cluster::clean();
+    result.and(cleaned)
+}
+
+/// Where the demo keeps its files.
+fn folder() -> PathBuf {
+    workspace().join("target/demo")
+}
+
+fn play(demo: &Demo, begun: Instant) -> Result<()> {
+    progress(
+        "making two nodes (network namespaces patchbay-a and patchbay-b) and starting Manager and agents",
+    );
+    let cluster = Cluster::start()?;
+    progress("applying the social application");
+    println!("{}", cluster.patchbay(&["apply", &cluster.graph()])?.trim());
+    let gateway = wait_for_gateway(&cluster)?;
+    progress(&format!(
+        "driving it through its gateway at {gateway}: {} users, {} files and one of 64 MiB, then latencies",
+        demo.users, demo.files
+    ));
+    let text = output(&mut cluster.in_hub(&[
+        &std::env::current_exe()?.display().to_string(),
+        "drive",
+        &gateway,
+        "--users",
+        &demo.users.to_string(),
+        "--files",
+        &demo.files.to_string(),
+        "--agents",
+        &cluster.agents().map(|id| id.to_string()).join(","),
+    ]))?;
+    let driven: Driven = serde_json::from_str(&text).context("the driver reports as JSON")?;
+    let sessions: Vec<api::Session> =
+        serde_json::from_str(&cluster.patchbay(&["sessions", "--ended", "--output", "json"])?)?;
+    progress("sessions");
+    println!("{}", cluster.patchbay(&["sessions"])?.trim_end());
+    let report = Report::new(driven, &sessions, begun.elapsed());
+    let file = folder().join("report.json");
+    std::fs::write(&file, serde_json::to_string_pretty(&report)? + "\n")?;
+    report.print(&file);
+    report.judge(&sessions)
+}
+
+fn wait_for_gateway(cluster: &Cluster) -> Result<String> {
+    let begun = Instant::now();
+    loop {
+        let instances: Vec<api::Instance> =
+            serde_json::from_str(&cluster.patchbay(&["instances", "--output", "json"])?)?;
+        if let Some(gateway) = instances.iter().find(|i| i.service == "gateway" && i.state == "running") {
+            let nodes: Vec<api::Node> =
+                serde_json::from_str(&cluster.patchbay(&["nodes", "--output", "json"])?)?;
+            let node =
+                nodes.iter().find(|node| node.name == gateway.node).context("the gateway's node is known")?;
+            return Ok(format!("http://{}:8080", node.address));
+        }
+        if begun.elapsed() > READY_WITHIN {
+            let seen = cluster.patchbay(&["instances", "--ended"])?;
+            bail!("the gateway did not start within {} s:\n{seen}", READY_WITHIN.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn print_next_steps() {
+    let bin = workspace().join("target/release");
+    let hub = format!("nsenter --net=/run/netns/{}", cluster::HUB);
+    println!(
+        "\nIt goes on running. Try:\n  {hub} {bin}/patchbay sessions\n  {hub} {bin}/patchbay events --follow\n  \
+         {hub} {bin}/patchbay stop --instance 1\n  {hub} python3 -c \"import urllib.request as u; \
+         print(u.urlopen('http://{}:8080/table').read().decode())\"\n\
+         Logs are in target/demo. End it with: cargo xtask demo --clean",
+        cluster::ADDRESSES[0],
+        bin = bin.display(),
+    );
+}
