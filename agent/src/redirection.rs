@@ -1,6 +1,6 @@
 //! The data path as the agent uses it: loaded, or absent with a reason.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 use ssmmp::{Address, AgentHealthControlResponse, Envelope, Hop, InstanceId, MessageId, Status};
@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use crate::core::{Declare, Event};
 use crate::datapath::{Datapath, Declaration, Options, Path, SessionEvent, SessionReport};
 use crate::instance_listener::Directory;
+use crate::socket_table;
 
 /// Sessions in one message to the Manager (docs/protocol.md).
 const SESSIONS_IN_A_MESSAGE: usize = 200;
@@ -114,13 +115,14 @@ impl Redirection {
     /// Counters that changed since the last report, in as many messages as they need.
     pub fn report(&mut self, address: Address, mut message_id: impl FnMut() -> MessageId) -> Vec<Envelope> {
         let Some(datapath) = &self.datapath else { return Vec::new() };
-        let live = match datapath.sessions() {
+        let mut live = match datapath.sessions() {
             Ok(live) => live,
             Err(error) => {
                 warn!("the sessions' counters can't be read: {error}");
                 return Vec::new();
             }
         };
+        add_plain_tcp(&mut live);
         let ended: Vec<SessionReport> = std::mem::take(&mut self.ended);
         let changed =
             live.iter().filter(|session| !self.reported.contains(session)).map(|session| (session, "open"));
@@ -140,6 +142,32 @@ impl Redirection {
                 Envelope::new(response, Hop::AgentToManager).with("x_sessions", &items.join(" & "))
             })
             .collect()
+    }
+}
+
+/// Sessions that were never in the map are counted by TCP itself.
+fn add_plain_tcp(sessions: &mut [SessionReport]) {
+    let is_plain = |session: &SessionReport| {
+        let counted =
+            session.sent.kernel_messages + session.sent.tcp_messages + session.received.tcp_messages;
+        matches!(session.path, Path::Tcp(_)) && counted == 0
+    };
+    if !sessions.iter().any(is_plain) {
+        return;
+    }
+    let carried = match socket_table::carried() {
+        Ok(carried) => carried,
+        Err(error) => {
+            warn!("the socket table can't be read: {error}");
+            return;
+        }
+    };
+    let by_ends: HashMap<_, _> = carried.iter().map(|found| ((found.local, found.remote), found)).collect();
+    for session in sessions.iter_mut().filter(|session| is_plain(session)) {
+        if let Some(found) = by_ends.get(&(session.source, session.destination)) {
+            session.sent.tcp_bytes = found.sent;
+            session.received.tcp_bytes = found.received;
+        }
     }
 }
 

@@ -15,7 +15,11 @@ const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_CGROUP_ID: u16 = 21;
+/// Where `struct tcp_info` has its 64-bit counters (Linux 4.1).
+const BYTES_ACKED: usize = 120;
+const BYTES_RECEIVED: usize = 128;
 const TCP_LISTEN: u32 = 10;
 /// Bytes of a netlink header, and of the header with `inet_diag_msg`.
 const HEADER: usize = 16;
@@ -61,6 +65,61 @@ pub fn listening() -> io::Result<Vec<Listening>> {
         }
     }
     Ok(found)
+}
+
+/// What a connection has carried over TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Carried {
+    /// Its own end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Bytes sent and acknowledged.
+    pub sent: u64,
+    /// Bytes received.
+    pub received: u64,
+}
+
+/// All connections of this network namespace with what they have carried.
+///
+/// # Errors
+/// The kernel refused.
+pub fn carried() -> io::Result<Vec<Carried>> {
+    let mut found = Vec::new();
+    for v6 in [false, true] {
+        let mut request =
+            request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, !(1 << TCP_LISTEN), None, v6);
+        request[HEADER + 2] = 1 << (INET_DIAG_INFO - 1);
+        for message in ask(&request)? {
+            let Some(info) = attribute_bytes(&message, INET_DIAG_INFO) else { continue };
+            let (Some(acked), Some(received)) = (long(info, BYTES_ACKED), long(info, BYTES_RECEIVED)) else {
+                continue;
+            };
+            found.push(Carried {
+                local: end(&message, HEADER + 4, HEADER + 8, v6),
+                remote: end(&message, HEADER + 6, HEADER + 24, v6),
+                // The SYN counts as a byte.
+                sent: acked.saturating_sub(1),
+                received,
+            });
+        }
+    }
+    Ok(found)
+}
+
+fn end(message: &[u8], port: usize, address: usize, v6: bool) -> SocketAddr {
+    let port = u16::from_be_bytes([message[port], message[port + 1]]);
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&message[address..address + 16]);
+    let ip = match v6 {
+        true => IpAddr::from(bytes).to_canonical(),
+        false => IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]),
+    };
+    SocketAddr::new(ip, port)
+}
+
+fn long(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
 /// Ends a connection from outside its process (CONFIG_INET_DIAG_DESTROY); both ends see it broken.
@@ -144,6 +203,10 @@ fn ask(request: &[u8]) -> io::Result<Vec<Vec<u8>>> {
 
 /// An attribute of eight bytes.
 fn attribute(message: &[u8], wanted: u16) -> Option<u64> {
+    long(attribute_bytes(message, wanted)?, 0)
+}
+
+fn attribute_bytes(message: &[u8], wanted: u16) -> Option<&[u8]> {
     let mut rest = message.get(MESSAGE..)?;
     while rest.len() >= 4 {
         let size = usize::from(u16::from_ne_bytes([rest[0], rest[1]]));
@@ -152,7 +215,7 @@ fn attribute(message: &[u8], wanted: u16) -> Option<u64> {
             return None;
         }
         if kind == wanted {
-            return Some(u64::from_ne_bytes(rest.get(4..12)?.try_into().ok()?));
+            return rest.get(4..size);
         }
         rest = &rest[size.next_multiple_of(4).min(rest.len())..];
     }
@@ -161,6 +224,7 @@ fn attribute(message: &[u8], wanted: u16) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
@@ -176,12 +240,18 @@ mod tests {
             let local = stream.local_addr().expect("connected");
             assert_eq!(cgroup_of(local, here).expect("it is there"), listens.cgroup);
             assert!(listens.cgroup > 0);
+            let (mut accepted, _) = listener.accept().expect("connected");
+            accepted.write_all(b"four").expect("connected");
+            let mut bytes = [0; 4];
+            (&stream).read_exact(&mut bytes).expect("connected");
+            let all = carried().expect("readable");
+            let ours = all.iter().find(|c| (c.local, c.remote) == (local, here)).expect("it is there");
+            assert_eq!((ours.sent, ours.received), (0, 4));
         }
     }
 
     #[test]
     fn a_destroyed_connection_is_broken_at_both_ends() {
-        use std::io::Read as _;
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
         let here = listener.local_addr().expect("bound");
         let mut stream = TcpStream::connect(here).expect("it listens");

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::command::{progress, run as run_command};
-use crate::{fuzz, setup, workspace};
+use crate::{demo, fuzz, setup, workspace};
 
 /// Sets up, then runs every test.
 pub fn run() -> Result<()> {
@@ -19,5 +19,7 @@ pub fn run() -> Result<()> {
     run_command(
         Command::new(env!("CARGO")).args(["test", "--workspace", "--no-fail-fast"]).current_dir(workspace()),
     )?;
-    fuzz::run()
+    fuzz::run()?;
+    progress("the demo, as the end-to-end test of everything together");
+    demo::run(&demo::Demo::default())
 }

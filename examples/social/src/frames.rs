@@ -46,7 +46,7 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Ve
 /// Writes a value as a frame of JSON.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub async fn write_json(stream: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -> io::Result<()> {
     write(stream, &serde_json::to_vec(value)?).await
 }
@@ -54,7 +54,7 @@ pub async fn write_json(stream: &mut (impl AsyncWrite + Unpin), value: &impl Ser
 /// Reads a frame of JSON; the end of the stream is an error here.
 ///
 /// # Errors
-/// As [`read`], or the frame is not such a value.
+/// As [`read()`], or the frame is not such a value.
 pub async fn read_json<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<T> {
     let bytes = read(stream).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
     Ok(serde_json::from_slice(&bytes)?)

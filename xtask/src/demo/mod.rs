@@ -22,14 +22,19 @@ use crate::{setup, workspace};
 /// How long the application may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
+/// Users, unless said otherwise.
+const USERS: usize = 50;
+/// Files, unless said otherwise.
+const FILES: usize = 200;
+
 /// What the demo does.
 #[derive(Args, Clone)]
 pub struct Demo {
     /// Users that register, log in and post
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = USERS)]
     users: usize,
     /// Real files that go up and come down, besides one of 64 MiB
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = FILES)]
     files: usize,
     /// Leave everything running and print what to try next
     #[arg(long)]
@@ -37,6 +42,12 @@ pub struct Demo {
     /// End what `--keep` (or a killed demo) left
     #[arg(long, conflicts_with = "keep")]
     clean: bool,
+}
+
+impl Default for Demo {
+    fn default() -> Self {
+        Self { users: USERS, files: FILES, keep: false, clean: false }
+    }
 }
 
 /// Runs the demo from nothing to its report.

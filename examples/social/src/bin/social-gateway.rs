@@ -169,19 +169,29 @@ async fn download(State(plugs): State<Plugs>, Path(name): Path<String>) -> Resul
             return Err(refusal.into());
         }
     };
-    let pool = plugs.files;
-    let chunks = futures_util::stream::unfold(Some((session, pool)), |state| async {
-        let (mut session, pool) = state?;
-        match frames::read(&mut session).await {
-            Ok(Some(chunk)) if chunk.is_empty() => {
+    let state = Some((session, plugs.files, info.bytes));
+    let chunks = futures_util::stream::unfold(state, |state| async {
+        let (mut session, pool, left) = state?;
+        match next_chunk(&mut session, left).await {
+            Ok((chunk, 0)) => {
                 pool.keep(session);
-                None
+                Some((Ok(chunk), None))
             }
-            Ok(Some(chunk)) => Some((Ok(chunk), Some((session, pool)))),
-            Ok(None) => Some((Err(io::Error::from(io::ErrorKind::UnexpectedEof)), None)),
+            Ok((chunk, left)) => Some((Ok(chunk), Some((session, pool, left)))),
             Err(error) => Some((Err(error), None)),
         }
     });
     let headers = [("content-length", info.bytes.to_string()), ("x-sha256", info.sha256)];
     Ok((headers, Body::from_stream(chunks)).into_response())
+}
+
+/// The next chunk and how many bytes are left. With the last one its end is read too: nobody asks for more
+/// once all bytes have come.
+async fn next_chunk(session: &mut Session, left: u64) -> io::Result<(Vec<u8>, u64)> {
+    let chunk = frames::read(session).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let left = left.checked_sub(chunk.len() as u64).ok_or(io::ErrorKind::InvalidData)?;
+    if left == 0 && !chunk.is_empty() {
+        frames::read(session).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    }
+    Ok((chunk, left))
 }
