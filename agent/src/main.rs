@@ -198,6 +198,7 @@ async fn run(arguments: Run) -> Result<()> {
     // Only what is empty can be removed.
     let _ = std::fs::remove_dir(cgroup.join("instances"));
     let _ = std::fs::remove_dir(&cgroup);
+    let _ = cgroup.parent().map(std::fs::remove_dir);
     Ok(())
 }
 

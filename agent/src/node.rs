@@ -127,7 +127,19 @@ impl Node {
                 self.send_to_manager(envelope);
             }
             Effect::ToInstance(id, envelope) => self.directory.send(id, envelope),
+            Effect::Prepare(start) => {
+                let entry = self.core.entry(&start.service);
+                if let Some(Ok(cgroup)) = entry.map(|entry| processes::prepare(&self.places, &start, entry)) {
+                    // What failed here fails again, and is told, when the instance is started.
+                    self.directory.add(start.id, cgroup);
+                }
+            }
             Effect::Start(start) => self.start(&start),
+            Effect::Abandon(start) => {
+                self.directory.remove(start.id);
+                let cgroup = self.places.instance_cgroup(&processes::instance_name(&start));
+                self.tasks.spawn(async move { processes::remove_cgroup(&cgroup).await });
+            }
             Effect::End(id) => {
                 if let Some(end) = self.running.get(&id) {
                     let _ = end.try_send(());
@@ -164,10 +176,13 @@ impl Node {
     fn start(&mut self, start: &Start) {
         let id = start.id;
         let Some(entry) = self.core.entry(&start.service) else { return };
-        match processes::start(&self.places, start, entry) {
+        let started = processes::prepare(&self.places, start, entry).and_then(|cgroup| {
+            self.directory.add(id, cgroup);
+            Ok((processes::start(&self.places, start, entry)?, cgroup))
+        });
+        match started {
             Ok((process, cgroup)) => {
                 info!(instance = %id, service = %start.service, "started");
-                self.directory.add(id, cgroup);
                 let (sender, receiver) = mpsc::channel(1);
                 self.running.insert(id, sender);
                 let ports = start.sockets.0.iter().map(|socket| socket.port.0).collect();
@@ -177,8 +192,12 @@ impl Node {
             Err(reason) => {
                 warn!(instance = %id, service = %start.service, "could not be started: {reason}");
                 let event = Event::StartFailed(id, Status::INTERNAL, reason, Vec::new());
-                let events = self.events.clone();
-                self.tasks.spawn(async move { drop(events.send(event).await) });
+                let (events, cgroup) =
+                    (self.events.clone(), self.places.instance_cgroup(&processes::instance_name(start)));
+                self.tasks.spawn(async move {
+                    processes::remove_cgroup(&cgroup).await;
+                    drop(events.send(event).await);
+                });
             }
         }
     }

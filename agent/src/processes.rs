@@ -67,20 +67,29 @@ pub struct Process {
     output: PathBuf,
 }
 
-/// Starts an instance's process in its own cgroup.
+/// Makes an instance's cgroup and returns its id, so that the instance is known before it runs.
 ///
 /// # Errors
 /// What could not be done, for people.
-pub fn start(places: &Places, start: &Start, entry: &Entry) -> Result<(Process, u64), String> {
+pub fn prepare(places: &Places, start: &Start, entry: &Entry) -> Result<u64, String> {
+    let cgroup = places.instance_cgroup(&instance_name(start));
+    let fail = |error: io::Error| format!("making the cgroup {} failed: {error}", cgroup.display());
+    fs::create_dir_all(&cgroup).map_err(fail)?;
+    limit(&cgroup, &entry.limits);
+    cgroup_id(&cgroup).map_err(fail)
+}
+
+/// Starts an instance's process in its prepared cgroup.
+///
+/// # Errors
+/// What could not be done, for people.
+pub fn start(places: &Places, start: &Start, entry: &Entry) -> Result<Process, String> {
     let name = instance_name(start);
     let cgroup = places.instance_cgroup(&name);
     let folder = places.state.join("instances").join(&name);
     let output = folder.with_extension("log");
     let fail =
         |what: &str, path: &Path, error: io::Error| format!("{what} {} failed: {error}", path.display());
-    fs::create_dir_all(&cgroup).map_err(|e| fail("making the cgroup", &cgroup, e))?;
-    limit(&cgroup, &entry.limits);
-    let id = cgroup_id(&cgroup).map_err(|e| fail("reading the cgroup", &cgroup, e))?;
     fs::create_dir_all(&folder).map_err(|e| fail("making the folder", &folder, e))?;
     let log = OpenOptions::new()
         .create(true)
@@ -95,7 +104,7 @@ pub fn start(places: &Places, start: &Start, entry: &Entry) -> Result<(Process, 
     command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
     enter_cgroup(&mut command, members);
     let child = command.spawn().map_err(|e| fail("starting", &entry.program, e))?;
-    Ok((Process { child, cgroup, output }, id))
+    Ok(Process { child, cgroup, output })
 }
 
 fn command(places: &Places, start: &Start, entry: &Entry, folder: &Path) -> Result<Command, String> {

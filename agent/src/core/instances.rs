@@ -50,6 +50,7 @@ impl Core {
         };
         self.instances.insert(id, instance);
         if waits_for_plugs {
+            self.effect(Effect::Prepare(start));
             self.ask_for_plugs(id);
         } else {
             self.effect(Effect::Start(start));
@@ -85,6 +86,9 @@ impl Core {
     pub(super) fn start_failed(&mut self, id: InstanceId, status: Status, reason: &str, output: &[String]) {
         let Some(instance) = self.instances.remove(&id) else { return };
         self.effect(Effect::Withdraw(id));
+        if instance.stage == Stage::Plugs {
+            self.effect(Effect::Abandon(instance.start));
+        }
         self.asked.retain(|(asker, _), _| *asker != id);
         if let Some((message_id, graceful)) = instance.shutdown {
             self.shutdown_answer(id, message_id, graceful, Status::OK);

@@ -57,8 +57,12 @@ pub enum Effect {
     ReportThen(Envelope),
     /// Send to an instance.
     ToInstance(InstanceId, Envelope),
+    /// Make an instance's cgroup, so that its sessions can be declared before it runs.
+    Prepare(Start),
     /// Execute an instance.
     Start(Start),
+    /// Undo what was prepared for an instance that will not be executed.
+    Abandon(Start),
     /// End an instance's processes: politely first if `polite`, then by force.
     End(InstanceId),
     /// Tell the kernel of a session that may come to be.

@@ -194,7 +194,7 @@ fn shutdowns_are_answered_when_the_process_is_gone() {
 fn an_adapted_program_gets_its_targets_before_it_starts() {
     let mut node = Node::registered();
     let effects = node.execute("proxy", 7, "back, in, B");
-    let [Effect::ToManager(request)] = &effects[..] else { panic!("{effects:?}") };
+    let [Effect::Prepare(_), Effect::ToManager(request)] = &effects[..] else { panic!("{effects:?}") };
     let id = request.message.message_id();
     let effects = node.manager(&format!("type: session_response ~ message_id: {id} ~ source_service_name: proxy ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: 9 ~ dest_socket_name: in ~ dest_service_instance_network_address: 10.0.0.2 ~ dest_socket_port: 54009 ~ status: 200"));
     let Some(Effect::Start(start)) = effects.last() else { panic!("{effects:?}") };

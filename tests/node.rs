@@ -1,0 +1,257 @@
+//! One node for one test: a network namespace, a cgroup, a Manager and an agent: the real programs, built
+//! in release mode by `cargo xtask test`. Everything is removed even when the test fails.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use patchbay_api as api;
+use serde_json::Value;
+
+/// How long anything may take to come true.
+const WITHIN: Duration = Duration::from_secs(20);
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A node with its Manager.
+pub struct Node {
+    name: String,
+    folder: PathBuf,
+    cgroup: PathBuf,
+    manager: Option<Child>,
+    agent: Option<Child>,
+}
+
+impl Node {
+    /// Starts Manager and agent; `{bin}` in the repository stands for the built programs, `{tests}` for
+    /// this folder.
+    #[must_use]
+    pub fn start(repository: &str) -> Self {
+        let name = format!("pbe{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(&name);
+        fs::create_dir_all(&folder).expect("a folder");
+        let cgroup = cgroup2().join(&name);
+        fs::create_dir_all(cgroup.join("control")).expect("root makes cgroups");
+        let mut node = Self { name, folder, cgroup, manager: None, agent: None };
+        ip(&["netns", "add", &node.name]);
+        ip(&["-n", &node.name, "link", "set", "lo", "up"]);
+        let text = repository
+            .replace("{bin}", &bin().display().to_string())
+            .replace("{tests}", env!("CARGO_MANIFEST_DIR"));
+        fs::write(node.folder.join("repository.toml"), text).expect("written");
+        node.start_manager();
+        node.start_agent();
+        node
+    }
+
+    /// Starts the Manager, again after [`Self::kill_manager`].
+    pub fn start_manager(&mut self) {
+        let database = self.folder.join("manager.db").display().to_string();
+        self.manager = Some(self.spawn("patchbay-manager", &["--database", &database]));
+        let ready = |node: &Self| node.patchbay(&["status"]).status.success();
+        self.wait("the Manager answers", ready);
+    }
+
+    /// Starts the agent, again after [`Self::kill_agent`].
+    pub fn start_agent(&mut self) {
+        let repository = self.folder.join("repository.toml").display().to_string();
+        let state = self.folder.join("state").display().to_string();
+        let cgroup = format!("{}/node", self.name);
+        self.agent = Some(self.spawn(
+            "patchbay-agent",
+            &[
+                "run",
+                "--manager=127.0.0.1:55555",
+                "--address=127.0.0.1",
+                "--node=test",
+                "--repository",
+                &repository,
+                "--cgroup",
+                &cgroup,
+                "--state-dir",
+                &state,
+            ],
+        ));
+        self.wait("the agent is registered", |node| node.list("nodes").contains("\"up\""));
+    }
+
+    /// `kill -9` for the Manager.
+    pub fn kill_manager(&mut self) {
+        end(self.manager.take());
+    }
+
+    /// `kill -9` for the agent.
+    pub fn kill_agent(&mut self) {
+        end(self.agent.take());
+    }
+
+    fn spawn(&self, program: &str, arguments: &[&str]) -> Child {
+        let program = bin().join(program);
+        assert!(program.exists(), "{} is not built: run `cargo xtask test`", program.display());
+        let log = File::create(self.folder.join(program.file_name().expect("a name")).with_extension("log"))
+            .expect("a log");
+        Command::new("sh")
+            .args(["-c", "echo $$ > \"$0\" && exec nsenter \"$@\""])
+            .arg(self.cgroup.join("control/cgroup.procs"))
+            .arg(format!("--net=/run/netns/{}", self.name))
+            .arg(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("started")
+    }
+
+    /// A command in the node's network.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg(program).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the `patchbay` command.
+    #[must_use]
+    pub fn patchbay(&self, arguments: &[&str]) -> Output {
+        self.command(&bin().join("patchbay").display().to_string()).args(arguments).output().expect("it runs")
+    }
+
+    /// Applies a graph and returns what was said.
+    #[must_use]
+    pub fn apply(&self, graph: &str) -> Output {
+        let file = self.folder.join("graph.toml");
+        fs::write(&file, graph).expect("written");
+        self.patchbay(&["apply", &file.display().to_string()])
+    }
+
+    fn list(&self, what: &str) -> String {
+        String::from_utf8_lossy(&self.patchbay(&[what, "--output", "json"]).stdout).into_owned()
+    }
+
+    /// Instances, the ended ones too.
+    #[must_use]
+    pub fn instances(&self) -> Vec<api::Instance> {
+        let output = self.patchbay(&["instances", "--ended", "--output", "json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    /// Sessions, the ended ones too.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<api::Session> {
+        let output = self.patchbay(&["sessions", "--ended", "--output", "json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    /// Waits until something is true.
+    pub fn wait(&self, what: &str, is_true: impl Fn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !is_true(self) {
+            let logs = || {
+                ["patchbay-manager.log", "patchbay-agent.log"]
+                    .map(|log| fs::read_to_string(self.folder.join(log)).unwrap_or_default())
+                    .join("\n")
+            };
+            assert!(begun.elapsed() < WITHIN, "not in time: {what}\n{}", logs());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for a running instance of a service.
+    #[must_use]
+    pub fn running(&self, service: &str) -> api::Instance {
+        let find =
+            |node: &Self| node.instances().into_iter().find(|i| i.service == service && i.state == "running");
+        self.wait(&format!("{service} runs"), |node| find(node).is_some());
+        find(self).expect("it runs")
+    }
+
+    /// The output of an instance so far.
+    #[must_use]
+    pub fn output(&self, instance: &api::Instance) -> String {
+        let file = format!("state/instances/{}-{}.log", instance.service, instance.id);
+        fs::read_to_string(self.folder.join(file)).unwrap_or_default()
+    }
+
+    /// Processes of an instance.
+    #[must_use]
+    pub fn processes(&self, instance: &api::Instance) -> Vec<String> {
+        let procs = format!("node/instances/{}-{}/cgroup.procs", instance.service, instance.id);
+        let text = fs::read_to_string(self.cgroup.join(procs)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// What a Python expression prints in the node's network.
+    #[must_use]
+    pub fn python(&self, script: &str) -> String {
+        let output = self.command("python3").args(["-c", script]).output().expect("python3 is installed");
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+
+    /// A row of the Manager's database, by plain SQL through Python.
+    #[must_use]
+    pub fn sql(&self, query: &str) -> Value {
+        let script = format!(
+            "import sqlite3, json; print(json.dumps(sqlite3.connect('file:{}?mode=ro', uri=True).execute({query:?}).fetchall()))",
+            self.folder.join("manager.db").display()
+        );
+        serde_json::from_str(&self.python(&script)).expect("rows")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = fs::write(self.cgroup.join("cgroup.kill"), "1");
+        for child in [self.manager.take(), self.agent.take()] {
+            end(child);
+        }
+        let begun = Instant::now();
+        while remove(&self.cgroup).is_err() && begun.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn end(child: Option<Child>) {
+    if let Some(mut child) = child {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn remove(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove(&entry.path())?;
+        }
+    }
+    fs::remove_dir(folder)
+}
+
+fn bin() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release")
+}
+
+fn cgroup2() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/mounts").expect("proc is mounted");
+    mounts
+        .lines()
+        .find_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let place = fields.next()?;
+            (fields.next()? == "cgroup2").then(|| PathBuf::from(place))
+        })
+        .expect("cgroup v2 is mounted")
+}
+
+fn ip(arguments: &[&str]) {
+    let status = Command::new("ip").args(arguments).status().expect("iproute2 is installed");
+    assert!(status.success(), "ip {arguments:?}: {status}");
+}
