@@ -183,3 +183,59 @@ redirect = "always"
         assert_eq!((session.sent.kernel_bytes, session.received.kernel_bytes), (6, 7));
     }
 }
+
+#[test]
+fn without_redirection_everything_works_over_tcp_and_says_so() {
+    let node = Node::start_with(REPOSITORY, &["--redirection=off"]);
+    assert!(node.apply(HELLO).status.success());
+    let _ = node.running("gateway");
+    let nodes = String::from_utf8_lossy(&node.patchbay(&["nodes"]).stdout).into_owned();
+    assert!(nodes.contains("off: switched off by --redirection"), "{nodes}");
+    let slow = "import socket, time; s = socket.create_connection(('127.0.0.1', 9000), 20); s.sendall(b'world\\n'); \
+                print(s.recv(100).decode()); time.sleep(1.5)";
+    assert_eq!(node.python(slow), "hello, world");
+    let carried =
+        |node: &Node| node.sessions().iter().any(|s| (s.sent.tcp_bytes, s.received.tcp_bytes) == (6, 13));
+    node.wait("the session is counted", carried);
+    let session = &node.sessions()[0];
+    assert_eq!((session.path.as_str(), session.reason.as_deref()), ("tcp", Some("switched off")));
+}
+
+#[test]
+fn a_missing_program_and_a_port_in_use_are_seen() {
+    let program = std::env::temp_dir().join(format!("patchbay-greeter-{}", std::process::id()));
+    std::fs::copy("/bin/true", &program).expect("copied");
+    let node = Node::start(&REPOSITORY.replace("{bin}/hello-greeter", &program.display().to_string()));
+    std::fs::remove_file(&program).expect("removed while the agent runs");
+    let mut occupant = node
+        .command("python3")
+        .args(["-c", "import socket, time; s = socket.create_server(('127.0.0.1', 9000)); time.sleep(60)"])
+        .spawn()
+        .expect("python3 is installed");
+    node.wait("the port is taken", |node| {
+        node.command("python3")
+            .args(["-c", "import socket; socket.create_connection(('127.0.0.1', 9000))"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    });
+    assert!(node.apply(HELLO).status.success());
+    let failed = |node: &Node, service: &str| {
+        node.instances().into_iter().find(|i| i.service == service && i.state == "failed")
+    };
+    node.wait("the gateway can't listen", |node| failed(node, "gateway").is_some());
+    let gateway = failed(&node, "gateway").expect("seen");
+    assert!(gateway.output.iter().any(|line| line.contains("Address already in use")), "{gateway:?}");
+    occupant.kill().expect("it runs");
+    occupant.wait().expect("it ends");
+    let _ = node.running("gateway");
+    let ask =
+        "import socket; s = socket.create_connection(('127.0.0.1', 9000), 20); s.sendall(b'x\\n'); s.recv(9)";
+    // Whether the user sees a reset or an end is the gateway's own matter.
+    let _ = node.command("python3").args(["-c", ask]).output();
+    node.wait("the greeter can't start", |node| failed(node, "greeter").is_some());
+    let greeter = failed(&node, "greeter").expect("seen");
+    assert!(
+        greeter.reason.as_deref().is_some_and(|r| r.contains(&program.display().to_string())),
+        "{greeter:?}"
+    );
+}

@@ -20,6 +20,7 @@ pub struct Node {
     name: String,
     folder: PathBuf,
     cgroup: PathBuf,
+    agent_flags: Vec<String>,
     manager: Option<Child>,
     agent: Option<Child>,
 }
@@ -29,12 +30,25 @@ impl Node {
     /// this folder.
     #[must_use]
     pub fn start(repository: &str) -> Self {
+        Self::start_with(repository, &[])
+    }
+
+    /// Starts Manager and agent, the agent with further flags.
+    #[must_use]
+    pub fn start_with(repository: &str, agent_flags: &[&str]) -> Self {
         let name = format!("pbe{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(&name);
         fs::create_dir_all(&folder).expect("a folder");
         let cgroup = cgroup2().join(&name);
         fs::create_dir_all(cgroup.join("control")).expect("root makes cgroups");
-        let mut node = Self { name, folder, cgroup, manager: None, agent: None };
+        let mut node = Self {
+            name,
+            folder,
+            cgroup,
+            agent_flags: agent_flags.iter().map(ToString::to_string).collect(),
+            manager: None,
+            agent: None,
+        };
         ip(&["netns", "add", &node.name]);
         ip(&["-n", &node.name, "link", "set", "lo", "up"]);
         let text = repository
@@ -59,21 +73,10 @@ impl Node {
         let repository = self.folder.join("repository.toml").display().to_string();
         let state = self.folder.join("state").display().to_string();
         let cgroup = format!("{}/node", self.name);
-        self.agent = Some(self.spawn(
-            "patchbay-agent",
-            &[
-                "run",
-                "--manager=127.0.0.1:55555",
-                "--address=127.0.0.1",
-                "--node=test",
-                "--repository",
-                &repository,
-                "--cgroup",
-                &cgroup,
-                "--state-dir",
-                &state,
-            ],
-        ));
+        let mut arguments = vec!["run", "--manager=127.0.0.1:55555", "--address=127.0.0.1", "--node=test"];
+        arguments.extend(["--repository", &repository, "--cgroup", &cgroup, "--state-dir", &state]);
+        arguments.extend(self.agent_flags.iter().map(String::as_str));
+        self.agent = Some(self.spawn("patchbay-agent", &arguments));
         self.wait("the agent is registered", |node| node.list("nodes").contains("\"up\""));
     }
 

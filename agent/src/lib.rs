@@ -10,3 +10,4 @@ pub mod processes;
 pub mod redirection;
 pub mod repository;
 pub mod socket_table;
+pub mod unredirected;

@@ -177,10 +177,10 @@ async fn run(arguments: Run) -> Result<()> {
         sessions_limit: datapath::DEFAULT_SESSIONS_LIMIT,
         in_flight_budget: arguments.in_flight_bytes,
     };
-    let redirection = Redirection::load(match arguments.redirection {
-        Switch::On => Ok(&options),
-        Switch::Off => Err("switched off by --redirection".into()),
-    });
+    let redirection = match arguments.redirection {
+        Switch::On => Redirection::load(&options),
+        Switch::Off => Redirection::off(),
+    };
     let (events, event_receiver) = mpsc::channel(EVENT_QUEUE);
     let (manager, manager_receiver) = mpsc::channel(MANAGER_QUEUE);
     let directory = Directory::default();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
+use patchbay_ebpf_common::Reason;
 use ssmmp::{Address, AgentHealthControlResponse, Envelope, Hop, InstanceId, MessageId, Status};
 use tracing::{info, warn};
 
@@ -10,16 +11,21 @@ use crate::core::{Declare, Event};
 use crate::datapath::{Datapath, Declaration, Options, Path, SessionEvent, SessionReport};
 use crate::instance_listener::Directory;
 use crate::socket_table;
+use crate::unredirected::Unredirected;
 
 /// Sessions in one message to the Manager (docs/protocol.md).
 const SESSIONS_IN_A_MESSAGE: usize = 200;
 /// Ended sessions kept until they are reported; the oldest go first.
 const ENDED_KEPT: usize = 10_000;
 
+enum Kind {
+    Kernel(Box<Datapath>),
+    Tcp(Unredirected, String),
+}
+
 /// The kernel part, if this node has one.
 pub struct Redirection {
-    datapath: Option<Datapath>,
-    why_not: String,
+    kind: Kind,
     declared: BTreeSet<(InstanceId, InstanceId, u64, SocketAddr)>,
     ended: Vec<SessionReport>,
     reported: Vec<SessionReport>,
@@ -27,30 +33,46 @@ pub struct Redirection {
 
 impl Redirection {
     /// Loads the data path; without it the node goes on, and says once what is missing.
-    pub fn load(options: Result<&Options, String>) -> Self {
-        let (datapath, why_not) =
-            match options.and_then(|o| Datapath::load(o).map_err(|missing| missing.to_string())) {
-                Ok(datapath) => (Some(datapath), String::new()),
-                Err(missing) => {
-                    warn!("sessions of this node stay on TCP: {missing}");
-                    (None, missing)
-                }
-            };
-        Self { datapath, why_not, declared: BTreeSet::new(), ended: Vec::new(), reported: Vec::new() }
+    pub fn load(options: &Options) -> Self {
+        match Datapath::load(options) {
+            Ok(datapath) => Self::new(Kind::Kernel(Box::new(datapath))),
+            Err(missing) => {
+                warn!("sessions of this node stay on TCP: {missing}");
+                Self::new(Kind::Tcp(Unredirected::new(Reason::Unavailable), missing.to_string()))
+            }
+        }
+    }
+
+    /// A node whose people want no redirection.
+    pub fn off() -> Self {
+        let why = "switched off by --redirection".into();
+        Self::new(Kind::Tcp(Unredirected::new(Reason::SwitchedOff), why))
+    }
+
+    fn new(kind: Kind) -> Self {
+        Self { kind, declared: BTreeSet::new(), ended: Vec::new(), reported: Vec::new() }
     }
 
     /// `kernel`, or why not, short.
     pub fn describe(&self) -> String {
-        match &self.datapath {
-            Some(_) => "kernel".into(),
-            None => format!("off: {}", self.why_not.chars().take(160).collect::<String>()),
+        match &self.kind {
+            Kind::Kernel(_) => "kernel".into(),
+            Kind::Tcp(_, why) => format!("off: {}", why.chars().take(160).collect::<String>()),
         }
     }
 
     /// Declares a session; a session that can't be declared stays on TCP.
     pub fn declare(&mut self, declare: &Declare, directory: &Directory) {
-        let Some(datapath) = &mut self.datapath else { return };
         let Some(source_cgroup) = directory.cgroup(declare.source) else { return };
+        let declared = (declare.source, declare.destination, source_cgroup, declare.at);
+        let datapath = match &mut self.kind {
+            Kind::Kernel(datapath) => datapath,
+            Kind::Tcp(sessions, _) => {
+                sessions.declare(source_cgroup, declare);
+                self.declared.insert(declared);
+                return;
+            }
+        };
         let declaration = Declaration {
             source_cgroup,
             destination_cgroup: directory.cgroup(declare.destination).unwrap_or(0),
@@ -61,7 +83,7 @@ impl Redirection {
         };
         match datapath.declare(&declaration) {
             Ok(()) => {
-                self.declared.insert((declare.source, declare.destination, source_cgroup, declare.at));
+                self.declared.insert(declared);
             }
             Err(error) => warn!("a session stays on TCP: {error}"),
         }
@@ -69,60 +91,71 @@ impl Redirection {
 
     /// Takes back every declaration of an instance.
     pub fn withdraw(&mut self, id: InstanceId) {
-        let Some(datapath) = &mut self.datapath else { return };
         let (gone, kept) = std::mem::take(&mut self.declared)
             .into_iter()
             .partition(|(source, destination, ..)| *source == id || *destination == id);
         self.declared = kept;
         let gone: BTreeSet<_> = gone;
         for (_, _, cgroup, at) in gone {
-            if let Err(error) = datapath.withdraw(cgroup, at) {
-                warn!("a declaration could not be withdrawn: {error}");
+            match &mut self.kind {
+                Kind::Tcp(sessions, _) => sessions.withdraw(cgroup, at),
+                Kind::Kernel(datapath) => {
+                    if let Err(error) = datapath.withdraw(cgroup, at) {
+                        warn!("a declaration could not be withdrawn: {error}");
+                    }
+                }
             }
         }
     }
 
     /// Switches redirection of further messages on or off.
     pub fn switch(&mut self, on: bool) {
-        match &mut self.datapath {
-            Some(datapath) => match datapath.set_redirection(on) {
+        match &mut self.kind {
+            Kind::Kernel(datapath) => match datapath.set_redirection(on) {
                 Ok(()) => info!(on, "redirection switched"),
                 Err(error) => warn!("redirection can't be switched: {error}"),
             },
-            None => warn!("redirection can't be switched: {}", self.why_not),
+            Kind::Tcp(_, why) => warn!("redirection can't be switched: {why}"),
         }
     }
 
     /// The next thing the kernel tells; never, when there is no kernel part.
     pub async fn next_event(&mut self) -> Event {
-        let Some(datapath) = &mut self.datapath else { return std::future::pending().await };
-        match datapath.next_event().await {
-            Ok(SessionEvent::Established(report)) => Event::Established(report),
-            Ok(SessionEvent::Closed(report, cause)) => {
-                if self.ended.len() >= ENDED_KEPT {
-                    self.ended.remove(0);
+        let event = match &mut self.kind {
+            Kind::Tcp(sessions, _) => sessions.next_event().await,
+            Kind::Kernel(datapath) => match datapath.next_event().await {
+                Ok(SessionEvent::Established(report)) => Event::Established(report),
+                Ok(SessionEvent::Closed(report, cause)) => Event::Closed(report, cause),
+                Err(error) => {
+                    warn!("the kernel's events can't be read any more: {error}");
+                    std::future::pending().await
                 }
-                self.ended.push(report.clone());
-                Event::Closed(report, cause)
+            },
+        };
+        if let Event::Closed(report, _) = &event {
+            if self.ended.len() >= ENDED_KEPT {
+                self.ended.remove(0);
             }
-            Err(error) => {
-                warn!("the kernel's events can't be read any more: {error}");
-                std::future::pending().await
-            }
+            self.ended.push(report.clone());
         }
+        event
     }
 
     /// Counters that changed since the last report, in as many messages as they need.
     pub fn report(&mut self, address: Address, mut message_id: impl FnMut() -> MessageId) -> Vec<Envelope> {
-        let Some(datapath) = &self.datapath else { return Vec::new() };
-        let mut live = match datapath.sessions() {
-            Ok(live) => live,
-            Err(error) => {
-                warn!("the sessions' counters can't be read: {error}");
-                return Vec::new();
-            }
+        let live = match &self.kind {
+            Kind::Tcp(sessions, _) => sessions.sessions(),
+            Kind::Kernel(datapath) => match datapath.sessions() {
+                Ok(mut live) => {
+                    add_plain_tcp(&mut live);
+                    live
+                }
+                Err(error) => {
+                    warn!("the sessions' counters can't be read: {error}");
+                    return Vec::new();
+                }
+            },
         };
-        add_plain_tcp(&mut live);
         let ended: Vec<SessionReport> = std::mem::take(&mut self.ended);
         let changed =
             live.iter().filter(|session| !self.reported.contains(session)).map(|session| (session, "open"));

@@ -74,6 +74,8 @@ pub struct Carried {
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
+    /// The id of the cgroup that made it; 0 when the kernel does not tell.
+    pub cgroup: u64,
     /// Bytes sent and acknowledged.
     pub sent: u64,
     /// Bytes received.
@@ -98,6 +100,7 @@ pub fn carried() -> io::Result<Vec<Carried>> {
             found.push(Carried {
                 local: end(&message, HEADER + 4, HEADER + 8, v6),
                 remote: end(&message, HEADER + 6, HEADER + 24, v6),
+                cgroup: attribute(&message, INET_DIAG_CGROUP_ID).unwrap_or(0),
                 // The SYN counts as a byte.
                 sent: acked.saturating_sub(1),
                 received,

@@ -1,7 +1,7 @@
 //! How the instance is configured: by its agent through arguments, or alone through the environment.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 
 use ssmmp::{AGENT_PORT, Address, InstanceId, Name, PlugConfiguration, SocketConfiguration};
 
@@ -58,19 +58,22 @@ pub fn variable(kind: &str, name: &str) -> String {
     format!("{kind}_{}", name.to_uppercase().replace(['-', '.'], "_"))
 }
 
-/// A plug's or socket's address for a service that runs alone.
-pub fn address_alone(kind: &str, name: &str) -> Result<SocketAddr, Error> {
+/// What the environment says of a plug or socket of a service that runs alone.
+pub fn text_alone(kind: &str, name: &str) -> Result<String, Error> {
     let variable = variable(kind, name);
-    let text = std::env::var(&variable).map_err(|_| {
+    std::env::var(&variable).map_err(|_| {
         Error::Configuration(format!(
             "not executed by an agent, and {variable} is not set: set it to host:port to run alone"
         ))
-    })?;
-    use std::net::ToSocketAddrs as _;
-    text.to_socket_addrs()
-        .ok()
-        .and_then(|mut addresses| addresses.next())
-        .ok_or_else(|| Error::Configuration(format!("{variable} is `{text}`, expected host:port")))
+    })
+}
+
+/// A plug's or socket's address for a service that runs alone.
+pub fn address_alone(kind: &str, name: &str) -> Result<SocketAddr, Error> {
+    let text = text_alone(kind, name)?;
+    text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next()).ok_or_else(|| {
+        Error::Configuration(format!("{} is `{text}`, expected host:port", variable(kind, name)))
+    })
 }
 
 #[cfg(test)]

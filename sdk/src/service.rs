@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use crate::configuration::{Configuration, address_alone};
+use crate::configuration::{Configuration, address_alone, text_alone};
 use crate::plug::Plug;
 use crate::registry::{Registry, lock};
 use crate::socket::Socket;
@@ -75,12 +75,15 @@ impl Service {
     /// A plug of this service.
     ///
     /// # Errors
-    /// The graph gives the service no such plug.
+    /// The graph gives the service no such plug, or, alone, the environment has no address for it.
     pub fn plug(&self, name: &str) -> Result<Plug, Error> {
         let unknown = || Error::Unknown { kind: "plug", name: name.to_owned() };
         let target = match &self.registry.managed {
             Some(managed) => Some(managed.plugs.target(name).cloned().ok_or_else(unknown)?),
-            None => None,
+            None => {
+                text_alone("PLUG", name)?;
+                None
+            }
         };
         Ok(Plug { registry: self.registry.clone(), name: Name::new(name).map_err(|_| unknown())?, target })
     }

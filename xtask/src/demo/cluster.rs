@@ -171,6 +171,11 @@ fn start(namespace: &str, program: &Path, name: &str, arguments: impl FnOnce(&mu
     command.spawn().with_context(|| format!("{} can't be started", program.display()))
 }
 
+/// The calling process becomes part of the demo and ends with it.
+pub fn join() -> Result<()> {
+    fs::write(cgroup()?.join("control/cgroup.procs"), "0").context("the demo is not running")
+}
+
 /// Removes whatever a demo made: processes, cgroups, namespaces.
 pub fn clean() -> Result<()> {
     let cgroup = cgroup()?;
