@@ -7,6 +7,7 @@ pub mod instance_listener;
 pub mod manager_link;
 pub mod node;
 pub mod processes;
+pub mod profile_file;
 pub mod redirection;
 pub mod repository;
 pub mod socket_table;

@@ -7,12 +7,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use patchbay_agent::core::Core;
+use patchbay_agent::core::{Core, Redirects};
 use patchbay_agent::datapath::{self, Options};
 use patchbay_agent::instance_listener::{self, Directory};
 use patchbay_agent::manager_link;
 use patchbay_agent::node::{Control, Node};
 use patchbay_agent::processes::{self, Places};
+use patchbay_agent::profile_file;
 use patchbay_agent::redirection::Redirection;
 use patchbay_agent::repository::{self, Repository};
 use ssmmp::AGENT_PORT;
@@ -171,12 +172,8 @@ async fn run(arguments: Run) -> Result<()> {
     processes::end_leftovers(&places).await.context("instances of an earlier agent can't be ended")?;
     reserve_ports();
 
-    let options = Options {
-        cgroup: places.cgroup.clone(),
-        pins: None,
-        sessions_limit: datapath::DEFAULT_SESSIONS_LIMIT,
-        in_flight_budget: arguments.in_flight_bytes,
-    };
+    let mut options = Options::new(places.cgroup.clone());
+    options.in_flight_budget = arguments.in_flight_bytes;
     let redirection = match arguments.redirection {
         Switch::On => Redirection::load(&options),
         Switch::Off => Redirection::off(),
@@ -185,7 +182,13 @@ async fn run(arguments: Run) -> Result<()> {
     let (manager, manager_receiver) = mpsc::channel(MANAGER_QUEUE);
     let directory = Directory::default();
     let address = arguments.address.into();
-    let core = Core::new(address, node.clone(), redirection.describe(), repository);
+    let redirects = Redirects {
+        description: redirection.describe(),
+        observes: redirection.observes(),
+        harmful: options.harmful,
+    };
+    let profiles = profile_file::read(&places.state)?;
+    let core = Core::new(address, node.clone(), redirects, repository, profiles);
     info!(node, address = %arguments.address, redirection = redirection.describe(), "ready");
     tokio::spawn(instance_listener::serve(listener, directory.clone(), events.clone()));
     tokio::spawn(manager_link::run(arguments.manager, events.clone(), manager_receiver));

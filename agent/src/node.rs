@@ -13,7 +13,7 @@ use crate::core::{Core, Effect, Event, Start};
 use crate::instance_listener::Directory;
 use crate::processes::{self, Places};
 use crate::redirection::Redirection;
-use crate::socket_table;
+use crate::{profile_file, socket_table};
 
 /// How often changed counters are told to the Manager.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -91,6 +91,11 @@ impl Node {
                     continue;
                 }
                 _ = report.tick() => {
+                    self.redirection.let_out();
+                    let observed = self.redirection.observed();
+                    if !observed.is_empty() {
+                        self.handle(Event::Observed(observed));
+                    }
                     if self.core.is_registered() {
                         self.report();
                     }
@@ -150,6 +155,11 @@ impl Node {
             Effect::Destroy(local, remote) => {
                 if let Err(error) = socket_table::destroy(local, remote) {
                     warn!(%local, %remote, "the connection could not be ended: {error}");
+                }
+            }
+            Effect::Keep(profiles) => {
+                if let Err(error) = profile_file::write(&self.places.state, &profiles) {
+                    warn!("the programs' profiles can't be kept: {error:#}");
                 }
             }
             Effect::Refused(status) => warn!("the Manager refuses this agent ({status})"),

@@ -27,6 +27,8 @@ enum Kind {
 pub struct Redirection {
     kind: Kind,
     declared: BTreeSet<(InstanceId, InstanceId, u64, SocketAddr)>,
+    observed: BTreeSet<(InstanceId, SocketAddr)>,
+    observes: bool,
     ended: Vec<SessionReport>,
     reported: Vec<SessionReport>,
 }
@@ -35,7 +37,16 @@ impl Redirection {
     /// Loads the data path; without it the node goes on, and says once what is missing.
     pub fn load(options: &Options) -> Self {
         match Datapath::load(options) {
-            Ok(datapath) => Self::new(Kind::Kernel(Box::new(datapath))),
+            Ok(mut datapath) => {
+                // Tried once now, so that a kernel that can't is known from the start.
+                let observes = datapath.observe(true).and_then(|()| datapath.observe(false));
+                if let Err(missing) = &observes {
+                    warn!("only programs tested for it are redirected: {missing}");
+                }
+                let mut redirection = Self::new(Kind::Kernel(Box::new(datapath)));
+                redirection.observes = observes.is_ok();
+                redirection
+            }
             Err(missing) => {
                 warn!("sessions of this node stay on TCP: {missing}");
                 Self::new(Kind::Tcp(Unredirected::new(Reason::Unavailable), missing.to_string()))
@@ -50,7 +61,14 @@ impl Redirection {
     }
 
     fn new(kind: Kind) -> Self {
-        Self { kind, declared: BTreeSet::new(), ended: Vec::new(), reported: Vec::new() }
+        Self {
+            kind,
+            declared: BTreeSet::new(),
+            observed: BTreeSet::new(),
+            observes: false,
+            ended: Vec::new(),
+            reported: Vec::new(),
+        }
     }
 
     /// `kernel`, or why not, short.
@@ -80,10 +98,15 @@ impl Redirection {
             source_instance: declare.source.0,
             destination_instance: declare.destination.0,
             redirect: declare.redirect,
+            always: declare.always,
         };
         match datapath.declare(&declaration) {
             Ok(()) => {
                 self.declared.insert(declared);
+                if declare.observe {
+                    self.observed.insert((declare.source, declare.at));
+                    self.set_observing();
+                }
             }
             Err(error) => warn!("a session stays on TCP: {error}"),
         }
@@ -96,7 +119,8 @@ impl Redirection {
             .partition(|(source, destination, ..)| *source == id || *destination == id);
         self.declared = kept;
         let gone: BTreeSet<_> = gone;
-        for (_, _, cgroup, at) in gone {
+        for (source, _, cgroup, at) in gone {
+            self.observed.remove(&(source, at));
             match &mut self.kind {
                 Kind::Tcp(sessions, _) => sessions.withdraw(cgroup, at),
                 Kind::Kernel(datapath) => {
@@ -105,6 +129,42 @@ impl Redirection {
                     }
                 }
             }
+        }
+        self.set_observing();
+    }
+
+    /// Observes programs exactly while there is one to learn about or to guard.
+    fn set_observing(&mut self) {
+        let Kind::Kernel(datapath) = &mut self.kind else { return };
+        let wanted = !self.observed.is_empty();
+        if wanted != datapath.is_observing() {
+            match datapath.observe(wanted) {
+                Ok(()) => info!(on = wanted, "observing programs' habits"),
+                Err(error) => warn!("{error}"),
+            }
+        }
+    }
+
+    /// Whether the node can observe programs.
+    pub fn observes(&self) -> bool {
+        self.observes
+    }
+
+    /// What was seen so far of sessions that are observed.
+    pub fn observed(&self) -> Vec<SessionReport> {
+        match &self.kind {
+            Kind::Kernel(datapath) if datapath.is_observing() => datapath.sessions().unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Lets sessions leave the map that are on their way.
+    pub fn let_out(&mut self) {
+        if let Kind::Kernel(datapath) = &mut self.kind
+            && datapath.is_leaving()
+            && let Err(error) = datapath.let_out()
+        {
+            warn!("sessions can't leave the map: {error}");
         }
     }
 
@@ -126,6 +186,8 @@ impl Redirection {
             Kind::Kernel(datapath) => match datapath.next_event().await {
                 Ok(SessionEvent::Established(report)) => Event::Established(report),
                 Ok(SessionEvent::Closed(report, cause)) => Event::Closed(report, cause),
+                Ok(SessionEvent::Habit(report)) => Event::Habit(report),
+                Ok(SessionEvent::Leaving(report)) => Event::Leaving(report),
                 Err(error) => {
                     warn!("the kernel's events can't be read any more: {error}");
                     std::future::pending().await
@@ -180,11 +242,7 @@ impl Redirection {
 
 /// Sessions that were never in the map are counted by TCP itself.
 fn add_plain_tcp(sessions: &mut [SessionReport]) {
-    let is_plain = |session: &SessionReport| {
-        let counted =
-            session.sent.kernel_messages + session.sent.tcp_messages + session.received.tcp_messages;
-        matches!(session.path, Path::Tcp(_)) && counted == 0
-    };
+    let is_plain = |session: &SessionReport| session.outside;
     if !sessions.iter().any(is_plain) {
         return;
     }

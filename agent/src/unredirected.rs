@@ -11,7 +11,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::warn;
 
 use crate::core::{Declare, Event};
-use crate::datapath::{Cause, Path, SessionReport, Traffic};
+use crate::datapath::{Cause, Path, SessionReport};
 use crate::socket_table::{self, Carried};
 
 /// How often the socket table is read while a session may come or go.
@@ -98,15 +98,8 @@ impl Unredirected {
         let expected = self.declared.get(&(socket.cgroup, socket.remote))?;
         Some(SessionReport {
             source: socket.local,
-            destination: socket.remote,
-            source_instance: expected.source.0,
-            destination_instance: expected.destination.0,
             path: Path::Tcp(expected.reason),
-            sent: Traffic::default(),
-            received: Traffic::default(),
-            established: 0,
-            last_activity: 0,
-            switches: 0,
+            ..SessionReport::between(expected.source.0, expected.destination.0, socket.remote)
         })
     }
 }
@@ -124,8 +117,14 @@ mod tests {
     async fn only_declared_sessions_are_seen_from_their_begin_to_their_end() {
         let mut sessions = Unredirected::new(Reason::Unavailable);
         let at = "10.0.0.1:54001".parse().expect("an address");
-        let declare =
-            Declare { source: InstanceId(7), destination: InstanceId(9), at, redirect: Err(Reason::Never) };
+        let declare = Declare {
+            source: InstanceId(7),
+            destination: InstanceId(9),
+            at,
+            redirect: Err(Reason::Never),
+            always: false,
+            observe: false,
+        };
         sessions.declare(77, &declare);
         sessions.compare(&[socket("10.0.0.1:54001", 78, 1), socket("10.0.0.1:54002", 77, 1)]);
         assert!(sessions.found.is_empty(), "another cgroup, another destination");

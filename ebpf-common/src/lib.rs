@@ -36,8 +36,40 @@ pub struct Declaration {
     pub destination_instance: u64,
     /// 0, or the [`Reason`] for staying on TCP.
     pub refusal: u32,
+    /// One of [`mode`].
+    pub mode: u32,
+}
+
+/// How a session is treated that may be redirected.
+pub mod mode {
+    /// It goes back to TCP when a habit or its traffic says so.
+    pub const AUTO: u32 = 0;
+    /// It stays redirected.
+    pub const ALWAYS: u32 = 1;
+}
+
+/// A listening socket inside the scope of a data path that needs no declarations.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListeningKey {
+    /// The network namespace's cookie.
+    pub namespace: u64,
+    /// The address it listens at; all zero, or 0.0.0.0 mapped, for any.
+    pub address: AddressBytes,
+    /// The port, host byte order.
+    pub port: u32,
     /// Always zero.
     pub padding: u32,
+}
+
+/// What happens to sessions with a listening socket of the scope.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Listening {
+    /// 0, or the [`Reason`] for staying on TCP.
+    pub refusal: u32,
+    /// One of [`mode`].
+    pub mode: u32,
 }
 
 /// A connection, from source to destination.
@@ -78,6 +110,14 @@ pub struct Direction {
     pub reason: u32,
     /// 1 once a byte went over TCP.
     pub went_tcp: u32,
+    /// Bytes of the present run: messages in a row without one from the other end.
+    pub run_bytes: u64,
+    /// The other direction's messages when the run began.
+    pub run_answered: u64,
+    /// Messages of the present run.
+    pub run_messages: u32,
+    /// Messages in a row that went over TCP because the receiver is slower.
+    pub late_messages: u32,
 }
 
 /// Paths of a direction.
@@ -118,8 +158,62 @@ pub struct Session {
     pub state: u32,
     /// 0, or the [`Reason`] why the session is not in the map.
     pub reason: u32,
+    /// One of [`mode`].
+    pub mode: u32,
+    /// 0, or the [`Reason`] to take the session back to TCP for good.
+    pub leave: u32,
+    /// Bits of [`habit`] seen at the source's and the destination's end.
+    pub habits: [u32; 2],
+    /// Receiving calls seen at each end while it was observed.
+    pub calls: [u32; 2],
+    /// 0, or 1 + bytes of each message to be shown.
+    pub trace: u32,
+    /// Always zero.
+    pub padding: u32,
     /// From source to destination, then back.
     pub directions: [Direction; 2],
+}
+
+/// What a program does that behaves differently on a redirected socket, as bits.
+pub mod habit {
+    /// Receives with MSG_WAITALL.
+    pub const WAIT_ALL: u32 = 1;
+    /// Sends or receives urgent data.
+    pub const URGENT: u32 = 2;
+    /// Sends with MSG_ZEROCOPY.
+    pub const ZERO_COPY: u32 = 4;
+    /// Asks how much is unread (FIONREAD).
+    pub const UNREAD_SIZE: u32 = 8;
+    /// Moves bytes out of the socket with splice.
+    pub const SPLICE: u32 = 16;
+    /// Blocks in a receiving call while another thread sends.
+    pub const CONCURRENT: u32 = 32;
+    /// Asks how much is unsent (SIOCOUTQ).
+    pub const UNSENT_SIZE: u32 = 64;
+    /// All of them with a name for people.
+    pub const NAMES: [(u32, &str); 7] = [
+        (WAIT_ALL, "MSG_WAITALL"),
+        (URGENT, "urgent data"),
+        (ZERO_COPY, "MSG_ZEROCOPY"),
+        (UNREAD_SIZE, "FIONREAD"),
+        (SPLICE, "splice"),
+        (CONCURRENT, "blocking reader with concurrent writer"),
+        (UNSENT_SIZE, "SIOCOUTQ"),
+    ];
+}
+
+/// Operations of the program that the agent calls, with the session's key and a value.
+pub mod operation {
+    /// Unread redirected bytes at the end that the value names: 0 the source, 1 the destination.
+    pub const UNREAD: u64 = 1;
+    /// Take the session back to TCP; the value is the reason.
+    pub const LEAVE: u64 = 2;
+    /// The session has left the map.
+    pub const LEFT: u64 = 3;
+    /// Show messages; the value is [`super::Session::trace`].
+    pub const TRACE: u64 = 4;
+    /// The answer for a session that is not known.
+    pub const UNKNOWN: u32 = u32::MAX;
 }
 
 /// Bits of a session's state.
@@ -132,6 +226,8 @@ pub mod state {
     pub const SOURCE_CLOSED: u32 = 4;
     /// The destination's socket is closed.
     pub const DESTINATION_CLOSED: u32 = 8;
+    /// Both sockets have left the map, and TCP counts.
+    pub const LEFT: u32 = 16;
 }
 
 /// Which session a socket belongs to, by the socket's kernel address.
@@ -141,7 +237,13 @@ pub struct Member {
     /// The session's key.
     pub session: u64,
     /// 0 the source, 1 the destination.
-    pub side: u64,
+    pub side: u32,
+    /// The thread that last received in a blocking call, 0 for none.
+    pub reader: u32,
+    /// The thread that last sent, 0 for none.
+    pub writer: u32,
+    /// Always zero.
+    pub padding: u32,
 }
 
 /// What can be changed while the programs run.
@@ -152,7 +254,38 @@ pub struct Settings {
     pub redirect: u32,
     /// Unread redirected bytes allowed for each direction; 0 for the receiver's buffer size.
     pub in_flight_budget: u32,
+    /// 1 when every connection inside the programs' cgroup is a session, declared or not.
+    pub scope: u32,
+    /// For listening sockets of the scope: 0, or the first [`Reason`] to stay on TCP.
+    pub scope_refusal: u32,
+    /// For listening sockets of the scope: one of [`mode`].
+    pub scope_mode: u32,
+    /// Bits of [`habit`] that redirection would break on this kernel.
+    pub harmful: u32,
 }
+
+/// A message of a session that is shown.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Shown {
+    /// The session's key.
+    pub session: u64,
+    /// Nanoseconds since boot.
+    pub time: u64,
+    /// The message's size.
+    pub size: u32,
+    /// 0 from the source, 1 from the destination.
+    pub side: u32,
+    /// One of [`path`].
+    pub path: u32,
+    /// How many of the bytes below are the message's first.
+    pub length: u32,
+    /// The message's first bytes.
+    pub bytes: [u8; SHOWN_BYTES],
+}
+
+/// Bytes of a message that can be shown.
+pub const SHOWN_BYTES: usize = 64;
 
 /// Something the kernel programs tell.
 #[repr(C)]
@@ -172,6 +305,10 @@ pub mod event {
     pub const ESTABLISHED: u32 = 1;
     /// The session is over.
     pub const CLOSED: u32 = 2;
+    /// A habit was seen for the first time in this session.
+    pub const HABIT: u32 = 3;
+    /// The session is to leave the map.
+    pub const LEAVING: u32 = 4;
 }
 
 /// Why a session ended.
@@ -188,10 +325,13 @@ const _: () = {
     assert!(size_of::<DeclarationKey>() == 32);
     assert!(size_of::<Declaration>() == 32);
     assert!(size_of::<Tuple>() == 48);
-    assert!(size_of::<Direction>() == 56);
-    assert!(size_of::<Session>() == 48 + 8 * 8 + 4 * 4 + 2 * 56);
-    assert!(size_of::<Member>() == 16);
-    assert!(size_of::<Settings>() == 8);
+    assert!(size_of::<ListeningKey>() == 32);
+    assert!(size_of::<Listening>() == 8);
+    assert!(size_of::<Direction>() == 80);
+    assert!(size_of::<Session>() == 48 + 8 * 8 + 12 * 4 + 2 * 80);
+    assert!(size_of::<Member>() == 24);
+    assert!(size_of::<Settings>() == 24);
+    assert!(size_of::<Shown>() == 32 + SHOWN_BYTES);
     assert!(size_of::<Event>() == 8 + size_of::<Session>());
 };
 
@@ -205,5 +345,6 @@ mod user {
             unsafe impl aya::Pod for $name {}
         )* };
     }
-    pod!(DeclarationKey, Declaration, Tuple, Direction, Session, Member, Settings, Event);
+    pod!(DeclarationKey, Declaration, ListeningKey, Listening, Tuple, Direction, Session, Member);
+    pod!(Settings, Event, Shown);
 }

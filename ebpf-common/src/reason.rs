@@ -36,10 +36,18 @@ pub enum Reason {
     Unavailable = 16,
     /// Data was sent with the connection request (TCP Fast Open).
     FastOpen = 17,
+    /// The program is being observed before it is redirected.
+    Learning = 18,
+    /// The program does something that redirection would break.
+    Habit = 19,
+    /// A stream of small writes, which TCP carries faster.
+    SmallWrites = 20,
+    /// The writer stays ahead of the reader, so the bytes queue in TCP anyway.
+    SlowReader = 21,
 }
 
 impl Reason {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 21] = [
         Self::OtherNode,
         Self::Never,
         Self::NoProfile,
@@ -57,6 +65,10 @@ impl Reason {
         Self::PeerGone,
         Self::Unavailable,
         Self::FastOpen,
+        Self::Learning,
+        Self::Habit,
+        Self::SmallWrites,
+        Self::SlowReader,
     ];
 
     /// The reason for a code from a map; `None` for 0.
@@ -84,6 +96,10 @@ impl Reason {
             Self::PeerGone => "other end gone",
             Self::Unavailable => "node cannot redirect",
             Self::FastOpen => "TCP Fast Open",
+            Self::Learning => "program being observed",
+            Self::Habit => "program has an unsafe habit",
+            Self::SmallWrites => "stream of small writes",
+            Self::SlowReader => "reader slower than writer",
         }
     }
 }

@@ -7,11 +7,13 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::programs::SockOpsContext;
 use patchbay_ebpf_common::{AddressBytes, DeclarationKey, Member, Reason, Session, Tuple, event, state};
 
-use crate::kernel;
-use crate::maps::{BY_TUPLE, DECLARED, KNOWN_SESSIONS, MEMBERS, SOCKETS, number_of, tell};
+use crate::{kernel, listening};
+use crate::maps::{BY_TUPLE, DECLARED, KNOWN_SESSIONS, MEMBERS, NEW_SESSION, SOCKETS, number_of, tell};
 
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
+/// IPv4.
+pub const AF_INET: u32 = 2;
+/// IPv6.
+pub const AF_INET6: u32 = 10;
 
 /// The connecting end. It is always the first of the two, except with TCP Fast Open and when both
 /// ends open at once; then the session stays on TCP.
@@ -27,7 +29,13 @@ pub fn source(ctx: &SockOpsContext) {
         padding: 0,
     };
     // SAFETY: the value is copied out at once; the agent replaces declarations whole.
-    let Some(declaration) = (unsafe { DECLARED.get(&key) }).copied() else { return };
+    let declaration = match (unsafe { DECLARED.get(&key) }).copied() {
+        Some(declaration) => declaration,
+        None => match listening::in_scope(ctx, &tuple) {
+            Some(declaration) => declaration,
+            None => return,
+        },
+    };
     // SAFETY: the helper only reads the context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     let (Some(write), Some(copied)) = (kernel::write_sequence(socket), kernel::copied_sequence(socket))
@@ -35,20 +43,24 @@ pub fn source(ctx: &SockOpsContext) {
         return;
     };
 
-    let mut session = Session {
-        tuple,
-        source_cookie: cookie,
-        source_socket: socket,
-        destination_cgroup: declaration.destination_cgroup,
-        source_instance: declaration.source_instance,
-        destination_instance: declaration.destination_instance,
-        // SAFETY: the helper has no arguments.
-        established: unsafe { bpf_ktime_get_boot_ns() },
-        source_sequence: write,
-        source_expected: copied,
-        reason: declaration.refusal,
-        ..Session::default()
+    let Some(room) = NEW_SESSION.get_ptr_mut(0) else { return };
+    // SAFETY: the entry is this processor's own while the program runs, and any bytes are a record.
+    let session = unsafe {
+        core::ptr::write_bytes(room, 0, 1);
+        &mut *room
     };
+    session.tuple = tuple;
+    session.source_cookie = cookie;
+    session.source_socket = socket;
+    session.destination_cgroup = declaration.destination_cgroup;
+    session.source_instance = declaration.source_instance;
+    session.destination_instance = declaration.destination_instance;
+    // SAFETY: the helper has no arguments.
+    session.established = unsafe { bpf_ktime_get_boot_ns() };
+    session.source_sequence = write;
+    session.source_expected = copied;
+    session.reason = declaration.refusal;
+    session.mode = declaration.mode;
     if session.reason == 0 {
         session.reason = obstacle(ctx, socket, &tuple);
     }
@@ -58,16 +70,16 @@ pub fn source(ctx: &SockOpsContext) {
             false => session.reason = Reason::NotInserted as u32,
         }
     }
-    let member = Member { session: cookie, side: 0 };
-    if KNOWN_SESSIONS.insert(&cookie, &session, 0).is_err()
+    let member = Member { session: cookie, side: 0, reader: 0, writer: 0, padding: 0 };
+    if KNOWN_SESSIONS.insert(&cookie, &*session, 0).is_err()
         || BY_TUPLE.insert(&tuple, &cookie, 0).is_err()
         || MEMBERS.insert(&socket, &member, 0).is_err()
     {
-        forget(&session);
+        forget(session);
         return;
     }
     watch(ctx);
-    tell(event::ESTABLISHED, 0, &session);
+    tell(event::ESTABLISHED, 0, session);
 }
 
 /// The accepting end: it completes the pair, or the source leaves the map again.
@@ -88,7 +100,7 @@ pub fn destination(ctx: &SockOpsContext) {
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     session.destination_cookie = cookie;
     session.destination_socket = socket;
-    let member = Member { session: key, side: 1 };
+    let member = Member { session: key, side: 1, reader: 0, writer: 0, padding: 0 };
     if MEMBERS.insert(&socket, &member, 0).is_err() && session.reason == 0 {
         session.reason = Reason::NotInserted as u32;
     }
@@ -146,7 +158,9 @@ fn mismatch(session: &Session, socket: u64) -> u32 {
     if session.state & state::SOURCE_IN == 0 {
         return Reason::NotInserted as u32;
     }
-    if kernel::cgroup_id(socket) != Some(session.destination_cgroup) {
+    // In a scope whoever is seen here belongs to it.
+    let declared = session.destination_cgroup != 0;
+    if declared && kernel::cgroup_id(socket) != Some(session.destination_cgroup) {
         return Reason::OtherInstance as u32;
     }
     if kernel::is_multipath(socket) {
@@ -230,13 +244,13 @@ fn tuple(ctx: &SockOpsContext, from_source: bool) -> Option<Tuple> {
 }
 
 #[inline(always)]
-fn mapped(address: u32) -> AddressBytes {
+pub fn mapped(address: u32) -> AddressBytes {
     let [a, b, c, d] = address.to_ne_bytes();
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
 #[inline(always)]
-fn is_loopback(address: &AddressBytes) -> bool {
+pub fn is_loopback(address: &AddressBytes) -> bool {
     let v4 = address[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff] && address[12] == 127;
     v4 || *address == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
 }
@@ -245,7 +259,7 @@ fn is_loopback(address: &AddressBytes) -> bool {
 macro_rules! ip6 {
     ($name:ident, $field:ident) => {
         #[inline(always)]
-        fn $name(ctx: &SockOpsContext) -> AddressBytes {
+        pub fn $name(ctx: &SockOpsContext) -> AddressBytes {
             let mut bytes = [0; 16];
             let mut word = 0;
             while word < 4 {

@@ -2,6 +2,7 @@
 //! are set by the agent at load time.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::bpf_get_current_task;
 
 macro_rules! offsets {
     ($( $(#[$doc:meta])* $name:ident $reader:ident; )*) => { $(
@@ -46,6 +47,26 @@ offsets! {
     OFFSET_KERNFS_NODE kernfs_node_offset;
     /// `kernfs_node.id`
     OFFSET_KERNFS_ID kernfs_id_offset;
+    /// `task_struct.files`
+    OFFSET_FILES files_offset;
+    /// `files_struct.fdt`
+    OFFSET_FILE_TABLE file_table_offset;
+    /// `fdtable.fd`
+    OFFSET_DESCRIPTORS descriptors_offset;
+    /// `fdtable.max_fds`
+    OFFSET_DESCRIPTOR_COUNT descriptor_count_offset;
+    /// `file.private_data`
+    OFFSET_PRIVATE_DATA private_data_offset;
+    /// `socket.sk`
+    OFFSET_SOCK sock_offset;
+    /// First argument of a system call in `pt_regs`
+    OFFSET_FIRST_ARGUMENT first_argument_offset;
+    /// Second argument of a system call in `pt_regs`
+    OFFSET_SECOND_ARGUMENT second_argument_offset;
+    /// Number of the system call `ioctl`
+    NUMBER_IOCTL ioctl_number;
+    /// Number of the system call `splice`
+    NUMBER_SPLICE splice_number;
 }
 
 /// Flags that the kernel keeps in the low bits of `sk_user_data`.
@@ -120,4 +141,40 @@ pub fn cgroup_id(socket: u64) -> Option<u64> {
     let cgroup = read::<u64>(socket, cgroup_offset())?;
     let node = read::<u64>(cgroup, kernfs_node_offset())?;
     read(node, kernfs_id_offset())
+}
+
+/// The first two arguments of a system call, from its registers.
+#[inline(always)]
+pub fn arguments(registers: u64) -> Option<(u64, u64)> {
+    Some((read(registers, first_argument_offset())?, read(registers, second_argument_offset())?))
+}
+
+/// Whether a number is that of `ioctl`.
+#[inline(always)]
+pub fn is_ioctl(number: u64) -> bool {
+    number == ioctl_number()
+}
+
+/// Whether a number is that of `splice`.
+#[inline(always)]
+pub fn is_splice(number: u64) -> bool {
+    number == splice_number()
+}
+
+/// The kernel address of the socket behind a descriptor of the running task. For a descriptor of another
+/// kind it is some other number, which is no known socket's.
+#[inline(always)]
+pub fn socket_of(descriptor: u64) -> Option<u64> {
+    // SAFETY: the helper has no arguments.
+    let task = unsafe { bpf_get_current_task() };
+    let files = read::<u64>(task, files_offset())?;
+    let table = read::<u64>(files, file_table_offset())?;
+    let count = read::<u32>(table, descriptor_count_offset())?;
+    if descriptor >= u64::from(count) {
+        return None;
+    }
+    let descriptors = read::<u64>(table, descriptors_offset())?;
+    let file = read::<u64>(descriptors, 8 * descriptor)?;
+    let socket = read::<u64>(file, private_data_offset())?;
+    read(socket, sock_offset())
 }

@@ -2,21 +2,25 @@
 //!
 //! `sock_ops` sees connections of this node's instances become established and close, and puts both
 //! sockets of a declared session into the map, or neither. `sk_msg` decides for every message whether
-//! it is redirected.
+//! it is redirected. Raw tracepoints observe what programs do, while that is still to be learned.
 #![no_std]
 #![no_main]
 
 mod closing;
+mod control;
 mod established;
+mod habits;
 mod kernel;
+mod listening;
 mod maps;
 mod redirect;
+mod shown;
 
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
 };
-use aya_ebpf::macros::{sk_msg, sock_ops};
-use aya_ebpf::programs::{SkMsgContext, SockOpsContext};
+use aya_ebpf::macros::{raw_tracepoint, sk_msg, sock_ops};
+use aya_ebpf::programs::{RawTracePointContext, SkMsgContext, SockOpsContext};
 
 /// `sk_action`: let the message go on, redirected if a target was set.
 const SK_PASS: u32 = 1;
@@ -27,6 +31,7 @@ pub fn patchbay_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established::source(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established::destination(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listening::begun(&ctx),
         BPF_SOCK_OPS_STATE_CB => closing::state_changed(&ctx),
         _ => {}
     }
@@ -40,6 +45,33 @@ pub fn patchbay_sk_msg(ctx: SkMsgContext) -> u32 {
     redirect::message(&ctx);
     // Never drop: what is not redirected goes over TCP.
     SK_PASS
+}
+
+/// Sees every receiving call on the node while programs are observed (tracepoint of Linux 6.3).
+#[raw_tracepoint(tracepoint = "sock_recv_length")]
+pub fn patchbay_received(ctx: RawTracePointContext) -> u32 {
+    habits::received(ctx.arg(0), ctx.arg(2));
+    0
+}
+
+/// Sees every sending call on the node while programs are observed (tracepoint of Linux 6.3).
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+pub fn patchbay_sent(ctx: RawTracePointContext) -> u32 {
+    habits::sent(ctx.arg(0), ctx.arg(2));
+    0
+}
+
+/// Sees every system call on the node while programs are observed.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn patchbay_system_call(ctx: RawTracePointContext) -> u32 {
+    habits::system_call(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// Called by the agent, attached nowhere.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn patchbay_control(ctx: RawTracePointContext) -> u32 {
+    control::perform(ctx.arg(0), ctx.arg(1), ctx.arg(2))
 }
 
 #[panic_handler]

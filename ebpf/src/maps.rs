@@ -3,10 +3,14 @@
 use aya_ebpf::helpers::generated::bpf_map_delete_elem;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash};
-use patchbay_ebpf_common::{Declaration, DeclarationKey, Event, Member, Session, Settings, Tuple};
+use patchbay_ebpf_common::{Declaration, DeclarationKey, Event, Listening, ListeningKey, Member, Session, Settings, Tuple};
 
 /// Sessions known at once, unless the agent sets another size.
 const SESSIONS: u32 = 65_536;
+/// Listening sockets known at once.
+const LISTENERS: u32 = 4_096;
+/// Bytes of the ring for shown messages: a power of two of pages.
+const SHOWN_RING_BYTES: u32 = 1 << 18;
 /// Bytes of the event ring: a power of two of pages.
 const EVENT_BYTES: u32 = 1 << 20;
 
@@ -29,6 +33,18 @@ pub static MEMBERS: HashMap<u64, Member> = HashMap::with_max_entries(2 * SESSION
 /// The sockets themselves, by their cookie.
 #[map]
 pub static SOCKETS: SockHash<u64> = SockHash::with_max_entries(2 * SESSIONS, 0);
+
+/// Listening sockets of the scope.
+#[map]
+pub static LISTENING: HashMap<ListeningKey, Listening> = HashMap::with_max_entries(LISTENERS, 0);
+
+/// Messages of sessions that somebody looks at; when it is full they are not shown.
+#[map]
+pub static SHOWN: RingBuf = RingBuf::with_byte_size(SHOWN_RING_BYTES, 0);
+
+/// Room to make a session's record, which is too large for the stack.
+#[map]
+pub static NEW_SESSION: PerCpuArray<Session> = PerCpuArray::with_max_entries(1, 0);
 
 /// Room to turn a pointer into a number.
 #[map]

@@ -3,13 +3,21 @@
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::programs::SkMsgContext;
-use patchbay_ebpf_common::{Direction, Reason, Session, Settings, path, state};
+use patchbay_ebpf_common::{Direction, Reason, Session, Settings, event, mode, path, state};
 
-use crate::kernel;
-use crate::maps::{KNOWN_SESSIONS, MEMBERS, SETTINGS, SOCKETS, number_of};
+use crate::maps::{KNOWN_SESSIONS, MEMBERS, SETTINGS, SOCKETS, number_of, tell};
+use crate::{kernel, shown};
 
 /// `bpf_msg_redirect_hash` found the target.
 const FOUND: i64 = 1;
+
+/// Messages in a row without an answer that make a stream.
+const RUN_MESSAGES: u32 = 256;
+/// A stream of messages below this size is faster over TCP, in bytes on average (measured).
+const SMALL_BYTES: u64 = 8_192;
+/// Messages in a row that had to take TCP because the reader is behind, before the session leaves: it
+/// would only pass, and a socket in the map that only passes is slower than one outside.
+const LATE_MESSAGES: u32 = 512;
 
 /// Decides about one message and counts it.
 #[inline(always)]
@@ -38,8 +46,43 @@ pub fn message(ctx: &SkMsgContext) {
             obstacle = Reason::PeerGone as u32;
         }
     }
+    let other = &session.directions[usize::from(from_source)];
+    let answered = other.kernel_messages + other.tcp_messages;
     let direction = if from_source { &mut session.directions[0] } else { &mut session.directions[1] };
     count(direction, u64::from(size), obstacle);
+    let judged = judge(direction, u64::from(size), answered, obstacle);
+    if judged != 0 && session.mode == mode::AUTO && session.leave == 0 {
+        session.leave = judged;
+        tell(event::LEAVING, 0, session);
+    }
+    if session.trace != 0 {
+        shown::message(ctx, session, member.side, if obstacle == 0 { path::KERNEL } else { path::TCP });
+    }
+}
+
+/// Whether the traffic is of a kind that TCP carries better: the reason to leave, or 0.
+#[inline(always)]
+fn judge(direction: &mut Direction, size: u64, answered: u64, obstacle: u32) -> u32 {
+    if obstacle == Reason::NotDrained as u32 || obstacle == Reason::OverBudget as u32 {
+        direction.late_messages += 1;
+        if direction.late_messages >= LATE_MESSAGES {
+            return Reason::SlowReader as u32;
+        }
+    } else {
+        direction.late_messages = 0;
+    }
+    if direction.run_messages == 0 || direction.run_answered != answered {
+        direction.run_answered = answered;
+        direction.run_messages = 0;
+        direction.run_bytes = 0;
+    }
+    direction.run_messages += 1;
+    direction.run_bytes += size;
+    if direction.run_messages < RUN_MESSAGES {
+        return 0;
+    }
+    direction.run_messages = 0;
+    if direction.run_bytes < RUN_MESSAGES as u64 * SMALL_BYTES { Reason::SmallWrites as u32 } else { 0 }
 }
 
 /// Why the message must go over TCP, or 0.
@@ -48,6 +91,9 @@ fn obstacle(session: &Session, socket: u64, peer: u64, size: u32, went_tcp: bool
     let Some(settings) = SETTINGS.get(0) else { return Reason::SwitchedOff as u32 };
     if settings.redirect == 0 {
         return Reason::SwitchedOff as u32;
+    }
+    if session.leave != 0 {
+        return session.leave;
     }
     if session.state & state::PAIRED == 0 {
         return Reason::Unpaired as u32;

@@ -85,7 +85,7 @@ impl Core {
 
     pub(super) fn start_failed(&mut self, id: InstanceId, status: Status, reason: &str, output: &[String]) {
         let Some(instance) = self.instances.remove(&id) else { return };
-        self.effect(Effect::Withdraw(id));
+        self.withdraw(id);
         if instance.stage == Stage::Plugs {
             self.effect(Effect::Abandon(instance.start));
         }
@@ -105,7 +105,7 @@ impl Core {
             return;
         }
         let Some(instance) = self.instances.remove(&id) else { return };
-        self.effect(Effect::Withdraw(id));
+        self.withdraw(id);
         self.asked.retain(|(asker, _), _| *asker != id);
         let ended: Vec<_> =
             self.live.range((id, ssmmp::Port(0))..=(id, ssmmp::Port(u16::MAX))).map(|(k, _)| *k).collect();

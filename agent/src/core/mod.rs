@@ -3,6 +3,8 @@
 
 mod adapted;
 mod instances;
+mod observed;
+pub mod profiles;
 mod sessions;
 
 #[cfg(test)]
@@ -19,6 +21,7 @@ use ssmmp::{
 
 use crate::datapath::{Cause, SessionReport};
 use crate::repository::{Kind, Repository};
+use profiles::{Ends, Profiles};
 
 /// Messages kept for the Manager while it is away; the oldest go first and are counted.
 pub const MAX_UNSENT: usize = 10_000;
@@ -46,6 +49,12 @@ pub enum Event {
     Established(SessionReport),
     /// A declared session has ended.
     Closed(SessionReport, Cause),
+    /// A program of a session did something that behaves differently once it is redirected.
+    Habit(SessionReport),
+    /// A session is on its way out of the map.
+    Leaving(SessionReport),
+    /// What was seen so far of sessions that go on.
+    Observed(Vec<SessionReport>),
 }
 
 /// What the agent does.
@@ -73,6 +82,8 @@ pub enum Effect {
     Destroy(SocketAddr, SocketAddr),
     /// The Manager refused the registration.
     Refused(Status),
+    /// Keep the profiles for the next agent.
+    Keep(Profiles),
 }
 
 /// An execution.
@@ -103,6 +114,10 @@ pub struct Declare {
     pub at: SocketAddr,
     /// Whether to redirect.
     pub redirect: Result<(), Reason>,
+    /// Whether it stays redirected whatever is seen.
+    pub always: bool,
+    /// Whether its programs are to be observed.
+    pub observe: bool,
 }
 
 /// Where an instance stands.
@@ -154,13 +169,33 @@ struct Asked {
     port: Option<Port>,
 }
 
+/// A declaration and what it was decided from.
+#[derive(Debug, Clone)]
+struct Declared {
+    declare: Declare,
+    ends: Ends,
+}
+
+/// What the node can do about redirection.
+#[derive(Debug, Clone)]
+pub struct Redirects {
+    /// `kernel`, or why this node does not redirect.
+    pub description: String,
+    /// Whether programs can be observed, so that unknown ones may be redirected later.
+    pub observes: bool,
+    /// Bits of [`crate::datapath::habit`] that redirection would break on this kernel.
+    pub harmful: u32,
+}
+
 /// The agent's state and its only owner.
 pub struct Core {
     address: Address,
     node: String,
-    redirection: String,
+    redirects: Redirects,
     repository: Repository,
     instances: BTreeMap<InstanceId, Instance>,
+    profiles: Profiles,
+    declared: BTreeMap<(InstanceId, SocketAddr), Declared>,
     asked: HashMap<(InstanceId, MessageId), Asked>,
     live: BTreeMap<(InstanceId, Port), Live>,
     registered: bool,
@@ -172,13 +207,21 @@ pub struct Core {
 }
 
 impl Core {
-    /// An agent without instances. `redirection` is `kernel`, or why this node does not redirect.
-    pub fn new(address: Address, node: String, redirection: String, repository: Repository) -> Self {
+    /// An agent without instances.
+    pub fn new(
+        address: Address,
+        node: String,
+        redirects: Redirects,
+        repository: Repository,
+        profiles: Profiles,
+    ) -> Self {
         Self {
             address,
             node,
-            redirection,
+            redirects,
             repository,
+            profiles,
+            declared: BTreeMap::new(),
             instances: BTreeMap::new(),
             asked: HashMap::new(),
             live: BTreeMap::new(),
@@ -204,7 +247,17 @@ impl Core {
             Event::StartFailed(id, status, reason, output) => self.start_failed(id, status, &reason, &output),
             Event::Exited(id, reason, output) => self.exited(id, &reason, &output),
             Event::Established(report) => self.established(&report),
-            Event::Closed(report, cause) => self.closed(&report, cause),
+            Event::Closed(report, cause) => {
+                self.observed(&report, true);
+                self.closed(&report, cause);
+            }
+            Event::Habit(report) => self.observed(&report, false),
+            Event::Leaving(report) => self.left(&report),
+            Event::Observed(reports) => {
+                for report in &reports {
+                    self.observed(report, false);
+                }
+            }
         }
         std::mem::take(&mut self.effects)
     }
@@ -250,7 +303,7 @@ impl Core {
         };
         let envelope = Envelope::new(request, Hop::AgentToManager)
             .with("x_node", &self.node)
-            .with("x_redirection", &self.redirection)
+            .with("x_redirection", &self.redirects.description)
             .with("x_running", &running.join(" & "));
         self.effect(Effect::ToManager(envelope));
     }

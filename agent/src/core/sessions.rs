@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 
 use patchbay_ebpf_common::Reason;
 use ssmmp::{
-    Envelope, Hop, InstanceId, Message, Port, SessionResponse, SourceServiceSessionCloseInfo,
+    Envelope, Hop, InstanceId, Message, Name, Port, SessionResponse, SourceServiceSessionCloseInfo,
     SourceServiceSessionCloseResponse, Status,
 };
 
+use super::profiles::{Endpoint, Ends};
 use super::{Asked, Core, Declare, Effect, Live};
 use crate::repository::Kind;
 
@@ -96,6 +97,7 @@ impl Core {
         let Some(asked) = self.asked.get_mut(&(source, response.message_id)) else { return };
         let at =
             SocketAddr::new(response.dest_service_instance_network_address.0, response.dest_socket_port.0);
+        let asked_plug = asked.plug.clone();
         if response.status.is_success() {
             asked.answer = Some(Live {
                 message_id: response.message_id,
@@ -106,9 +108,16 @@ impl Core {
                 socket: response.dest_socket_name.clone(),
                 at,
             });
-            let redirect = self.may_redirect(source, &response, envelope.extension("x_redirect"));
-            let destination = response.dest_service_instance_id;
-            self.effect(Effect::Declare(Declare { source, destination, at, redirect }));
+            let ends = self.ends_of(source, &asked_plug, &response);
+            let declare = Declare {
+                source,
+                destination: response.dest_service_instance_id,
+                at,
+                redirect: self.may_redirect(&response, envelope.extension("x_redirect")),
+                always: envelope.extension("x_redirect") == Some("always"),
+                observe: false,
+            };
+            self.declare(declare, ends);
         } else {
             self.asked.remove(&(source, response.message_id));
         }
@@ -121,24 +130,25 @@ impl Core {
         }
     }
 
-    /// Whether a session may be redirected: both ends here, the graph's mode, both programs' profiles.
-    fn may_redirect(
-        &self,
-        source: InstanceId,
-        response: &SessionResponse,
-        mode: Option<&str>,
-    ) -> Result<(), Reason> {
-        if mode == Some("never") {
-            return Err(Reason::Never);
+    /// What forbids redirection whatever the programs do: the graph, or another node.
+    fn may_redirect(&self, response: &SessionResponse, mode: Option<&str>) -> Result<(), Reason> {
+        let here = self.instances.contains_key(&response.dest_service_instance_id)
+            && response.dest_service_instance_network_address == self.address;
+        match mode {
+            Some("never") => Err(Reason::Never),
+            _ if !here => Err(Reason::OtherNode),
+            _ => Ok(()),
         }
-        let destination = self.instances.get(&response.dest_service_instance_id);
-        let (Some(destination), true) =
-            (destination, response.dest_service_instance_network_address == self.address)
-        else {
-            return Err(Reason::OtherNode);
-        };
-        let tested = destination.tested && self.instances.get(&source).is_some_and(|i| i.tested);
-        if mode == Some("always") || tested { Ok(()) } else { Err(Reason::NoProfile) }
+    }
+
+    fn ends_of(&self, source: InstanceId, plug: &Name, response: &SessionResponse) -> Ends {
+        let destination = response.dest_service_instance_id;
+        let tested = |id| self.instances.get(&id).is_some_and(|instance| instance.tested);
+        Ends {
+            source: Endpoint::new(&response.source_service_name, plug),
+            destination: Endpoint::new(&response.dest_service_name, &response.dest_socket_name),
+            tested: [tested(source), tested(destination)],
+        }
     }
 
     /// The Manager asks an instance to close a session.

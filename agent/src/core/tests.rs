@@ -2,8 +2,9 @@
 
 use ssmmp::{Address, Envelope, InstanceId, Message, Status};
 
-use super::{Core, Effect, Event};
-use crate::datapath::Reason;
+use super::profiles::{ENOUGH_CALLS, Profiles};
+use super::{Core, Effect, Event, Redirects};
+use crate::datapath::{Reason, SessionReport, habit};
 use crate::repository::parse;
 
 const REPOSITORY: &str = r#"
@@ -30,7 +31,8 @@ impl Node {
     fn registered() -> Self {
         let repository = parse("r", REPOSITORY).expect("good");
         let address = Address("10.0.0.1".parse().expect("an address"));
-        let mut node = Self(Core::new(address, "n".into(), "kernel".into(), repository));
+        let redirects = Redirects { description: "kernel".into(), observes: true, harmful: u32::MAX };
+        let mut node = Self(Core::new(address, "n".into(), redirects, repository, Profiles::default()));
         node.register();
         node
     }
@@ -122,7 +124,7 @@ fn who_may_be_redirected() {
         (9, "10.0.0.1", "never", Err(Reason::Never)),
         (9, "10.0.0.2", "auto", Err(Reason::OtherNode)),
         (99, "10.0.0.1", "auto", Err(Reason::OtherNode)),
-        (8, "10.0.0.1", "auto", Err(Reason::NoProfile)),
+        (8, "10.0.0.1", "auto", Err(Reason::Learning)),
         (8, "10.0.0.1", "always", Ok(())),
     ] {
         let mut node = Node::running(&[("A", 7), ("redis", 8), ("A", 9)]);
@@ -199,4 +201,36 @@ fn an_adapted_program_gets_its_targets_before_it_starts() {
     let effects = node.manager(&format!("type: session_response ~ message_id: {id} ~ source_service_name: proxy ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: 9 ~ dest_socket_name: in ~ dest_service_instance_network_address: 10.0.0.2 ~ dest_socket_port: 54009 ~ status: 200"));
     let Some(Effect::Start(start)) = effects.last() else { panic!("{effects:?}") };
     assert_eq!(start.targets["back"].to_string(), "10.0.0.2:54009");
+}
+
+#[test]
+fn a_program_is_redirected_once_its_habits_are_known() {
+    let mut node = Node::running(&[("A", 7), ("redis", 8)]);
+    let effects = node.session(8, "10.0.0.1", "auto");
+    assert_eq!(redirect_of(&effects), Err(Reason::Learning));
+    let mut report = SessionReport::between(7, 8, "10.0.0.1:54009".parse().expect("an address"));
+    report.calls = [0, ENOUGH_CALLS];
+    let effects = node.0.handle(Event::Observed(vec![report.clone()]));
+    assert!(
+        matches!(&effects[..], [Effect::Keep(_), Effect::Declare(d)] if d.redirect.is_ok()),
+        "{effects:?}"
+    );
+    assert!(node.0.handle(Event::Observed(vec![report.clone()])).is_empty(), "nothing new");
+    report.habits = [0, habit::SPLICE];
+    let effects = node.0.handle(Event::Habit(report));
+    assert!(
+        matches!(&effects[..], [Effect::Keep(_), Effect::Declare(d)] if d.redirect == Err(Reason::Habit))
+    );
+    assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "auto")), Err(Reason::Habit));
+    assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "always")), Ok(()));
+}
+
+#[test]
+fn a_connection_of_small_writes_is_remembered() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    assert_eq!(redirect_of(&node.session(9, "10.0.0.1", "auto")), Ok(()));
+    let mut report = SessionReport::between(7, 9, "10.0.0.1:54009".parse().expect("an address"));
+    report.leaving = Some(Reason::SmallWrites);
+    node.0.handle(Event::Leaving(report));
+    assert_eq!(redirect_of(&node.session(9, "10.0.0.1", "auto")), Err(Reason::SmallWrites));
 }

@@ -5,28 +5,38 @@
 
 mod btf;
 mod cgroup;
+mod leaving;
+mod load;
+mod observing;
 mod offsets;
 mod pins;
 mod raw;
 mod report;
+mod scope;
+mod shown;
 
-use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf, SockHash};
+use aya::programs::ProgramError;
 use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, SkMsg, SockOps};
-use aya::{Ebpf, EbpfLoader};
 pub use cgroup::{cgroup_id, cgroup2_mount};
 use patchbay_ebpf_common as common;
 pub use patchbay_ebpf_common::Reason;
+pub use patchbay_ebpf_common::habit;
 pub use report::{Cause, Path, SessionEvent, SessionReport, Traffic};
+pub use scope::{ListeningSocket, Scope};
+pub use shown::{Looker, ShownMessage};
 use tokio::io::unix::AsyncFd;
 
 /// The kernel programs, built by `build.rs`.
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/patchbay-ebpf"));
+
+/// The program that the agent calls.
+const CONTROL: &str = "patchbay_control";
 
 /// Sessions known at once, unless set otherwise; further ones stay on TCP uncounted.
 pub const DEFAULT_SESSIONS_LIMIT: u32 = 65_536;
@@ -48,6 +58,12 @@ pub enum Error {
     /// Another refusal.
     #[error("the kernel refused: {0}")]
     Map(#[from] MapError),
+    /// The programs are of another build.
+    #[error("{0}")]
+    Missing(String),
+    /// A program could not be run.
+    #[error("the kernel refused: {0}")]
+    Program(#[from] ProgramError),
 }
 
 /// How to load.
@@ -62,6 +78,24 @@ pub struct Options {
     pub sessions_limit: u32,
     /// Unread redirected bytes allowed for each direction; 0 for the receiver's buffer size.
     pub in_flight_budget: u32,
+    /// Redirects without declarations whatever stays inside the cgroup.
+    pub scope: Option<Scope>,
+    /// Bits of [`habit`] that take a session of mode `auto` back to TCP.
+    pub harmful: u32,
+}
+
+impl Options {
+    /// The usual limits, for a cgroup.
+    pub fn new(cgroup: PathBuf) -> Self {
+        Self {
+            cgroup,
+            pins: None,
+            sessions_limit: DEFAULT_SESSIONS_LIMIT,
+            in_flight_budget: DEFAULT_IN_FLIGHT_BYTES,
+            scope: None,
+            harmful: u32::MAX,
+        }
+    }
 }
 
 /// A session that may come to be.
@@ -79,6 +113,8 @@ pub struct Declaration {
     pub destination_instance: u64,
     /// Whether to redirect, or why not.
     pub redirect: Result<(), Reason>,
+    /// Whether it stays redirected whatever is seen.
+    pub always: bool,
 }
 
 /// Owner of the loaded programs and their maps. Dropping it takes the programs off, unless they are
@@ -86,103 +122,19 @@ pub struct Declaration {
 pub struct Datapath {
     declared: HashMap<MapData, common::DeclarationKey, common::Declaration>,
     sessions: HashMap<MapData, u64, common::Session>,
+    sockets: SockHash<MapData, u64>,
     settings: Array<MapData, common::Settings>,
+    listening: HashMap<MapData, common::ListeningKey, common::Listening>,
     events: AsyncFd<RingBuf<MapData>>,
     options: Options,
-    // Keeps programs and links alive.
-    _programs: Ebpf,
+    leaving: leaving::Leaving,
+    observing: Vec<observing::Attached>,
+    programs: Ebpf,
+    // Keeps the link alive.
     _link: Option<FdLink>,
 }
 
 impl Datapath {
-    /// Loads the programs, or takes over what an earlier agent pinned. Call it inside a tokio runtime.
-    ///
-    /// # Errors
-    /// Names exactly what this node lacks.
-    pub fn load(options: &Options) -> Result<Self, Unavailable> {
-        let offsets = offsets::read()?;
-        let cgroup = File::open(&options.cgroup).map_err(|error| {
-            Unavailable(format!("the cgroup {} can't be opened: {error}", options.cgroup.display()))
-        })?;
-        if let Some(pins) = &options.pins {
-            pins::prepare(pins)?;
-        }
-        let mut programs = Self::load_programs(options, &offsets)?;
-        Self::attach_messages(&mut programs, options.pins.is_some())?;
-        let link = Self::attach_connections(&mut programs, &cgroup, options)?;
-        let events = RingBuf::try_from(take(&mut programs, "EVENTS")?).map_err(map_problem)?;
-        let mut datapath = Self {
-            declared: HashMap::try_from(take(&mut programs, "DECLARED")?).map_err(map_problem)?,
-            sessions: HashMap::try_from(take(&mut programs, "KNOWN_SESSIONS")?).map_err(map_problem)?,
-            settings: Array::try_from(take(&mut programs, "SETTINGS")?).map_err(map_problem)?,
-            events: raw::watch(events)
-                .map_err(|error| Unavailable(format!("the event ring can't be watched: {error}")))?,
-            options: options.clone(),
-            _programs: programs,
-            _link: link,
-        };
-        datapath.set_redirection(true).map_err(|error| Unavailable(error.to_string()))?;
-        Ok(datapath)
-    }
-
-    fn load_programs(options: &Options, offsets: &[(&'static str, u32)]) -> Result<Ebpf, Unavailable> {
-        let mut loader = EbpfLoader::new();
-        for (name, value) in offsets {
-            loader.override_global(name, value, true);
-        }
-        let limit = options.sessions_limit;
-        for map in ["DECLARED", "KNOWN_SESSIONS", "BY_TUPLE"] {
-            loader.map_max_entries(map, limit);
-        }
-        for map in ["MEMBERS", "SOCKETS"] {
-            loader.map_max_entries(map, limit.saturating_mul(2));
-        }
-        let paths: Vec<_> = match &options.pins {
-            Some(pins) => pins::MAPS.iter().map(|name| (*name, pins.join(name))).collect(),
-            None => Vec::new(),
-        };
-        for (name, path) in &paths {
-            loader.map_pin_path(name, path.as_path());
-        }
-        loader.load(PROGRAMS).map_err(|error| Unavailable(format!("{}{}", describe(&error), permission())))
-    }
-
-    /// Attaches the program for messages to the socket map.
-    fn attach_messages(programs: &mut Ebpf, keep: bool) -> Result<(), Unavailable> {
-        let sockets = programs.map("SOCKETS").ok_or_else(|| missing("SOCKETS"))?;
-        let sockets: SockHash<_, u64> = SockHash::try_from(sockets).map_err(map_problem)?;
-        let fd = sockets.fd().try_clone().map_err(|error| Unavailable(describe(&error)))?;
-        let program: &mut SkMsg = program(programs, "patchbay_sk_msg")?;
-        program.load().map_err(|error| Unavailable(describe(&error)))?;
-        let link = program.attach(&fd).map_err(|error| Unavailable(describe(&error)))?;
-        if keep {
-            // aya would detach it when the agent ends; the map holds it as long as the map lives.
-            let link = program.take_link(link).map_err(|error| Unavailable(describe(&error)))?;
-            std::mem::forget(link);
-        }
-        Ok(())
-    }
-
-    /// Attaches the program for connections to the node's cgroup.
-    fn attach_connections(
-        programs: &mut Ebpf,
-        cgroup: &File,
-        options: &Options,
-    ) -> Result<Option<FdLink>, Unavailable> {
-        let program: &mut SockOps = program(programs, "patchbay_sock_ops")?;
-        program.load().map_err(|error| Unavailable(describe(&error)))?;
-        let link = program.attach(cgroup, CgroupAttachMode::Single).map_err(|error| {
-            Unavailable(format!("{} (is {} a cgroup v2?)", describe(&error), options.cgroup.display()))
-        })?;
-        let link = program.take_link(link).map_err(|error| Unavailable(describe(&error)))?;
-        let link: FdLink =
-            link.try_into().map_err(|_| Unavailable("the kernel has no links for cgroups (5.7)".into()))?;
-        match &options.pins {
-            Some(pins) => pins::replace_link(pins, link).map(|()| None),
-            None => Ok(Some(link)),
-        }
-    }
-
     /// Declares a session before it exists. Declaring it again replaces what was said.
     ///
     /// # Errors
@@ -193,7 +145,10 @@ impl Datapath {
             source_instance: declaration.source_instance,
             destination_instance: declaration.destination_instance,
             refusal: declaration.redirect.err().map_or(0, |reason| reason as u32),
-            padding: 0,
+            mode: match declaration.always {
+                true => common::mode::ALWAYS,
+                false => common::mode::AUTO,
+            },
         };
         let key = key(declaration.source_cgroup, declaration.destination);
         self.declared.insert(key, value, 0).map_err(|error| match &error {
@@ -221,8 +176,15 @@ impl Datapath {
     /// # Errors
     /// The kernel refused.
     pub fn set_redirection(&mut self, on: bool) -> Result<(), Error> {
-        let settings =
-            common::Settings { redirect: u32::from(on), in_flight_budget: self.options.in_flight_budget };
+        let scope = self.options.scope;
+        let settings = common::Settings {
+            redirect: u32::from(on),
+            in_flight_budget: self.options.in_flight_budget,
+            scope: u32::from(scope.is_some()),
+            scope_refusal: scope.map_or(0, |scope| scope.refusal.map_or(0, |reason| reason as u32)),
+            scope_mode: scope.map_or(0, |scope| scope.mode()),
+            harmful: self.options.harmful,
+        };
         Ok(self.settings.set(0, settings, 0)?)
     }
 
@@ -253,6 +215,9 @@ impl Datapath {
                 if let Some(event) = raw::event(&item)
                     && let Some(event) = SessionEvent::read(&event)
                 {
+                    if event.report().leaving.is_some() {
+                        self.leaving.begin(event.report());
+                    }
                     return Ok(event);
                 }
             }
@@ -275,47 +240,5 @@ fn key(source_cgroup: u64, destination: SocketAddr) -> common::DeclarationKey {
         address: report::address_bytes(destination.ip()),
         port: u32::from(destination.port()),
         padding: 0,
-    }
-}
-
-fn take(programs: &mut Ebpf, name: &str) -> Result<aya::maps::Map, Unavailable> {
-    programs.take_map(name).ok_or_else(|| missing(name))
-}
-
-fn program<'a, T>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut T, Unavailable>
-where
-    &'a mut T: TryFrom<&'a mut aya::programs::Program>,
-{
-    programs.program_mut(name).and_then(|program| program.try_into().ok()).ok_or_else(|| missing(name))
-}
-
-fn missing(name: &str) -> Unavailable {
-    Unavailable(format!("the kernel programs hold no {name}: agent and programs are of different builds"))
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
-fn map_problem(error: MapError) -> Unavailable {
-    Unavailable(describe(&error))
-}
-
-/// An error with all its causes, in one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
-}
-
-fn permission() -> &'static str {
-    match nix::unistd::geteuid().is_root() {
-        true => "",
-        false => " (run the agent as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)",
     }
 }

@@ -11,7 +11,7 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// One offset: the programs' variable, the structure, the member, and whether the programs can do
 /// without.
-const WANTED: [(&str, &str, &str, Need); 14] = [
+const WANTED: [(&str, &str, &str, Need); 20] = [
     ("OFFSET_WRITE_SEQ", "tcp_sock", "write_seq", Need::Always),
     ("OFFSET_COPIED_SEQ", "tcp_sock", "copied_seq", Need::Always),
     ("OFFSET_IS_MPTCP", "tcp_sock", "is_mptcp", Need::IfPresent),
@@ -26,6 +26,12 @@ const WANTED: [(&str, &str, &str, Need); 14] = [
     ("OFFSET_CGROUP", "sock", "sk_cgrp_data.cgroup", Need::Always),
     ("OFFSET_KERNFS_NODE", "cgroup", "kn", Need::Always),
     ("OFFSET_KERNFS_ID", "kernfs_node", "id", Need::Always),
+    ("OFFSET_FILES", "task_struct", "files", Need::Always),
+    ("OFFSET_FILE_TABLE", "files_struct", "fdt", Need::Always),
+    ("OFFSET_DESCRIPTORS", "fdtable", "fd", Need::Always),
+    ("OFFSET_DESCRIPTOR_COUNT", "fdtable", "max_fds", Need::Always),
+    ("OFFSET_PRIVATE_DATA", "file", "private_data", Need::Always),
+    ("OFFSET_SOCK", "socket", "sk", Need::Always),
 ];
 
 #[derive(PartialEq)]
@@ -42,12 +48,30 @@ pub fn read() -> Result<Vec<(&'static str, u32)>, Unavailable> {
         ))
     })?;
     let btf = Btf::new(&bytes).ok_or_else(|| Unavailable(format!("{KERNEL_BTF} holds no BTF")))?;
-    WANTED
+    let found: Result<Vec<_>, _> = WANTED
         .iter()
         .map(|(variable, structure, member, need)| match btf.offset(structure, member) {
             Some(offset) => Ok((*variable, offset)),
             None if *need == Need::IfPresent => Ok((*variable, 0)),
             None => Err(Unavailable(format!("this kernel has no {structure}.{member}"))),
         })
-        .collect()
+        .collect();
+    let mut found = found?;
+    found.extend(system_calls(&btf)?);
+    Ok(found)
+}
+
+/// Where a system call's first two arguments are, and the numbers of those that are observed.
+fn system_calls(btf: &Btf<'_>) -> Result<[(&'static str, u32); 4], Unavailable> {
+    let x86 = || Some((btf.offset("pt_regs", "di")?, btf.offset("pt_regs", "si")?));
+    let others = || btf.offset("pt_regs", "regs").map(|first| (first, first + 8));
+    let (first, second) = x86()
+        .or_else(others)
+        .ok_or_else(|| Unavailable("this kernel's registers are not known to Patchbay".into()))?;
+    Ok([
+        ("OFFSET_FIRST_ARGUMENT", first),
+        ("OFFSET_SECOND_ARGUMENT", second),
+        ("NUMBER_IOCTL", u32::try_from(libc::SYS_ioctl).unwrap_or(u32::MAX)),
+        ("NUMBER_SPLICE", u32::try_from(libc::SYS_splice).unwrap_or(u32::MAX)),
+    ])
 }

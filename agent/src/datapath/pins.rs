@@ -3,16 +3,28 @@
 use std::path::Path;
 use std::{fs, io};
 
+use aya::programs::RawTracePoint;
 use aya::programs::links::{FdLink, PinnedLink};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::Unavailable;
 
 /// The maps that are pinned, by their name.
-pub const MAPS: [&str; 7] =
-    ["BY_TUPLE", "DECLARED", "EVENTS", "KNOWN_SESSIONS", "MEMBERS", "SETTINGS", "SOCKETS"];
+pub const MAPS: [&str; 9] = [
+    "BY_TUPLE",
+    "DECLARED",
+    "EVENTS",
+    "KNOWN_SESSIONS",
+    "LISTENING",
+    "MEMBERS",
+    "SETTINGS",
+    "SHOWN",
+    "SOCKETS",
+];
 /// The pin of the link that attaches the programs to the node's cgroup.
 const LINK: &str = "link";
+/// The pin of the program that the agent calls.
+pub const PROGRAM: &str = "control";
 /// `statfs` magic of a BPF file system.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
@@ -34,7 +46,11 @@ pub fn replace_link(pins: &Path, link: FdLink) -> Result<(), Unavailable> {
     let path = pins.join(LINK);
     let next = pins.join("link_next");
     let fail = |error: &dyn std::error::Error| {
-        Unavailable(format!("pinning the link at {} failed: {}", path.display(), super::describe(error)))
+        Unavailable(format!(
+            "pinning the link at {} failed: {}",
+            path.display(),
+            super::load::describe(error)
+        ))
     };
     let _ = fs::remove_file(&next);
     link.pin(&next).map_err(|error| fail(&error))?;
@@ -44,9 +60,18 @@ pub fn replace_link(pins: &Path, link: FdLink) -> Result<(), Unavailable> {
     fs::rename(&next, &path).map_err(|error| fail(&error))
 }
 
+/// Pins the program that the agent calls in place of an earlier agent's.
+pub fn replace_program(pins: &Path, program: &mut RawTracePoint) -> Result<(), Unavailable> {
+    let path = pins.join(PROGRAM);
+    let _ = fs::remove_file(&path);
+    program.pin(&path).map_err(|error| {
+        Unavailable(format!("pinning at {} failed: {}", path.display(), super::load::describe(&error)))
+    })
+}
+
 /// Removes all pins, and the file system when it was mounted for them.
 pub fn remove(pins: &Path) -> io::Result<()> {
-    for name in MAPS.iter().chain(&[LINK, "link_next"]) {
+    for name in MAPS.iter().chain(&[LINK, "link_next", PROGRAM]) {
         match fs::remove_file(pins.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

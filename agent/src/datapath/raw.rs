@@ -3,7 +3,7 @@
 use std::io;
 
 use aya::maps::{MapData, RingBuf};
-use patchbay_ebpf_common::Event;
+use patchbay_ebpf_common::{Event, Shown};
 use tokio::io::unix::AsyncFd;
 
 /// Watches the ring for new events.
@@ -14,11 +14,20 @@ pub fn watch(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
 }
 
 /// Reads an event from the ring's bytes.
-#[expect(unsafe_code, reason = "the kernel's bytes become a plain structure of integers")]
 pub fn event(bytes: &[u8]) -> Option<Event> {
-    if bytes.len() < size_of::<Event>() {
+    read(bytes)
+}
+
+/// Reads a shown message from the ring's bytes.
+pub fn shown(bytes: &[u8]) -> Option<Shown> {
+    read(bytes)
+}
+
+#[expect(unsafe_code, reason = "the kernel's bytes become a plain structure of integers")]
+fn read<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < size_of::<T>() {
         return None;
     }
     // SAFETY: the length was checked, any bytes are a value of it, and the read needs no alignment.
-    Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }

@@ -49,6 +49,18 @@ pub struct SessionReport {
     pub last_activity: u64,
     /// How often its directions changed their path.
     pub switches: u32,
+    /// The kernel programs' key.
+    pub key: u64,
+    /// Key of the destination's socket in the map, 0 when it is not known.
+    pub destination_key: u64,
+    /// Why it is leaving the map, or has left it.
+    pub leaving: Option<Reason>,
+    /// Whether it is outside the map, where only TCP counts.
+    pub outside: bool,
+    /// Bits of [`common::habit`] seen at the source and at the destination.
+    pub habits: [u32; 2],
+    /// Receiving calls seen at the source and at the destination while they were observed.
+    pub calls: [u32; 2],
 }
 
 /// Why a session ended.
@@ -69,9 +81,23 @@ pub enum SessionEvent {
     Established(SessionReport),
     /// Both ends on this node are closed.
     Closed(SessionReport, Cause),
+    /// A program did something that behaves differently once it is redirected.
+    Habit(SessionReport),
+    /// The session is on its way out of the map.
+    Leaving(SessionReport),
 }
 
 impl SessionEvent {
+    /// The session at that moment.
+    pub fn report(&self) -> &SessionReport {
+        match self {
+            Self::Established(report)
+            | Self::Closed(report, _)
+            | Self::Habit(report)
+            | Self::Leaving(report) => report,
+        }
+    }
+
     pub(super) fn read(event: &common::Event) -> Option<Self> {
         let report = SessionReport::read(&event.session);
         match event.kind {
@@ -84,12 +110,37 @@ impl SessionEvent {
                     _ => Cause::Broken,
                 },
             )),
+            common::event::HABIT => Some(Self::Habit(report)),
+            common::event::LEAVING => Some(Self::Leaving(report)),
             _ => None,
         }
     }
 }
 
 impl SessionReport {
+    /// A session that nothing is known of but its instances and where it goes.
+    pub fn between(source: u64, destination: u64, at: SocketAddr) -> Self {
+        let nowhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+        Self {
+            source: nowhere,
+            destination: at,
+            source_instance: source,
+            destination_instance: destination,
+            path: Path::Tcp(Reason::Unpaired),
+            sent: Traffic::default(),
+            received: Traffic::default(),
+            established: 0,
+            last_activity: 0,
+            switches: 0,
+            key: 0,
+            destination_key: 0,
+            leaving: None,
+            outside: true,
+            habits: [0; 2],
+            calls: [0; 2],
+        }
+    }
+
     pub(super) fn read(session: &common::Session) -> Self {
         let common::Tuple { source, destination, source_port, destination_port, .. } = session.tuple;
         let [sent, received] = &session.directions;
@@ -104,6 +155,12 @@ impl SessionReport {
             established: session.established,
             last_activity: sent.last_activity.max(received.last_activity),
             switches: sent.switches + received.switches,
+            key: session.source_cookie,
+            destination_key: session.destination_cookie,
+            leaving: Reason::from_code(session.leave),
+            outside: session.reason != 0,
+            habits: session.habits,
+            calls: session.calls,
         }
     }
 }
@@ -131,7 +188,7 @@ fn traffic(direction: &common::Direction) -> Traffic {
     Traffic { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages }
 }
 
-fn address(bytes: common::AddressBytes, port: u32) -> SocketAddr {
+pub(super) fn address(bytes: common::AddressBytes, port: u32) -> SocketAddr {
     let ip = IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical();
     SocketAddr::new(ip, u16::try_from(port).unwrap_or_default())
 }

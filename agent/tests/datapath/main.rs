@@ -41,14 +41,12 @@ async fn run(place: &Place, address: &str, work: Work, redirect: Result<(), Reas
     }
 }
 
+fn options(place: &Place) -> Options {
+    Options { sessions_limit: 64, ..Options::new(place.cgroup()) }
+}
+
 fn load(place: &Place) -> Datapath {
-    Datapath::load(&Options {
-        cgroup: place.cgroup(),
-        pins: None,
-        sessions_limit: 64,
-        in_flight_budget: 1 << 20,
-    })
-    .expect("the kernel takes the programs")
+    Datapath::load(&options(place)).expect("the kernel takes the programs")
 }
 
 fn declare(datapath: &mut Datapath, place: &Place, at: SocketAddr, redirect: Result<(), Reason>) {
@@ -60,6 +58,7 @@ fn declare(datapath: &mut Datapath, place: &Place, at: SocketAddr, redirect: Res
             source_instance: 7,
             destination_instance: 9,
             redirect,
+            always: false,
         })
         .expect("there is room");
 }
@@ -153,6 +152,7 @@ async fn a_destination_in_another_cgroup_leaves_both_sockets_outside() {
             source_instance: 7,
             destination_instance: 9,
             redirect: ALLOWED,
+            always: false,
         })
         .expect("there is room");
     Peer::connect(&place, at, Work::Echo).succeed();
@@ -206,12 +206,7 @@ async fn switching_off_and_on_while_bytes_flow_keeps_them_in_order() {
 #[tokio::test]
 async fn pinned_programs_outlive_the_agent_and_the_next_one_takes_over() {
     let place = Place::one_namespace();
-    let options = Options {
-        cgroup: place.cgroup(),
-        pins: Some(place.pins()),
-        sessions_limit: 64,
-        in_flight_budget: 1 << 20,
-    };
+    let options = Options { pins: Some(place.pins()), ..options(&place) };
     let mut first = Datapath::load(&options).expect("the kernel takes the programs");
     let mut destination = Peer::serve(&place, "127.0.0.1", Work::Duplex);
     let at = destination.address("127.0.0.1");

@@ -1,0 +1,194 @@
+//! What is known of programs' habits, learned from sessions over plain TCP before any is redirected.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use patchbay_ebpf_common::{Reason, habit};
+use serde::{Deserialize, Serialize};
+
+/// Receiving calls that must have been seen before a program counts as known.
+pub const ENOUGH_CALLS: u32 = 32;
+/// Or sessions that must have ended.
+pub const ENOUGH_SESSIONS: u32 = 3;
+
+/// A plug or socket of a service, `service.name`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Endpoint(String);
+
+impl Endpoint {
+    /// The plug or socket of a service.
+    pub fn new(service: &dyn std::fmt::Display, name: &dyn std::fmt::Display) -> Self {
+        Self(format!("{service}.{name}"))
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What was seen at one plug or socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Sessions that ended while they were observed.
+    pub sessions: u32,
+    /// Receiving calls that were seen.
+    pub calls: u32,
+    /// Bits of [`habit`].
+    pub habits: u32,
+}
+
+impl Profile {
+    fn verdict(self, harmful: u32) -> Result<(), Reason> {
+        if self.habits & harmful != 0 {
+            Err(Reason::Habit)
+        } else if self.calls >= ENOUGH_CALLS || self.sessions >= ENOUGH_SESSIONS {
+            Ok(())
+        } else {
+            Err(Reason::Learning)
+        }
+    }
+}
+
+/// All profiles of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profiles {
+    /// By plug or socket.
+    #[serde(default)]
+    pub endpoints: BTreeMap<Endpoint, Profile>,
+    /// Abstract connections that carry streams of small writes, `plug → socket`.
+    #[serde(default)]
+    pub small_writes: BTreeSet<String>,
+}
+
+/// The two ends of a session, and which of them need no learning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ends {
+    /// The source's plug.
+    pub source: Endpoint,
+    /// The destination's socket.
+    pub destination: Endpoint,
+    /// Whether each is known to be safe.
+    pub tested: [bool; 2],
+}
+
+impl Ends {
+    fn connection(&self) -> String {
+        format!("{} → {}", self.source, self.destination)
+    }
+
+    /// Whether nothing has to be observed.
+    pub fn all_tested(&self) -> bool {
+        self.tested == [true, true]
+    }
+}
+
+impl Profiles {
+    /// Whether a session between two ends may be redirected, or why not.
+    ///
+    /// # Errors
+    /// The reason for TCP.
+    pub fn verdict(&self, ends: &Ends, harmful: u32) -> Result<(), Reason> {
+        if self.small_writes.contains(&ends.connection()) {
+            return Err(Reason::SmallWrites);
+        }
+        let of = |end: &Endpoint, tested| match tested {
+            true => Ok(()),
+            false => self.endpoints.get(end).copied().unwrap_or_default().verdict(harmful),
+        };
+        // A habit of one end says more than that the other is still observed.
+        match (of(&ends.source, ends.tested[0]), of(&ends.destination, ends.tested[1])) {
+            (_, Err(Reason::Habit)) => Err(Reason::Habit),
+            (source, destination) => source.and(destination),
+        }
+    }
+
+    /// Learns from a session so far; `ended` when there is nothing more to come from it. Returns whether
+    /// anything changed that should be kept.
+    pub fn learn(&mut self, ends: &Ends, habits: [u32; 2], calls: [u32; 2], ended: bool) -> bool {
+        let before = self.clone();
+        for (index, end) in [&ends.source, &ends.destination].into_iter().enumerate() {
+            if ends.tested[index] || (calls[index] == 0 && habits[index] == 0) {
+                continue;
+            }
+            let profile = self.endpoints.entry(end.clone()).or_default();
+            profile.habits |= habits[index];
+            profile.calls = profile.calls.max(calls[index]);
+            profile.sessions = profile.sessions.saturating_add(u32::from(ended));
+        }
+        *self != before
+    }
+
+    /// Remembers that an abstract connection carries streams of small writes.
+    pub fn remember_small_writes(&mut self, ends: &Ends) -> bool {
+        self.small_writes.insert(ends.connection())
+    }
+}
+
+/// The names of habits, for people; `-` for none.
+pub fn habit_names(habits: u32) -> String {
+    let names: Vec<&str> =
+        habit::NAMES.iter().filter(|(bit, _)| habits & bit != 0).map(|(_, name)| *name).collect();
+    if names.is_empty() { "-".into() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(tested: [bool; 2]) -> Ends {
+        Ends { source: Endpoint::new(&"web", &"cache"), destination: Endpoint::new(&"redis", &"in"), tested }
+    }
+
+    #[test]
+    fn a_program_is_known_after_enough_calls_or_sessions() {
+        let mut profiles = Profiles::default();
+        let ends = ends([true, false]);
+        assert_eq!(profiles.verdict(&ends, u32::MAX), Err(Reason::Learning));
+        assert!(profiles.learn(&ends, [0, 0], [9, ENOUGH_CALLS - 1], true));
+        assert_eq!(profiles.verdict(&ends, u32::MAX), Err(Reason::Learning));
+        assert!(profiles.learn(&ends, [0, 0], [9, ENOUGH_CALLS], false));
+        assert_eq!(profiles.verdict(&ends, u32::MAX), Ok(()));
+        assert!(!profiles.endpoints.contains_key(&ends.source), "what is tested is not learned");
+    }
+
+    #[test]
+    fn a_habit_is_never_forgotten_and_counts_where_it_harms() {
+        let mut profiles = Profiles::default();
+        let ends = ends([false, false]);
+        profiles.learn(&ends, [0, habit::SPLICE], [0, 1], false);
+        for _ in 0..ENOUGH_SESSIONS {
+            profiles.learn(&ends, [0, 0], [ENOUGH_CALLS, ENOUGH_CALLS], true);
+        }
+        assert_eq!(profiles.verdict(&ends, u32::MAX), Err(Reason::Habit));
+        assert_eq!(profiles.verdict(&ends, !habit::SPLICE), Ok(()));
+        assert_eq!(habit_names(habit::SPLICE | habit::URGENT), "urgent data, splice");
+    }
+
+    #[test]
+    fn a_session_without_a_call_teaches_nothing() {
+        let mut profiles = Profiles::default();
+        assert!(!profiles.learn(&ends([false, false]), [0, 0], [0, 0], true));
+        assert_eq!(profiles, Profiles::default());
+    }
+
+    #[test]
+    fn small_writes_are_remembered_for_their_connection_only() {
+        let mut profiles = Profiles::default();
+        assert!(profiles.remember_small_writes(&ends([true, true])));
+        assert_eq!(profiles.verdict(&ends([true, true]), u32::MAX), Err(Reason::SmallWrites));
+        let other = Ends { source: Endpoint::new(&"shop", &"cache"), ..ends([true, true]) };
+        assert_eq!(profiles.verdict(&other, u32::MAX), Ok(()));
+    }
+
+    #[test]
+    fn profiles_survive_their_file() {
+        let mut profiles = Profiles::default();
+        profiles.learn(&ends([false, false]), [1, 2], [3, 4], true);
+        profiles.remember_small_writes(&ends([false, false]));
+        let text = toml::to_string(&profiles).expect("plain values");
+        assert_eq!(toml::from_str::<Profiles>(&text).expect("its own text"), profiles);
+    }
+}

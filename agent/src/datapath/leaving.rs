@@ -1,0 +1,138 @@
+//! Taking sessions out of the map without losing a byte.
+//!
+//! Deleting a socket throws its unread redirected bytes away (measured, Linux 6.18). So a session first
+//! stops redirecting; only after [`SETTLE`], a thousand times what a send needs from the decision to the
+//! receiver's queue, and with nothing unread at two looks in a row, are its sockets deleted.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use aya::programs::RawTracePoint;
+use aya::programs::{RawTracePointRunOptions, TestRun as _};
+use patchbay_ebpf_common::{Reason, operation};
+
+use super::load::program;
+use super::{CONTROL, Datapath, Error, SessionReport};
+
+/// From the last redirected message to the first look.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Sessions on their way out.
+#[derive(Default)]
+pub(super) struct Leaving(BTreeMap<u64, Exit>);
+
+struct Exit {
+    destination: u64,
+    since: Instant,
+    was_empty: bool,
+}
+
+impl Leaving {
+    pub(super) fn begin(&mut self, report: &SessionReport) {
+        let exit = Exit { destination: report.destination_key, since: Instant::now(), was_empty: false };
+        self.0.entry(report.key).or_insert(exit);
+    }
+}
+
+impl Datapath {
+    /// Whether a session is on its way out of the map.
+    pub fn is_leaving(&self) -> bool {
+        !self.leaving.0.is_empty()
+    }
+
+    /// Takes a session back to TCP for good.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn leave(&mut self, session: &SessionReport, reason: Reason) -> Result<(), Error> {
+        self.control(operation::LEAVE, session.key, reason as u64)?;
+        self.leaving.begin(session);
+        Ok(())
+    }
+
+    /// Takes every session back to TCP for good.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn leave_all(&mut self) -> Result<(), Error> {
+        for session in self.sessions()?.iter().filter(|session| !session.outside) {
+            self.leave(session, Reason::SwitchedOff)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the sessions on their way and lets those out that have nothing unread. To be called every
+    /// now and then while [`Self::is_leaving`].
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn let_out(&mut self) -> Result<(), Error> {
+        let due: Vec<(u64, u64, bool)> = self
+            .leaving
+            .0
+            .iter()
+            .filter(|(_, exit)| exit.since.elapsed() >= SETTLE)
+            .map(|(key, exit)| (*key, exit.destination, exit.was_empty))
+            .collect();
+        for (key, destination, was_empty) in due {
+            let unread = [0, 1].map(|side| self.control(operation::UNREAD, key, side));
+            let [source, there] = unread;
+            let (source, there) = (source?, there?);
+            if source == operation::UNKNOWN {
+                self.leaving.0.remove(&key);
+                continue;
+            }
+            let empty = source == 0 && there == 0;
+            if empty && was_empty {
+                for cookie in [key, destination] {
+                    // One that closed meanwhile is gone already.
+                    let _ = self.sockets.remove(&cookie);
+                }
+                self.control(operation::LEFT, key, 0)?;
+                self.leaving.0.remove(&key);
+            } else if let Some(exit) = self.leaving.0.get_mut(&key) {
+                exit.was_empty = empty;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the sessions that an earlier agent did not let out.
+    pub(super) fn find_leaving(&mut self) {
+        for session in self.sessions().unwrap_or_default() {
+            if session.leaving.is_some() && !session.outside {
+                self.leaving.begin(&session);
+            }
+        }
+    }
+
+    /// Unread redirected bytes at the source and at the destination.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn unread(&mut self, session: &SessionReport) -> Result<[u32; 2], Error> {
+        let known = |bytes| if bytes == operation::UNKNOWN { 0 } else { bytes };
+        Ok([
+            known(self.control(operation::UNREAD, session.key, 0)?),
+            known(self.control(operation::UNREAD, session.key, 1)?),
+        ])
+    }
+
+    pub(super) fn control(&mut self, operation: u64, key: u64, value: u64) -> Result<u32, Error> {
+        let program: &mut RawTracePoint =
+            program(&mut self.programs, CONTROL).map_err(|missing| Error::Missing(missing.0))?;
+        run_control(program, operation, key, value)
+    }
+}
+
+/// Runs the program that the agent calls.
+pub(super) fn run_control(
+    program: &RawTracePoint,
+    operation: u64,
+    key: u64,
+    value: u64,
+) -> Result<u32, Error> {
+    let mut options = RawTracePointRunOptions::new();
+    options.args[..3].copy_from_slice(&[operation, key, value]);
+    Ok(program.test_run(options)?.return_value)
+}

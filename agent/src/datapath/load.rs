@@ -1,0 +1,174 @@
+//! Loading the programs, or taking over what an earlier agent pinned.
+
+use std::fs::File;
+
+use aya::maps::{Array, HashMap, MapData, MapError, RingBuf, SockHash};
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, RawTracePoint, SkMsg, SockOps};
+use aya::{Ebpf, EbpfLoader};
+use tokio::io::unix::AsyncFd;
+
+use super::leaving::Leaving;
+use super::{CONTROL, Datapath, Options, PROGRAMS, Unavailable, offsets, pins, raw};
+
+impl Datapath {
+    /// Loads the programs, or takes over what an earlier agent pinned. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Names exactly what this node lacks.
+    pub fn load(options: &Options) -> Result<Self, Unavailable> {
+        let offsets = offsets::read()?;
+        let cgroup = File::open(&options.cgroup).map_err(|error| {
+            Unavailable(format!("the cgroup {} can't be opened: {error}", options.cgroup.display()))
+        })?;
+        if let Some(pins) = &options.pins {
+            pins::prepare(pins)?;
+        }
+        let mut programs = Self::load_programs(options, &offsets)?;
+        Self::attach_messages(&mut programs, options.pins.is_some())?;
+        Self::load_control(&mut programs, options)?;
+        let link = Self::attach_connections(&mut programs, &cgroup, options)?;
+        let mut datapath = Self {
+            declared: HashMap::try_from(take(&mut programs, "DECLARED")?).map_err(map_problem)?,
+            sessions: HashMap::try_from(take(&mut programs, "KNOWN_SESSIONS")?).map_err(map_problem)?,
+            sockets: SockHash::try_from(take(&mut programs, "SOCKETS")?).map_err(map_problem)?,
+            settings: Array::try_from(take(&mut programs, "SETTINGS")?).map_err(map_problem)?,
+            listening: HashMap::try_from(take(&mut programs, "LISTENING")?).map_err(map_problem)?,
+            events: watched(&mut programs, "EVENTS")?,
+            options: options.clone(),
+            leaving: Leaving::default(),
+            observing: Vec::new(),
+            programs,
+            _link: link,
+        };
+        datapath.set_redirection(true).map_err(|error| Unavailable(error.to_string()))?;
+        datapath.find_leaving();
+        Ok(datapath)
+    }
+
+    fn load_programs(options: &Options, offsets: &[(&'static str, u32)]) -> Result<Ebpf, Unavailable> {
+        let mut loader = EbpfLoader::new();
+        for (name, value) in offsets {
+            loader.override_global(name, value, true);
+        }
+        let limit = options.sessions_limit;
+        for map in ["DECLARED", "KNOWN_SESSIONS", "BY_TUPLE"] {
+            loader.map_max_entries(map, limit);
+        }
+        for map in ["MEMBERS", "SOCKETS"] {
+            loader.map_max_entries(map, limit.saturating_mul(2));
+        }
+        let paths: Vec<_> = match &options.pins {
+            Some(pins) => pins::MAPS.iter().map(|name| (*name, pins.join(name))).collect(),
+            None => Vec::new(),
+        };
+        for (name, path) in &paths {
+            loader.map_pin_path(name, path.as_path());
+        }
+        loader.load(PROGRAMS).map_err(|error| Unavailable(format!("{}{}", describe(&error), permission())))
+    }
+
+    /// Attaches the program for messages to the socket map.
+    fn attach_messages(programs: &mut Ebpf, keep: bool) -> Result<(), Unavailable> {
+        let sockets = programs.map("SOCKETS").ok_or_else(|| missing("SOCKETS"))?;
+        let sockets: SockHash<_, u64> = SockHash::try_from(sockets).map_err(map_problem)?;
+        let fd = sockets.fd().try_clone().map_err(|error| Unavailable(describe(&error)))?;
+        let program: &mut SkMsg = program(programs, "patchbay_sk_msg")?;
+        program.load().map_err(|error| Unavailable(describe(&error)))?;
+        let link = program.attach(&fd).map_err(|error| Unavailable(describe(&error)))?;
+        if keep {
+            // aya would detach it when the agent ends; the map holds it as long as the map lives.
+            let link = program.take_link(link).map_err(|error| Unavailable(describe(&error)))?;
+            std::mem::forget(link);
+        }
+        Ok(())
+    }
+
+    /// Loads the program that the agent calls, and pins it for those who look at messages.
+    fn load_control(programs: &mut Ebpf, options: &Options) -> Result<(), Unavailable> {
+        let program: &mut RawTracePoint = program(programs, CONTROL)?;
+        program.load().map_err(|error| Unavailable(describe(&error)))?;
+        if let Some(pins) = &options.pins {
+            pins::replace_program(pins, program)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the program for connections to the node's cgroup.
+    fn attach_connections(
+        programs: &mut Ebpf,
+        cgroup: &File,
+        options: &Options,
+    ) -> Result<Option<FdLink>, Unavailable> {
+        let program: &mut SockOps = program(programs, "patchbay_sock_ops")?;
+        program.load().map_err(|error| Unavailable(describe(&error)))?;
+        let link = program.attach(cgroup, CgroupAttachMode::Single).map_err(|error| {
+            Unavailable(format!("{} (is {} a cgroup v2?)", describe(&error), options.cgroup.display()))
+        })?;
+        let link = program.take_link(link).map_err(|error| Unavailable(describe(&error)))?;
+        let link: FdLink =
+            link.try_into().map_err(|_| Unavailable("the kernel has no links for cgroups (5.7)".into()))?;
+        match &options.pins {
+            Some(pins) => pins::replace_link(pins, link).map(|()| None),
+            None => Ok(Some(link)),
+        }
+    }
+}
+
+fn watched(programs: &mut Ebpf, name: &str) -> Result<AsyncFd<RingBuf<MapData>>, Unavailable> {
+    let ring = RingBuf::try_from(take(programs, name)?).map_err(map_problem)?;
+    raw::watch(ring).map_err(|error| Unavailable(format!("the ring {name} can't be watched: {error}")))
+}
+
+fn take(programs: &mut Ebpf, name: &str) -> Result<aya::maps::Map, Unavailable> {
+    programs.take_map(name).ok_or_else(|| missing(name))
+}
+
+pub(super) fn program<'a, T>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut T, Unavailable>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program>,
+{
+    programs.program_mut(name).and_then(|program| program.try_into().ok()).ok_or_else(|| missing(name))
+}
+
+fn missing(name: &str) -> Unavailable {
+    Unavailable(format!("the kernel programs hold no {name}: agent and programs are of different builds"))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
+fn map_problem(error: MapError) -> Unavailable {
+    Unavailable(describe(&error))
+}
+
+/// An error with all its causes, in one line.
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    without_middle(text)
+}
+
+/// A verifier's log says what is wrong at its end.
+fn without_middle(text: String) -> String {
+    const KEPT_LINES: usize = 4;
+    let lines: Vec<&str> = text.lines().collect();
+    if lines.len() <= 2 * KEPT_LINES {
+        return text;
+    }
+    let (first, last) = (&lines[..1], &lines[lines.len() - KEPT_LINES..]);
+    [first, &["…"], last].concat().join(" | ")
+}
+
+fn permission() -> &'static str {
+    match nix::unistd::geteuid().is_root() {
+        true => "",
+        false => " (run the agent as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)",
+    }
+}

@@ -1,0 +1,115 @@
+//! What programs do with their sockets that behaves differently once they are redirected.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use patchbay_ebpf_common::{Member, Reason, Session, event, habit, mode};
+
+use crate::kernel;
+use crate::maps::{KNOWN_SESSIONS, MEMBERS, SETTINGS, tell};
+
+/// `MSG_OOB`
+const URGENT: u64 = 0x1;
+/// `MSG_DONTWAIT`, which the kernel adds for sockets that are non-blocking.
+const DO_NOT_WAIT: u64 = 0x40;
+/// `MSG_WAITALL`
+const WAIT_ALL: u64 = 0x100;
+/// `MSG_ZEROCOPY`
+const ZERO_COPY: u64 = 0x400_0000;
+/// `FIONREAD`
+const UNREAD_SIZE: u64 = 0x541b;
+/// `SIOCOUTQ`
+const UNSENT_SIZE: u64 = 0x5411;
+
+/// A receiving call has ended.
+#[inline(always)]
+pub fn received(socket: u64, flags: u64) {
+    let Some((member, session)) = find(socket) else { return };
+    let side = side(member);
+    session.calls[side] = session.calls[side].saturating_add(1);
+    let mut seen = 0;
+    if flags & WAIT_ALL != 0 {
+        seen |= habit::WAIT_ALL;
+    }
+    if flags & URGENT != 0 {
+        seen |= habit::URGENT;
+    }
+    if flags & DO_NOT_WAIT == 0 {
+        member.reader = thread();
+        if member.writer != 0 && member.writer != member.reader {
+            seen |= habit::CONCURRENT;
+        }
+    }
+    remember(session, side, seen);
+}
+
+/// A sending call has ended.
+#[inline(always)]
+pub fn sent(socket: u64, flags: u64) {
+    let Some((member, session)) = find(socket) else { return };
+    let side = side(member);
+    let mut seen = 0;
+    if flags & URGENT != 0 {
+        seen |= habit::URGENT;
+    }
+    if flags & ZERO_COPY != 0 {
+        seen |= habit::ZERO_COPY;
+    }
+    member.writer = thread();
+    if member.reader != 0 && member.reader != member.writer {
+        seen |= habit::CONCURRENT;
+    }
+    remember(session, side, seen);
+}
+
+/// A system call begins.
+#[inline(always)]
+pub fn system_call(registers: u64, number: u64) {
+    let splice = kernel::is_splice(number);
+    if !splice && !kernel::is_ioctl(number) {
+        return;
+    }
+    let Some((descriptor, request)) = kernel::arguments(registers) else { return };
+    let seen = match (splice, request & 0xffff_ffff) {
+        (true, _) => habit::SPLICE,
+        (false, UNREAD_SIZE) => habit::UNREAD_SIZE,
+        (false, UNSENT_SIZE) => habit::UNSENT_SIZE,
+        _ => return,
+    };
+    let Some(socket) = kernel::socket_of(descriptor & 0xffff_ffff) else { return };
+    let Some((member, session)) = find(socket) else { return };
+    remember(session, side(member), seen);
+}
+
+#[inline(always)]
+fn find(socket: u64) -> Option<(&'static mut Member, &'static mut Session)> {
+    let member = MEMBERS.get_ptr_mut(&socket)?;
+    // SAFETY: the map's entry stays valid while the program runs; a lost update of a thread's number
+    // only delays what is learned from it.
+    let member = unsafe { &mut *member };
+    let session = KNOWN_SESSIONS.get_ptr_mut(&member.session)?;
+    // SAFETY: as above; the fields written here are written nowhere else.
+    Some((member, unsafe { &mut *session }))
+}
+
+#[inline(always)]
+fn side(member: &Member) -> usize {
+    usize::from(member.side != 0)
+}
+
+#[inline(always)]
+fn thread() -> u32 {
+    (bpf_get_current_pid_tgid() & 0xffff_ffff) as u32
+}
+
+#[inline(always)]
+fn remember(session: &mut Session, side: usize, seen: u32) {
+    let new = seen & !session.habits[side];
+    if new == 0 {
+        return;
+    }
+    session.habits[side] |= new;
+    let harmful = SETTINGS.get(0).is_some_and(|settings| settings.harmful & new != 0);
+    if harmful && session.mode == mode::AUTO && session.reason == 0 && session.leave == 0 {
+        session.leave = Reason::Habit as u32;
+    }
+    tell(event::HABIT, 0, session);
+}
