@@ -10,5 +10,6 @@ pub mod processes;
 pub mod profile_file;
 pub mod redirection;
 pub mod repository;
+pub mod scope;
 pub mod socket_table;
 pub mod unredirected;

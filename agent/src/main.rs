@@ -16,6 +16,7 @@ use patchbay_agent::processes::{self, Places};
 use patchbay_agent::profile_file;
 use patchbay_agent::redirection::Redirection;
 use patchbay_agent::repository::{self, Repository};
+use patchbay_agent::scope::{self, Exec, Standalone};
 use ssmmp::AGENT_PORT;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +27,8 @@ use tracing::{info, warn};
 const EVENT_QUEUE: usize = 4_096;
 /// Messages that may wait for the Manager.
 const MANAGER_QUEUE: usize = 65_536;
+/// Threads besides the main one; the agent waits more than it works.
+const RUNTIME_THREADS: usize = 2;
 /// Ports of sockets, the Manager's and the agent's: no plug may take them by chance.
 const RESERVED_PORTS: &str = "54000-55556";
 
@@ -46,6 +49,12 @@ struct Arguments {
 enum Task {
     /// Register with the Manager and serve this node
     Run(Run),
+    /// Run a program and its children with redirection between them, without a Manager
+    #[command(after_help = "Example:\n  patchbay-agent exec --always -- sh -c 'redis-server --port 7000 & \
+                            sleep 1; redis-benchmark -p 7000; redis-cli -p 7000 shutdown'")]
+    Exec(Exec),
+    /// Redirect inside a cgroup until it is ended, without a Manager
+    Standalone(Standalone),
     /// Read a repository file and print its problems
     Check {
         /// The repository file
@@ -102,23 +111,33 @@ enum LogFormat {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Task::Check { repository } => check(&repository),
+        Task::Check { repository } => check(&repository).map(|()| ExitCode::SUCCESS),
         Task::Run(arguments) => {
             start_logging(arguments.log_format);
-            tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()
-                .context("the runtime can't be started")
-                .and_then(|runtime| runtime.block_on(run(arguments)))
+            in_runtime(run(arguments)).map(|()| ExitCode::SUCCESS)
+        }
+        Task::Exec(exec) => {
+            start_logging(LogFormat::Text);
+            in_runtime(scope::exec(&exec))
+        }
+        Task::Standalone(standalone) => {
+            start_logging(LogFormat::Text);
+            in_runtime(scope::standalone(&standalone)).map(|()| ExitCode::SUCCESS)
         }
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn in_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .enable_all()
+        .build()
+        .context("the runtime can't be started")?
+        .block_on(work)
 }
 
 fn start_logging(format: LogFormat) {

@@ -146,7 +146,7 @@ fn command(places: &Places, start: &Start, entry: &Entry, folder: &Path) -> Resu
 
 /// The process enters its cgroup before it runs anything, so that all its sockets are made there.
 #[expect(unsafe_code, reason = "what runs between fork and exec must be said to be safe there")]
-fn enter_cgroup(command: &mut Command, members: File) {
+pub fn enter_cgroup(command: &mut Command, members: File) {
     let enter = move || {
         // "0" is the writing process itself.
         nix::unistd::write(&members, b"0").map(drop).map_err(io::Error::from)
@@ -223,7 +223,9 @@ pub async fn watch(
 
 fn listens(cgroup: u64, ports: &[u16]) -> bool {
     socket_table::listening().is_ok_and(|found| {
-        ports.iter().all(|port| found.iter().any(|socket| socket.port == *port && socket.cgroup == cgroup))
+        ports
+            .iter()
+            .all(|port| found.iter().any(|socket| socket.at.port() == *port && socket.cgroup == cgroup))
     })
 }
 

@@ -21,6 +21,7 @@ const INET_DIAG_CGROUP_ID: u16 = 21;
 const BYTES_ACKED: usize = 120;
 const BYTES_RECEIVED: usize = 128;
 const TCP_LISTEN: u32 = 10;
+const SO_NETNS_COOKIE: libc::c_int = 71;
 /// Bytes of a netlink header, and of the header with `inet_diag_msg`.
 const HEADER: usize = 16;
 const MESSAGE: usize = HEADER + 72;
@@ -30,8 +31,8 @@ const READ_BYTES: usize = 64 * 1024;
 /// A listening socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listening {
-    /// Its port.
-    pub port: u16,
+    /// Where it listens.
+    pub at: SocketAddr,
     /// The id of the cgroup that made it.
     pub cgroup: u64,
 }
@@ -58,13 +59,33 @@ pub fn listening() -> io::Result<Vec<Listening>> {
         for message in
             ask(&request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1 << TCP_LISTEN, None, v6))?
         {
-            let port = u16::from_be_bytes([message[HEADER + 4], message[HEADER + 5]]);
             if let Some(cgroup) = attribute(&message, INET_DIAG_CGROUP_ID) {
-                found.push(Listening { port, cgroup });
+                found.push(Listening { at: end(&message, HEADER + 4, HEADER + 8, v6), cgroup });
             }
         }
     }
     Ok(found)
+}
+
+/// The cookie by which the kernel names this thread's network namespace (Linux 5.14).
+///
+/// # Errors
+/// The kernel does not tell.
+#[expect(unsafe_code, reason = "no library has this option of sockets")]
+pub fn namespace() -> io::Result<u64> {
+    let any = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let (mut cookie, mut length) = (0u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the kernel writes at most `length` bytes, which is the cookie's size.
+    let result = unsafe {
+        libc::getsockopt(
+            any.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What a connection has carried over TCP.
@@ -238,7 +259,7 @@ mod tests {
             let listener = TcpListener::bind(at).expect("loopback");
             let here = listener.local_addr().expect("bound");
             let found = listening().expect("readable");
-            let listens = found.iter().find(|socket| socket.port == here.port()).expect("it listens");
+            let listens = found.iter().find(|socket| socket.at == here).expect("it listens");
             let stream = TcpStream::connect(here).expect("it listens");
             let local = stream.local_addr().expect("connected");
             assert_eq!(cgroup_of(local, here).expect("it is there"), listens.cgroup);

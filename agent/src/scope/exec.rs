@@ -1,0 +1,146 @@
+//! `exec`: a program and its children in a cgroup of their own, with redirection between them.
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, ExitStatus};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use nix::sys::signal::{self, SigHandler, Signal};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Mode, Runner, base_name};
+use crate::datapath::cgroup2_mount;
+use crate::processes::{enter_cgroup, remove_cgroup};
+
+/// A program to run with redirection inside.
+#[derive(Args)]
+pub struct Exec {
+    /// When to redirect
+    #[arg(long, value_enum, default_value = "auto")]
+    mode: Mode,
+    /// The same as --mode always
+    #[arg(long, conflicts_with_all = ["mode", "auto", "off"])]
+    always: bool,
+    /// The same as --mode auto
+    #[arg(long, conflicts_with_all = ["mode", "off"])]
+    auto: bool,
+    /// The same as --mode off
+    #[arg(long, conflicts_with = "mode")]
+    off: bool,
+    /// Also write what went which way as JSON
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Print nothing but errors
+    #[arg(long, short)]
+    quiet: bool,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+    command: Vec<OsString>,
+}
+
+impl Exec {
+    fn mode(&self) -> Mode {
+        match (self.always, self.off) {
+            (true, _) => Mode::Always,
+            (_, true) => Mode::Off,
+            _ => self.mode,
+        }
+    }
+}
+
+/// Runs the program to its end and ends as it did.
+///
+/// # Errors
+/// The program can't be started, or this node can't redirect.
+pub async fn run(exec: &Exec) -> Result<ExitCode> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("kernel programs are loaded and a cgroup is made: run it as root");
+    }
+    let cgroup = cgroup2_mount()?.join(format!("patchbay-exec-{}", std::process::id()));
+    fs::create_dir(&cgroup).with_context(|| format!("the cgroup {} can't be made", cgroup.display()))?;
+    let result = run_in(exec, &cgroup).await;
+    move_out(&cgroup)?;
+    remove_cgroup(&cgroup).await;
+    let status = result?;
+    if let Some(number) = status.signal() {
+        die_of(number);
+    }
+    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+}
+
+async fn run_in(exec: &Exec, cgroup: &Path) -> Result<ExitStatus> {
+    let (program, arguments) = exec.command.split_first().context("no program is given")?;
+    let mut runner = Runner::load(cgroup.to_owned(), base_name(Path::new(program)), exec.mode())?;
+    let members = OpenOptions::new().write(true).open(cgroup.join("cgroup.procs"))?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    enter_cgroup(&mut command, members);
+    let mut child =
+        command.spawn().with_context(|| format!("`{}` can't be started", program.to_string_lossy()))?;
+    let status = tokio::select! {
+        status = wait(&mut child) => status?,
+        failed = runner.work() => return failed.and(Err(anyhow::anyhow!("the kernel's events have ended"))),
+    };
+    runner.end().await?;
+    if !exec.quiet {
+        eprint!("patchbay: {}", runner.summary.text().trim_end().replace('\n', "\npatchbay: ") + "\n");
+        for (endpoint, habits) in runner.learned() {
+            eprintln!("patchbay: {endpoint} stays on TCP under auto, it uses: {habits}");
+        }
+    }
+    if let Some(file) = &exec.report {
+        fs::write(file, serde_json::to_string_pretty(&runner.summary)? + "\n")
+            .with_context(|| format!("{} can't be written", file.display()))?;
+    }
+    Ok(status)
+}
+
+/// Waits for the program. What a terminal sends goes to the program too, which decides; what is sent to
+/// this process alone is passed on.
+async fn wait(child: &mut Child) -> Result<ExitStatus> {
+    let mut passed = [SignalKind::terminate(), SignalKind::hangup(), SignalKind::user_defined1()]
+        .map(signal)
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    let (mut interrupt, mut quit) = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
+    let id = child.id().map(|id| Pid::from_raw(id.cast_signed())).context("the program has ended already")?;
+    let [terminate, hang_up, user] = &mut passed[..] else { bail!("signals can't be watched") };
+    loop {
+        let passed = tokio::select! {
+            status = child.wait() => return Ok(status?),
+            _ = terminate.recv() => Signal::SIGTERM,
+            _ = hang_up.recv() => Signal::SIGHUP,
+            _ = user.recv() => Signal::SIGUSR1,
+            _ = interrupt.recv() => continue,
+            _ = quit.recv() => continue,
+        };
+        let _ = signal::kill(id, passed);
+    }
+}
+
+/// Children that the program left go on where this process lives.
+fn move_out(cgroup: &Path) -> Result<()> {
+    let left = fs::read_to_string(cgroup.join("cgroup.procs"))?;
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    for id in left.lines() {
+        // One that ends meanwhile needs no place.
+        let _ = fs::write(cgroup2_mount()?.join(own).join("cgroup.procs"), id);
+    }
+    Ok(())
+}
+
+/// Ends as the program did, so that a shell sees the same.
+#[expect(unsafe_code, reason = "restoring a signal's default is declared unsafe for handlers' sake")]
+fn die_of(number: i32) {
+    if let Ok(signal) = Signal::try_from(number) {
+        // SAFETY: the default action is no handler; nothing of this process runs in it.
+        let _ = unsafe { signal::signal(signal, SigHandler::SigDfl) };
+        let _ = signal::raise(signal);
+    }
+}

@@ -1,0 +1,199 @@
+//! Redirection without a Manager: inside one cgroup, by who listens there.
+
+mod exec;
+mod existing;
+mod standalone;
+mod summary;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+pub use exec::{Exec, run as exec};
+pub use standalone::{Standalone, run as standalone};
+pub use summary::Summary;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tracing::warn;
+
+use crate::core::profiles::{Endpoint, Ends, Profiles};
+use crate::datapath::{Datapath, Options, Reason, Scope, SessionEvent, SessionReport};
+use crate::profile_file;
+
+/// How often what was seen becomes decisions.
+const DECIDE_EVERY: Duration = Duration::from_millis(100);
+/// A connection whose other end does not show up leaves the map after this time, in nanoseconds.
+const PAIRED_WITHIN: u64 = 1_000_000_000;
+/// How long sessions may take to leave the map in the end; a reader that never reads keeps its bytes.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+/// Where profiles are kept unless said otherwise.
+const STATE: &str = "/var/lib/patchbay/scopes";
+
+/// How connections inside the scope are treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// Redirect programs whose habits are known to be safe, and learn about the others
+    Auto,
+    /// Redirect from the first connection, whatever is seen
+    Always,
+    /// Redirect nothing, count all the same
+    Off,
+}
+
+/// One cgroup whose inner connections are redirected.
+struct Runner {
+    datapath: Datapath,
+    mode: Mode,
+    /// Names the profiles of this scope.
+    name: String,
+    state: PathBuf,
+    profiles: Profiles,
+    summary: Summary,
+    decide: Interval,
+}
+
+impl Runner {
+    fn load(cgroup: PathBuf, name: String, mode: Mode) -> Result<Self> {
+        let state = PathBuf::from(STATE);
+        std::fs::create_dir_all(&state).with_context(|| format!("{STATE} can't be made"))?;
+        let profiles = profile_file::read(&state)?;
+        let refusal = match mode {
+            Mode::Auto => Some(Reason::Learning),
+            Mode::Always => None,
+            Mode::Off => Some(Reason::SwitchedOff),
+        };
+        let scope = Scope { always: mode == Mode::Always, refusal };
+        let options = Options { scope: Some(scope), ..Options::new(cgroup) };
+        let mut datapath = Datapath::load(&options).context("this node can't redirect")?;
+        if mode == Mode::Auto {
+            datapath.observe(true).context("use --mode always to redirect without learning")?;
+        }
+        let mut decide = interval(DECIDE_EVERY);
+        decide.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { datapath, mode, name, state, profiles, summary: Summary::default(), decide })
+    }
+
+    /// Works until dropped; safe to cancel.
+    async fn work(&mut self) -> Result<()> {
+        loop {
+            tokio::select! {
+                event = self.datapath.next_event() => self.told(&event?),
+                _ = self.decide.tick() => self.look()?,
+            }
+        }
+    }
+
+    fn told(&mut self, event: &SessionEvent) {
+        match event {
+            SessionEvent::Established(_) => {}
+            SessionEvent::Closed(report, _) => {
+                self.learn(report, true);
+                self.summary.add(report);
+            }
+            SessionEvent::Habit(report) => self.learn(report, false),
+            SessionEvent::Leaving(report) => {
+                let ends = self.ends(report);
+                if report.leaving == Some(Reason::SmallWrites) && self.profiles.remember_small_writes(&ends) {
+                    self.keep();
+                }
+            }
+        }
+    }
+
+    fn learn(&mut self, report: &SessionReport, ended: bool) {
+        let ends = self.ends(report);
+        if self.mode == Mode::Auto && self.profiles.learn(&ends, report.habits, report.calls, ended) {
+            self.keep();
+        }
+    }
+
+    /// The profiles of a connection: by the port, whose two sides are told apart.
+    fn ends(&self, report: &SessionReport) -> Ends {
+        self.ends_at(report.destination.port())
+    }
+
+    fn ends_at(&self, port: u16) -> Ends {
+        Ends {
+            source: Endpoint::new(&self.name, &format!("to {port}")),
+            destination: Endpoint::new(&self.name, &format!("at {port}")),
+            tested: [false, false],
+        }
+    }
+
+    fn keep(&self) {
+        if let Err(error) = profile_file::write(&self.state, &self.profiles) {
+            warn!("what was learned can't be kept: {error:#}");
+        }
+    }
+
+    fn look(&mut self) -> Result<()> {
+        let now = boot_time()?;
+        for session in self.datapath.sessions()? {
+            self.learn(&session, false);
+            let unpaired = session.path == crate::datapath::Path::Tcp(Reason::Unpaired) && !session.outside;
+            if unpaired && session.leaving.is_none() && now > session.established + PAIRED_WITHIN {
+                self.datapath.leave(&session, Reason::Unpaired)?;
+            }
+        }
+        self.datapath.let_out()?;
+        if self.mode == Mode::Auto {
+            for (socket, refusal) in self.datapath.listening()? {
+                let verdict = self.profiles.verdict(&self.ends_at(socket.at.port()), u32::MAX).err();
+                if verdict != refusal {
+                    self.datapath.set_listening(socket, verdict)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all sessions back to TCP, so that nothing is lost when the programs go.
+    async fn end(&mut self) -> Result<()> {
+        self.datapath.set_redirection(false)?;
+        let deadline = tokio::time::Instant::now() + LEAVE_WITHIN;
+        self.datapath.leave_all()?;
+        while self.datapath.sessions()?.iter().any(|session| !session.outside) {
+            if tokio::time::timeout_at(deadline, self.decide.tick()).await.is_err() {
+                warn!("a program does not read what was redirected to it; these bytes are lost to it");
+                break;
+            }
+            self.datapath.let_out()?;
+        }
+        self.drain_events().await;
+        for session in self.datapath.sessions()? {
+            self.summary.add(&session);
+        }
+        Ok(())
+    }
+
+    /// Reads what the kernel has told already.
+    async fn drain_events(&mut self) {
+        const QUIET: Duration = Duration::from_millis(20);
+        while let Ok(Ok(event)) = tokio::time::timeout(QUIET, self.datapath.next_event()).await {
+            self.told(&event);
+        }
+    }
+
+    fn learned(&self) -> BTreeMap<String, String> {
+        let ours = format!("{}.", self.name);
+        self.profiles
+            .endpoints
+            .iter()
+            .filter(|(endpoint, _)| endpoint.to_string().starts_with(&ours))
+            .filter(|(_, profile)| profile.habits != 0)
+            .map(|(endpoint, profile)| {
+                (endpoint.to_string(), crate::core::profiles::habit_names(profile.habits))
+            })
+            .collect()
+    }
+}
+
+/// Nanoseconds since boot, the clock of the kernel programs.
+fn boot_time() -> Result<u64> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?;
+    Ok(u64::try_from(now.tv_sec())? * 1_000_000_000 + u64::try_from(now.tv_nsec())?)
+}
+
+fn base_name(program: &Path) -> String {
+    program.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}

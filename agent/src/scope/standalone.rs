@@ -1,0 +1,59 @@
+//! `standalone`: redirection inside a cgroup that exists already, until it is ended.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use super::{Mode, Runner, base_name, existing};
+use crate::datapath::cgroup2_mount;
+
+/// A cgroup whose inner connections are redirected.
+#[derive(Args)]
+pub struct Standalone {
+    /// The cgroup, below the cgroup v2 mount or as a whole path
+    #[arg(long, value_name = "PATH")]
+    cgroup: PathBuf,
+    /// When to redirect
+    #[arg(long, value_enum, default_value = "auto")]
+    mode: Mode,
+}
+
+/// Redirects inside the cgroup until SIGINT or SIGTERM, then takes everything back to TCP.
+///
+/// # Errors
+/// There is no such cgroup, or this node can't redirect.
+pub async fn run(standalone: &Standalone) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("kernel programs are loaded: run it as root");
+    }
+    // A whole path replaces the mount when joined.
+    let cgroup = cgroup2_mount()?.join(&standalone.cgroup);
+    if !cgroup.join("cgroup.procs").exists() {
+        bail!("{} is no cgroup v2", cgroup.display());
+    }
+    let mut runner = Runner::load(cgroup.clone(), base_name(&cgroup), standalone.mode)?;
+    let refusal = match standalone.mode {
+        Mode::Always => None,
+        Mode::Auto => Some(crate::datapath::Reason::Learning),
+        Mode::Off => Some(crate::datapath::Reason::SwitchedOff),
+    };
+    let mut found = 0;
+    for socket in existing::listening(&cgroup).context("who listens in the cgroup can't be found out")? {
+        runner.datapath.set_listening(socket, refusal)?;
+        found += 1;
+    }
+    info!(cgroup = %cgroup.display(), listening = found, "ready: new connections inside are redirected");
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        failed = runner.work() => failed?,
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    info!("taking sessions back to TCP");
+    runner.end().await?;
+    print!("{}", runner.summary.text());
+    Ok(())
+}
