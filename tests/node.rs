@@ -74,10 +74,15 @@ impl Node {
         let state = self.folder.join("state").display().to_string();
         let cgroup = format!("{}/node", self.name);
         let mut arguments = vec!["run", "--manager=127.0.0.1:55555", "--address=127.0.0.1", "--node=test"];
+        let pins = self.folder.join("pins").display().to_string();
+        arguments.extend(["--pins", &pins]);
         arguments.extend(["--repository", &repository, "--cgroup", &cgroup, "--state-dir", &state]);
         arguments.extend(self.agent_flags.iter().map(String::as_str));
         self.agent = Some(self.spawn("patchbay-agent", &arguments));
-        self.wait("the agent is registered", |node| node.list("nodes").contains("\"up\""));
+        self.wait("the agent is registered", |node| {
+            let log = fs::read_to_string(node.folder.join("patchbay-agent.log")).unwrap_or_default();
+            log.contains("registered") && node.list("nodes").contains("\"up\"")
+        });
     }
 
     /// `kill -9` for the Manager.
@@ -171,6 +176,12 @@ impl Node {
         find(self).expect("it runs")
     }
 
+    /// This test's own folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The output of an instance so far.
     #[must_use]
     pub fn output(&self, instance: &api::Instance) -> String {
@@ -217,6 +228,7 @@ impl Drop for Node {
             std::thread::sleep(Duration::from_millis(10));
         }
         let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+        let _ = Command::new("umount").args(["--lazy", "--quiet"]).arg(self.folder.join("pins")).output();
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

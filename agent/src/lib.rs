@@ -1,6 +1,7 @@
 //! The Patchbay agent: one on each node. It executes service instances, passes their SSMMP messages
 //! on, and redirects same-node sessions inside the kernel.
 
+pub mod adopted;
 pub mod core;
 pub mod datapath;
 pub mod instance_listener;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use patchbay_agent::core::{Core, Redirects};
-use patchbay_agent::datapath::{self, Options};
+use patchbay_agent::datapath::{self, Datapath, Options};
 use patchbay_agent::instance_listener::{self, Directory};
 use patchbay_agent::manager_link;
 use patchbay_agent::node::{Control, Node};
@@ -38,7 +38,9 @@ const RESERVED_PORTS: &str = "54000-55556";
     version,
     after_help = "Examples:\n  patchbay-agent run --manager 10.0.0.1:55555 --address 10.0.0.2 --repository repository.toml\n  \
                   patchbay-agent check --repository repository.toml\n\n\
-                  SIGUSR1 switches redirection off for further messages, SIGUSR2 on again."
+                  Signals of a running agent: SIGTERM ends its instances, then itself; SIGHUP ends it and leaves its \
+                  instances and their sessions to the next agent; SIGUSR1 switches redirection off for \
+                  further messages, SIGUSR2 on again."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -83,6 +85,10 @@ struct Run {
     /// Where instances connect
     #[arg(long, default_value_t = SocketAddr::from(([127, 0, 0, 1], AGENT_PORT)), value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
+    /// Where kernel programs and maps are pinned, so that they outlive the agent; in a BPF file system, or
+    /// one is mounted there [default: BPF-MOUNT/patchbay/NODE]
+    #[arg(long, value_name = "FOLDER")]
+    pins: Option<PathBuf>,
     /// Outputs and folders of instances; `/run/patchbay/NODE` if absent
     #[arg(long, value_name = "FOLDER")]
     state_dir: Option<PathBuf>,
@@ -188,11 +194,13 @@ async fn run(arguments: Run) -> Result<()> {
         .with_context(|| format!("the cgroup {} can't be made", places.cgroup.display()))?;
     std::fs::create_dir_all(&places.state)
         .with_context(|| format!("the folder {} can't be made", places.state.display()))?;
-    processes::end_leftovers(&places).await.context("instances of an earlier agent can't be ended")?;
+    let adopted = processes::adopt(&places).await.context("instances of an earlier agent can't be seen")?;
     reserve_ports();
 
     let mut options = Options::new(places.cgroup.clone());
     options.in_flight_budget = arguments.in_flight_bytes;
+    let pins = arguments.pins.clone().unwrap_or_else(|| default_pins(&node));
+    options.pins = Some(pins.clone());
     let redirection = match arguments.redirection {
         Switch::On => Redirection::load(&options),
         Switch::Off => Redirection::off(),
@@ -209,14 +217,19 @@ async fn run(arguments: Run) -> Result<()> {
     let profiles = profile_file::read(&places.state)?;
     let core = Core::new(address, node.clone(), redirects, repository, profiles);
     info!(node, address = %arguments.address, redirection = redirection.describe(), "ready");
-    tokio::spawn(instance_listener::serve(listener, directory.clone(), events.clone()));
-    tokio::spawn(manager_link::run(arguments.manager, events.clone(), manager_receiver));
     let (controls, control_receiver) = mpsc::channel(16);
-    tokio::spawn(watch_signals(controls)?);
+    let signals = watch_signals(controls)?;
     let cgroup = places.cgroup.clone();
-    Node::new(core, redirection, directory, places, address, manager, events)
-        .run(event_receiver, control_receiver)
-        .await;
+    let mut node = Node::new(core, redirection, directory.clone(), places, address, manager, events.clone());
+    node.adopt(adopted);
+    tokio::spawn(instance_listener::serve(listener, directory, events.clone()));
+    tokio::spawn(manager_link::run(arguments.manager, events, manager_receiver));
+    tokio::spawn(signals);
+    if node.run(event_receiver, control_receiver).await {
+        info!("ended; the instances go on and wait for the next agent");
+        return Ok(());
+    }
+    Datapath::detach(&pins).with_context(|| format!("the pins at {} can't be removed", pins.display()))?;
     // Only what is empty can be removed.
     let _ = std::fs::remove_dir(cgroup.join("instances"));
     let _ = std::fs::remove_dir(&cgroup);
@@ -229,11 +242,13 @@ fn watch_signals(controls: mpsc::Sender<Control>) -> Result<impl Future<Output =
     let mut on = signal(SignalKind::user_defined2())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hand_over = signal(SignalKind::hangup())?;
     Ok(async move {
         loop {
             let control = tokio::select! {
                 _ = off.recv() => Control::Redirect(false),
                 _ = on.recv() => Control::Redirect(true),
+                _ = hand_over.recv() => Control::HandOver,
                 _ = terminate.recv() => Control::End,
                 _ = interrupt.recv() => Control::End,
             };
@@ -242,6 +257,12 @@ fn watch_signals(controls: mpsc::Sender<Control>) -> Result<impl Future<Output =
             }
         }
     })
+}
+
+/// Where maps and programs are pinned: in a BPF file system, the node's own when there is none.
+fn default_pins(node: &str) -> PathBuf {
+    let mount = datapath::bpf_mount().unwrap_or_else(|| PathBuf::from("/run/patchbay/bpf"));
+    mount.join("patchbay").join(node)
 }
 
 /// Keeps plugs from taking a socket's port: the range lies inside Linux's ephemeral range.

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::core::{Core, Effect, Event, Start};
 use crate::instance_listener::Directory;
-use crate::processes::{self, Places};
+use crate::processes::{self, Places, Process};
 use crate::redirection::Redirection;
 use crate::{profile_file, socket_table};
 
@@ -27,6 +27,8 @@ pub enum Control {
     Redirect(bool),
     /// End all instances, then the agent.
     End,
+    /// End the agent and leave its instances to the next one.
+    HandOver,
 }
 
 /// The agent's one owner of state.
@@ -75,8 +77,27 @@ impl Node {
         }
     }
 
-    /// Runs until it is told to end.
-    pub async fn run(mut self, mut events: mpsc::Receiver<Event>, mut controls: mpsc::Receiver<Control>) {
+    /// Takes over instances of an earlier agent, before anything else happens.
+    pub fn adopt(&mut self, adopted: Vec<(Start, u64, Process)>) {
+        for (start, cgroup, _) in &adopted {
+            self.directory.add(start.id, *cgroup);
+        }
+        self.redirection.adopt(&self.directory);
+        let sessions = self.redirection.sessions();
+        for (start, cgroup, process) in adopted {
+            let id = start.id;
+            self.watch(&start, cgroup, process);
+            let own = sessions.iter().filter(|session| session.source_instance == id.0).cloned().collect();
+            self.handle(Event::Adopted(start, own));
+        }
+    }
+
+    /// Runs until it is told to end. Returns whether its instances were left running.
+    pub async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut controls: mpsc::Receiver<Control>,
+    ) -> bool {
         let mut report = interval(REPORT_EVERY);
         report.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -86,6 +107,7 @@ impl Node {
                 control = controls.recv() => {
                     match control {
                         Some(Control::Redirect(on)) => self.redirection.switch(on),
+                        Some(Control::HandOver) => return true,
                         Some(Control::End) | None => break,
                     }
                     continue;
@@ -106,6 +128,7 @@ impl Node {
             self.handle(event);
         }
         self.end(&mut events).await;
+        false
     }
 
     fn handle(&mut self, event: Event) {
@@ -162,6 +185,7 @@ impl Node {
                     warn!("the programs' profiles can't be kept: {error:#}");
                 }
             }
+            Effect::Registered => info!("registered with the Manager"),
             Effect::Refused(status) => warn!("the Manager refuses this agent ({status})"),
         }
     }
@@ -193,11 +217,7 @@ impl Node {
         match started {
             Ok((process, cgroup)) => {
                 info!(instance = %id, service = %start.service, "started");
-                let (sender, receiver) = mpsc::channel(1);
-                self.running.insert(id, sender);
-                let ports = start.sockets.0.iter().map(|socket| socket.port.0).collect();
-                let events = self.events.clone();
-                self.tasks.spawn(processes::watch(process, id, cgroup, ports, events, receiver));
+                self.watch(start, cgroup, process);
             }
             Err(reason) => {
                 warn!(instance = %id, service = %start.service, "could not be started: {reason}");
@@ -210,6 +230,14 @@ impl Node {
                 });
             }
         }
+    }
+
+    fn watch(&mut self, start: &Start, cgroup: u64, process: Process) {
+        let (sender, receiver) = mpsc::channel(1);
+        self.running.insert(start.id, sender);
+        let ports = start.sockets.0.iter().map(|socket| socket.port.0).collect();
+        let events = self.events.clone();
+        self.tasks.spawn(processes::watch(process, start.id, cgroup, ports, events, receiver));
     }
 
     /// Ends every instance; the Manager is told as long as it listens.

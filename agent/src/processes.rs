@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
+use crate::adopted::{AdoptedProcess, Record};
 use crate::core::{Event, Start};
 use crate::datapath::cgroup_id;
 use crate::repository::{Entry, Kind, Limits, fill};
@@ -60,11 +61,37 @@ pub fn instance_name(start: &Start) -> String {
     format!("{}-{}", start.service, start.id)
 }
 
-/// A started instance.
+/// An instance's processes.
 pub struct Process {
-    child: Child,
+    main: Main,
     cgroup: PathBuf,
     output: PathBuf,
+    record: PathBuf,
+}
+
+/// The process that was started, by this agent or an earlier one.
+enum Main {
+    Child(Child),
+    Adopted(AdoptedProcess),
+}
+
+impl Main {
+    async fn wait(&mut self) -> String {
+        match self {
+            Self::Child(child) => child.wait().await.map_or_else(|error| error.to_string(), describe),
+            Self::Adopted(process) => {
+                process.wait().await;
+                "exit status unknown, an earlier agent started it".into()
+            }
+        }
+    }
+
+    fn id(&self) -> Option<i32> {
+        match self {
+            Self::Child(child) => child.id().map(u32::cast_signed),
+            Self::Adopted(process) => Some(process.id),
+        }
+    }
 }
 
 /// Makes an instance's cgroup and returns its id, so that the instance is known before it runs.
@@ -104,7 +131,57 @@ pub fn start(places: &Places, start: &Start, entry: &Entry) -> Result<Process, S
     command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
     enter_cgroup(&mut command, members);
     let child = command.spawn().map_err(|e| fail("starting", &entry.program, e))?;
-    Ok(Process { child, cgroup, output })
+    let record = folder.with_extension("toml");
+    let process = child.id().map_or(0, u32::cast_signed);
+    Record::new(start, process).write(&record).map_err(|e| fail("writing", &record, e))?;
+    Ok(Process { main: Main::Child(child), cgroup, output, record })
+}
+
+/// Takes over the instances that an earlier agent left running, and ends what it left otherwise.
+///
+/// # Errors
+/// The folders can't be read.
+pub async fn adopt(places: &Places) -> io::Result<Vec<(Start, u64, Process)>> {
+    let mut adopted = Vec::new();
+    let instances = places.cgroup.join("instances");
+    fs::create_dir_all(&instances)?;
+    for entry in fs::read_dir(&instances)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        let (name, cgroup) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        let folder = places.state.join("instances").join(&name);
+        match adopt_one(&cgroup, &folder) {
+            Ok((start, id, process)) => {
+                info!(instance = %start.id, service = %start.service, "taken over from an earlier agent");
+                adopted.push((start, id, process));
+            }
+            Err(reason) => {
+                warn!(instance = name, "left by an earlier agent and ended: {reason}");
+                remove_cgroup(&cgroup).await;
+                let _ = fs::remove_file(folder.with_extension("toml"));
+            }
+        }
+    }
+    Ok(adopted)
+}
+
+fn adopt_one(cgroup: &Path, folder: &Path) -> Result<(Start, u64, Process), String> {
+    let record = folder.with_extension("toml");
+    let (start, id) = Record::read(&record)?;
+    let members = fs::read_to_string(cgroup.join("cgroup.procs")).map_err(|error| error.to_string())?;
+    if !members.lines().any(|member| member == id.to_string()) {
+        return Err("its process has ended".into());
+    }
+    let number = cgroup_id(cgroup).map_err(|error| error.to_string())?;
+    let ports: Vec<u16> = start.sockets.0.iter().map(|socket| socket.port.0).collect();
+    if !listens(number, &ports) {
+        return Err("its sockets do not listen".into());
+    }
+    let main = AdoptedProcess::open(id).map_err(|error| error.to_string())?;
+    let output = folder.with_extension("log");
+    Ok((start, number, Process { main: Main::Adopted(main), cgroup: cgroup.to_owned(), output, record }))
 }
 
 fn command(places: &Places, start: &Start, entry: &Entry, folder: &Path) -> Result<Command, String> {
@@ -181,17 +258,18 @@ pub async fn watch(
     mut end: mpsc::Receiver<()>,
 ) {
     let begun = Instant::now();
-    let mut listening = false;
+    // One that was adopted listens already.
+    let mut listening = matches!(process.main, Main::Adopted(_));
     let mut next_look = begun + OUTPUT_CHECK;
     let mut failure = None;
-    let status = loop {
+    let reason = loop {
         let pause = if listening { OUTPUT_CHECK } else { LISTEN_CHECK };
         tokio::select! {
-            status = process.child.wait() => break status,
+            reason = process.main.wait() => break reason,
             _ = end.recv() => {
                 process.terminate();
-                match tokio::time::timeout(POLITE_TIME, process.child.wait()).await {
-                    Ok(status) => break status,
+                match tokio::time::timeout(POLITE_TIME, process.main.wait()).await {
+                    Ok(reason) => break reason,
                     Err(_) => process.kill(),
                 }
             }
@@ -212,7 +290,6 @@ pub async fn watch(
     };
     process.clean_up().await;
     let output = process.last_lines();
-    let reason = status.map_or_else(|error| error.to_string(), describe);
     info!(instance = %id, "ended: {reason}");
     let event = match failure {
         Some(failure) => Event::StartFailed(id, Status::NO_ANSWER, failure, output),
@@ -239,8 +316,8 @@ fn describe(status: ExitStatus) -> String {
 
 impl Process {
     fn terminate(&self) {
-        if let Some(id) = self.child.id() {
-            let group = nix::unistd::Pid::from_raw(id.cast_signed());
+        if let Some(id) = self.main.id() {
+            let group = nix::unistd::Pid::from_raw(id);
             let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM);
         }
     }
@@ -253,6 +330,7 @@ impl Process {
     /// Ends what the process left behind and removes its cgroup.
     async fn clean_up(&self) {
         remove_cgroup(&self.cgroup).await;
+        let _ = fs::remove_file(&self.record);
     }
 
     fn last_lines(&self) -> Vec<String> {
@@ -290,18 +368,4 @@ pub async fn remove_cgroup(cgroup: &Path) {
         }
         sleep(Duration::from_millis(5)).await;
     }
-}
-
-/// Ends instances that an earlier agent left: nobody watches them any more.
-pub async fn end_leftovers(places: &Places) -> io::Result<()> {
-    let instances = places.cgroup.join("instances");
-    fs::create_dir_all(&instances)?;
-    for entry in fs::read_dir(&instances)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            warn!(instance = %entry.file_name().display(), "left by an earlier agent; it is ended");
-            remove_cgroup(&entry.path()).await;
-        }
-    }
-    Ok(())
 }

@@ -112,6 +112,36 @@ impl Redirection {
         }
     }
 
+    /// Takes over an earlier agent's declarations between instances that still run, and withdraws the
+    /// others.
+    pub fn adopt(&mut self, directory: &Directory) {
+        let Kind::Kernel(datapath) = &mut self.kind else { return };
+        let declarations = match datapath.declarations() {
+            Ok(declarations) => declarations,
+            Err(error) => {
+                warn!("an earlier agent's declarations can't be read: {error}");
+                return;
+            }
+        };
+        for found in declarations {
+            let (source, destination) =
+                (InstanceId(found.source_instance), InstanceId(found.destination_instance));
+            if directory.cgroup(source) == Some(found.source_cgroup) {
+                self.declared.insert((source, destination, found.source_cgroup, found.destination));
+            } else if let Err(error) = datapath.withdraw(found.source_cgroup, found.destination) {
+                warn!("a declaration could not be withdrawn: {error}");
+            }
+        }
+    }
+
+    /// The sessions that the kernel knows.
+    pub fn sessions(&self) -> Vec<SessionReport> {
+        match &self.kind {
+            Kind::Kernel(datapath) => datapath.sessions().unwrap_or_default(),
+            Kind::Tcp(sessions, _) => sessions.sessions(),
+        }
+    }
+
     /// Takes back every declaration of an instance.
     pub fn withdraw(&mut self, id: InstanceId) {
         let (gone, kept) = std::mem::take(&mut self.declared)

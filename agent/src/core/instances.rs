@@ -2,11 +2,12 @@
 
 use ssmmp::{
     Envelope, ExecutionRequest, ExecutionResponse, GracefulShutdownRequest, GracefulShutdownResponse,
-    HardShutdownResponse, Hop, InstanceId, MessageId, ServiceInstanceHealthResponse,
+    HardShutdownResponse, Hop, InstanceId, MessageId, Port, ServiceInstanceHealthResponse,
     ServiceInstanceTerminationInfo, Status,
 };
 
-use super::{Core, Effect, Instance, Stage, Start};
+use super::{Core, Effect, Instance, Live, Stage, Start};
+use crate::datapath::SessionReport;
 use crate::repository::Kind;
 
 impl Core {
@@ -83,6 +84,44 @@ impl Core {
         self.execution_answer(execution, Status::OK, "", &[]);
     }
 
+    /// Takes over an instance of an earlier agent; the Manager is told when it is registered with.
+    pub(super) fn adopt(&mut self, start: Start, sessions: &[SessionReport]) {
+        let id = start.id;
+        let Some(entry) = self.repository.get(&start.service) else {
+            // Nothing says any more how this service is to be treated.
+            self.effect(Effect::End(id));
+            return;
+        };
+        let (kind, tested, execution) = (entry.kind, entry.tested, MessageId::from(0));
+        if kind == Kind::Adapted {
+            for session in sessions {
+                self.resume(&start, session);
+            }
+        }
+        let stage = Stage::Running;
+        let instance = Instance { start, kind, tested, stage, execution, shutdown: None, told_end: false };
+        self.instances.insert(id, instance);
+    }
+
+    /// A session of an adapted source goes on; the Manager knows it.
+    fn resume(&mut self, start: &Start, session: &SessionReport) {
+        let Some((plug, at)) = start.targets.iter().find(|(_, at)| **at == session.destination) else {
+            return;
+        };
+        let Some(target) = start.plugs.target(plug).cloned() else { return };
+        let Some(socket) = target.socket else { return };
+        let live = Live {
+            message_id: self.message_id(),
+            service: start.service.clone(),
+            plug: target.plug,
+            dest_service: target.service,
+            destination: InstanceId(session.destination_instance),
+            socket,
+            at: *at,
+        };
+        self.live.insert((start.id, Port(session.source.port())), live);
+    }
+
     pub(super) fn start_failed(&mut self, id: InstanceId, status: Status, reason: &str, output: &[String]) {
         let Some(instance) = self.instances.remove(&id) else { return };
         self.withdraw(id);
@@ -107,8 +146,7 @@ impl Core {
         let Some(instance) = self.instances.remove(&id) else { return };
         self.withdraw(id);
         self.asked.retain(|(asker, _), _| *asker != id);
-        let ended: Vec<_> =
-            self.live.range((id, ssmmp::Port(0))..=(id, ssmmp::Port(u16::MAX))).map(|(k, _)| *k).collect();
+        let ended: Vec<_> = self.live.range((id, Port(0))..=(id, Port(u16::MAX))).map(|(k, _)| *k).collect();
         for (source, port) in ended {
             self.tell_source_closed(source, port, Status::BROKEN);
         }

@@ -41,6 +41,8 @@ pub enum Event {
     FromInstance(InstanceId, Envelope),
     /// All sockets of an instance listen.
     Listening(InstanceId),
+    /// An instance of an earlier agent runs, with its sessions of which it is the source.
+    Adopted(Start, Vec<SessionReport>),
     /// An instance could not be started.
     StartFailed(InstanceId, Status, String, Vec<String>),
     /// An instance's process has ended, with its last output.
@@ -80,6 +82,8 @@ pub enum Effect {
     Withdraw(InstanceId),
     /// End a connection from outside its process; source and destination.
     Destroy(SocketAddr, SocketAddr),
+    /// The Manager knows this agent now.
+    Registered,
     /// The Manager refused the registration.
     Refused(Status),
     /// Keep the profiles for the next agent.
@@ -244,6 +248,7 @@ impl Core {
             Event::Refusal(envelope) => self.effect(Effect::ToManager(envelope)),
             Event::FromInstance(id, envelope) => self.instance_said(id, envelope),
             Event::Listening(id) => self.listening(id),
+            Event::Adopted(start, sessions) => self.adopt(start, &sessions),
             Event::StartFailed(id, status, reason, output) => self.start_failed(id, status, &reason, &output),
             Event::Exited(id, reason, output) => self.exited(id, &reason, &output),
             Event::Established(report) => self.established(&report),
@@ -313,6 +318,7 @@ impl Core {
             Message::InitiationResponse(response) if response.message_id == self.registration => {
                 if response.status.is_success() {
                     self.registered = true;
+                    self.effect(Effect::Registered);
                     self.send_kept();
                 } else {
                     self.effect(Effect::Refused(response.status));

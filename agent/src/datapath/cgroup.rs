@@ -26,6 +26,11 @@ pub fn cgroup2_mount() -> io::Result<PathBuf> {
     })
 }
 
+/// Where a BPF file system is mounted, if anywhere.
+pub fn bpf_mount() -> Option<PathBuf> {
+    mount_of_type("bpf", &fs::read_to_string("/proc/mounts").ok()?)
+}
+
 /// The first mount of a file system type.
 pub(super) fn mount_of_type(kind: &str, mounts: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {

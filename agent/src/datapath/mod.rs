@@ -23,7 +23,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf, SockHash};
 use aya::programs::ProgramError;
 use aya::programs::links::FdLink;
-pub use cgroup::{cgroup_id, cgroup2_mount};
+pub use cgroup::{bpf_mount, cgroup_id, cgroup2_mount};
 use patchbay_ebpf_common as common;
 pub use patchbay_ebpf_common::Reason;
 pub use patchbay_ebpf_common::habit;
@@ -157,6 +157,28 @@ impl Datapath {
             }
             _ => Error::Map(error),
         })
+    }
+
+    /// The declarations that are in force, an earlier agent's too.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn declarations(&self) -> Result<Vec<Declaration>, Error> {
+        self.declared
+            .iter()
+            .map(|entry| {
+                let (key, value) = entry?;
+                Ok(Declaration {
+                    source_cgroup: key.source_cgroup,
+                    destination_cgroup: value.destination_cgroup,
+                    destination: report::address(key.address, key.port),
+                    source_instance: value.source_instance,
+                    destination_instance: value.destination_instance,
+                    redirect: Reason::from_code(value.refusal).map_or(Ok(()), Err),
+                    always: value.mode == common::mode::ALWAYS,
+                })
+            })
+            .collect()
     }
 
     /// Takes a declaration back; sessions that exist go on as they are.

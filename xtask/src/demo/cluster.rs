@@ -59,6 +59,7 @@ impl Cluster {
             agents.push(start(&namespace(node), &bin.join("patchbay-agent"), node, |command| {
                 command.args(["run", "--manager", &format!("{HUB_ADDRESS}:55555"), "--address", address]);
                 command.args(["--node", node, "--cgroup", &format!("{CGROUP}/{node}")]);
+                command.arg("--pins").arg(pins(node));
                 command.arg("--repository").arg(&repository).arg("--state-dir").arg(&state);
             })?);
         }
@@ -102,6 +103,11 @@ impl Cluster {
         let program = workspace().join("target/release/patchbay").display().to_string();
         output(self.in_hub(&[&program]).args(arguments))
     }
+}
+
+/// Where a node's agent pins its programs: a mount of its own, which takes them away with it.
+fn pins(node: &str) -> PathBuf {
+    folder().join(format!("pins-{node}"))
 }
 
 fn namespace(node: &str) -> String {
@@ -188,6 +194,10 @@ pub fn clean() -> Result<()> {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+    for node in NODES {
+        // What is not mounted needs no unmounting.
+        let _ = nix::mount::umount2(&pins(node), nix::mount::MntFlags::MNT_DETACH);
     }
     for name in [HUB, "patchbay-a", "patchbay-b"] {
         if Path::new("/run/netns").join(name).exists() {

@@ -1,0 +1,139 @@
+//! What an agent writes down about an instance, so that its successor can take it over.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use ssmmp::{Address, InstanceId, Name, PlugConfiguration, SocketConfiguration};
+use tokio::io::unix::AsyncFd;
+use tracing::warn;
+
+use crate::core::Start;
+
+/// An execution and its process.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    id: u64,
+    service: String,
+    address: IpAddr,
+    sockets: String,
+    plugs: String,
+    process: i32,
+    #[serde(default)]
+    targets: BTreeMap<String, SocketAddr>,
+}
+
+impl Record {
+    /// Of an instance whose process was started.
+    pub fn new(start: &Start, process: i32) -> Self {
+        Self {
+            id: start.id.0,
+            service: start.service.to_string(),
+            address: start.address.0,
+            sockets: start.sockets.encode(),
+            plugs: start.plugs.encode(),
+            process,
+            targets: start.targets.clone(),
+        }
+    }
+
+    /// Writes the record, whole or not at all.
+    ///
+    /// # Errors
+    /// The folder can't be written.
+    pub fn write(&self, file: &Path) -> io::Result<()> {
+        let next = file.with_extension("next");
+        fs::write(&next, toml::to_string(self).map_err(io::Error::other)?)?;
+        fs::rename(next, file)
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged.
+    pub fn read(file: &Path) -> Result<(Start, i32), String> {
+        let text = fs::read_to_string(file).map_err(|error| format!("no record of it: {error}"))?;
+        let record: Self =
+            toml::from_str(&text).map_err(|error| format!("its record is damaged: {error}"))?;
+        let start = Start {
+            id: InstanceId(record.id),
+            service: Name::new(&record.service)?,
+            address: Address(record.address),
+            sockets: SocketConfiguration::parse(&record.sockets)?,
+            plugs: PlugConfiguration::parse(&record.plugs)?,
+            targets: record.targets,
+        };
+        Ok((start, record.process))
+    }
+}
+
+/// A process that is no child of this one (pidfd, Linux 5.3).
+pub struct AdoptedProcess {
+    /// Its id, which no other process gets while it is not known to have ended.
+    pub id: i32,
+    ended: AsyncFd<OwnedFd>,
+}
+
+impl AdoptedProcess {
+    /// Begins to watch a process.
+    ///
+    /// # Errors
+    /// There is no such process.
+    #[expect(unsafe_code, reason = "no library of ours has pidfd_open")]
+    pub fn open(id: i32) -> io::Result<Self> {
+        // SAFETY: the call takes two numbers and returns a new descriptor or an error.
+        let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, id, libc::PIDFD_NONBLOCK) };
+        let descriptor = match i32::try_from(descriptor) {
+            Ok(descriptor) if descriptor >= 0 => descriptor,
+            _ => return Err(io::Error::last_os_error()),
+        };
+        // SAFETY: the kernel has just made the descriptor for this process.
+        let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        // SAFETY: an owned descriptor stays the same until it is dropped.
+        Ok(Self { id, ended: unsafe { AsyncFd::register(owned) }? })
+    }
+
+    /// Waits until it has ended.
+    pub async fn wait(&mut self) {
+        if let Err(error) = self.ended.readable().await {
+            warn!(process = self.id, "it can't be watched: {error}");
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_gives_back_what_was_started() {
+        let start = Start {
+            id: InstanceId(7),
+            service: Name::new("shop").expect("a name"),
+            address: Address("10.0.0.1".parse().expect("an address")),
+            sockets: SocketConfiguration::parse("in, 54000").expect("good"),
+            plugs: PlugConfiguration::parse("P, in, B").expect("good"),
+            targets: BTreeMap::from([("P".to_owned(), "10.0.0.2:54001".parse().expect("an address"))]),
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("shop-7.toml");
+        Record::new(&start, 99).write(&file).expect("written");
+        assert_eq!(Record::read(&file), Ok((start, 99)));
+        fs::write(&file, "id = 7").expect("written");
+        assert!(Record::read(&file).is_err_and(|reason| reason.contains("damaged")));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_seen() {
+        let mut child = std::process::Command::new("sleep").arg("0.05").spawn().expect("it starts");
+        let mut process = AdoptedProcess::open(child.id().cast_signed()).expect("it runs");
+        tokio::time::timeout(std::time::Duration::from_secs(10), process.wait()).await.expect("it ends");
+        child.wait().expect("it has ended");
+    }
+}
