@@ -1,8 +1,5 @@
 //! The real programs together: Manager, agent, kernel programs, services.
 
-use std::process::Stdio;
-use std::time::Duration;
-
 use patchbay_tests::Node;
 
 const HELLO: &str = include_str!("../examples/hello/hello.toml");
@@ -114,62 +111,6 @@ fn the_manager_comes_back_and_knows_what_it_knew() {
     assert_eq!(node.python(GREET), "hello, world");
     let next = node.sql("SELECT count(*) FROM instances");
     assert_eq!(next, serde_json::json!([[2]]), "nothing was started twice");
-}
-
-/// Talks through one session without a pause until a file appears, and checks every answer.
-const TALK: &str = "import os, socket, sys
-s = socket.create_connection(('127.0.0.1', 9000), 20)
-s.settimeout(20)
-answers, count = s.makefile('rb'), 0
-while not os.path.exists(sys.argv[1]):
-    s.sendall(b'name-%d\\n' % count)
-    line = answers.readline()
-    assert line == b'hello, name-%d\\n' % count, line
-    count += 1
-print(count)";
-
-#[test]
-fn instances_and_sessions_survive_a_killed_agent_and_the_next_one_takes_over() {
-    let mut node = Node::start(REPOSITORY);
-    assert!(node.apply(HELLO).status.success());
-    let gateway = node.running("gateway");
-    let stop = node.folder().join("stop");
-    let talker = node
-        .command("python3")
-        .args(["-c", TALK, &stop.display().to_string()])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("python3 is installed");
-    node.wait("they talk", |node| node.sessions().iter().any(|s| s.sent.kernel_bytes > 0));
-    let greeter = node.running("greeter");
-    for _ in 0..3 {
-        node.kill_agent();
-        std::thread::sleep(Duration::from_millis(100));
-        node.start_agent();
-    }
-    let session = || node.sessions().into_iter().next().expect("the session");
-    let before = session().sent.kernel_bytes;
-    node.wait("its bytes are counted again", |node| {
-        node.sessions().first().is_some_and(|s| s.sent.kernel_bytes > before)
-    });
-    assert_eq!((node.running("gateway").id, node.running("greeter").id), (gateway.id, greeter.id));
-    assert_eq!(node.python(GREET), "hello, world", "new sessions are made too");
-    std::fs::write(&stop, "").expect("written");
-    let output = talker.wait_with_output().expect("it ends");
-    assert!(output.status.success(), "the talker lost or got a wrong answer");
-    let count: u64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number");
-    assert!(count > 100, "{count}");
-    node.wait("both sessions have ended", |node| node.sessions().iter().all(|s| s.state == "closed"));
-    for session in node.sessions() {
-        assert_eq!((session.path.as_str(), session.sent.tcp_bytes), ("kernel", 0), "{session:?}");
-    }
-    // An instance that ends is noticed by the agent that did not start it.
-    for process in node.processes(&greeter) {
-        assert!(node.command("kill").args(["-9", &process]).status().expect("it runs").success());
-    }
-    node.wait("its end is seen", |node| {
-        node.instances().iter().any(|i| i.id == greeter.id && i.state == "ended")
-    });
 }
 
 #[test]

@@ -176,6 +176,18 @@ impl Node {
         find(self).expect("it runs")
     }
 
+    /// The cgroup above this test's node.
+    #[must_use]
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// One of the built programs.
+    #[must_use]
+    pub fn program(&self, name: &str) -> String {
+        bin().join(name).display().to_string()
+    }
+
     /// This test's own folder.
     #[must_use]
     pub fn folder(&self) -> &Path {

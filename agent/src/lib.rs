@@ -4,6 +4,7 @@
 pub mod adopted;
 pub mod core;
 pub mod datapath;
+pub mod detach;
 pub mod instance_listener;
 pub mod manager_link;
 pub mod node;
@@ -13,4 +14,5 @@ pub mod redirection;
 pub mod repository;
 pub mod scope;
 pub mod socket_table;
+pub mod trace;
 pub mod unredirected;

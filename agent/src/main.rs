@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use patchbay_agent::core::{Core, Redirects};
 use patchbay_agent::datapath::{self, Datapath, Options};
+use patchbay_agent::detach::{self, Detach};
 use patchbay_agent::instance_listener::{self, Directory};
 use patchbay_agent::manager_link;
 use patchbay_agent::node::{Control, Node};
@@ -17,6 +18,7 @@ use patchbay_agent::profile_file;
 use patchbay_agent::redirection::Redirection;
 use patchbay_agent::repository::{self, Repository};
 use patchbay_agent::scope::{self, Exec, Standalone};
+use patchbay_agent::trace::{self, Trace};
 use ssmmp::AGENT_PORT;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -57,6 +59,13 @@ enum Task {
     Exec(Exec),
     /// Redirect inside a cgroup until it is ended, without a Manager
     Standalone(Standalone),
+    /// Show the messages of a session, which tcpdump can't see once they are redirected
+    #[command(
+        after_help = "Example:\n  patchbay-agent trace --source-port 40122 --destination-port 54001 --bytes 32"
+    )]
+    Trace(Trace),
+    /// Take all sessions back to TCP and remove what an agent left in the kernel
+    Detach(Detach),
     /// Read a repository file and print its problems
     Check {
         /// The repository file
@@ -126,6 +135,8 @@ fn main() -> ExitCode {
             start_logging(LogFormat::Text);
             in_runtime(scope::exec(&exec))
         }
+        Task::Trace(trace) => in_runtime(trace::run(&trace)).map(|()| ExitCode::SUCCESS),
+        Task::Detach(detach) => in_runtime(detach::run(&detach)).map(|()| ExitCode::SUCCESS),
         Task::Standalone(standalone) => {
             start_logging(LogFormat::Text);
             in_runtime(scope::standalone(&standalone)).map(|()| ExitCode::SUCCESS)

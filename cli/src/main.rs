@@ -1,6 +1,7 @@
 //! The `patchbay` command: what people ask of the Manager.
 
 mod client;
+mod node_commands;
 mod output;
 mod tables;
 
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use client::{Client, Failure};
+use node_commands::{Exec, Trace};
 use output::Output;
 use patchbay_api as api;
 
@@ -17,7 +19,7 @@ use patchbay_api as api;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  patchbay apply social.toml\n  patchbay sessions --app social\n  \
+    after_help = "Examples:\n  patchbay exec -- sh -c 'redis-server & redis-benchmark; redis-cli shutdown'\n  patchbay apply social.toml\n  patchbay sessions --app social\n  \
                   patchbay events --follow\n  patchbay --output json nodes\n  patchbay completions bash > /etc/bash_completion.d/patchbay"
 )]
 struct Arguments {
@@ -39,6 +41,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Run a program and its children with redirection between them; needs no Manager
+    #[command(
+        after_help = "Examples:\n  patchbay exec -- ./my-test.sh\n  patchbay exec --always --report r.json -- make bench"
+    )]
+    Exec(Exec),
+    /// Show the messages of a session of this node
+    Trace(Trace),
     /// Apply a graph: start the application, or change it to what the graph says
     Apply {
         /// The graph file
@@ -118,6 +127,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let client = Client::new(&arguments.manager);
     let output = arguments.output;
     match &arguments.task {
+        Task::Exec(exec) => Err(exec.run()),
+        Task::Trace(trace) => trace.run(&client),
         Task::Apply { graph } => output.show(&client.send_graph("PUT", "/v1/apps", graph)?, tables::applied),
         Task::Plan { graph } => output.show(&client.send_graph("POST", "/v1/plan", graph)?, tables::planned),
         Task::Apps => output.show(client.get::<Vec<api::App>>("/v1/apps")?.as_slice(), tables::apps),

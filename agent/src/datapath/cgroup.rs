@@ -31,9 +31,23 @@ pub fn bpf_mount() -> Option<PathBuf> {
     mount_of_type("bpf", &fs::read_to_string("/proc/mounts").ok()?)
 }
 
+/// Where agents of this machine have pinned their maps.
+pub fn pinned_places() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let below = |mount: PathBuf| {
+        let nodes = fs::read_dir(mount.join("patchbay")).into_iter().flatten().flatten();
+        nodes.map(|entry| entry.path()).chain([mount]).collect::<Vec<_>>()
+    };
+    mounts_of_type("bpf", &mounts).flat_map(below).filter(|place| place.join("SOCKETS").exists()).collect()
+}
+
 /// The first mount of a file system type.
 pub(super) fn mount_of_type(kind: &str, mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
+    mounts_of_type(kind, mounts).next()
+}
+
+fn mounts_of_type(kind: &str, mounts: &str) -> impl Iterator<Item = PathBuf> {
+    mounts.lines().filter_map(move |line| {
         let mut fields = line.split(' ');
         let (_, place, found) = (fields.next()?, fields.next()?, fields.next()?);
         (found == kind).then(|| PathBuf::from(place.replace("\\040", " ")))

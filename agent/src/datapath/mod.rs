@@ -23,7 +23,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf, SockHash};
 use aya::programs::ProgramError;
 use aya::programs::links::FdLink;
-pub use cgroup::{bpf_mount, cgroup_id, cgroup2_mount};
+pub use cgroup::{bpf_mount, cgroup_id, cgroup2_mount, pinned_places};
 use patchbay_ebpf_common as common;
 pub use patchbay_ebpf_common::Reason;
 pub use patchbay_ebpf_common::habit;
@@ -254,6 +254,20 @@ impl Datapath {
     pub fn detach(pins: &std::path::Path) -> io::Result<()> {
         pins::remove(pins)
     }
+}
+
+/// The sessions of an agent, by what it pinned.
+///
+/// # Errors
+/// No agent pinned its maps there.
+pub fn pinned_sessions(pins: &std::path::Path) -> Result<Vec<SessionReport>, Unavailable> {
+    let fail = |error: &dyn std::error::Error| {
+        Unavailable(format!("no agent's maps at {}: {}", pins.display(), load::describe(error)))
+    };
+    let map = MapData::from_pin(pins.join("KNOWN_SESSIONS")).map_err(|error| fail(&error))?;
+    let sessions: HashMap<_, u64, common::Session> =
+        HashMap::try_from(aya::maps::Map::HashMap(map)).map_err(|error| fail(&error))?;
+    Ok(sessions.iter().flatten().map(|(_, session)| SessionReport::read(&session)).collect())
 }
 
 fn key(source_cgroup: u64, destination: SocketAddr) -> common::DeclarationKey {

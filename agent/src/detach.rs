@@ -1,0 +1,85 @@
+//! `detach`: everything that a dead agent left in the kernel goes back to TCP and is removed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use tokio::time::{Instant, sleep};
+
+use crate::datapath::{Datapath, Options};
+
+/// How often sessions are looked at while they leave.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What to remove.
+#[derive(Args)]
+pub struct Detach {
+    /// Where the agent pinned its programs
+    #[arg(long, value_name = "FOLDER")]
+    pins: PathBuf,
+    /// The node's cgroup, below the cgroup v2 mount or as a whole path
+    #[arg(long, value_name = "PATH")]
+    cgroup: PathBuf,
+    /// How long sessions may take to be read empty, in seconds
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    within: u64,
+    /// Do not wait; what is unread is lost to its readers
+    #[arg(long)]
+    now: bool,
+    /// Do not ask
+    #[arg(long, requires = "now")]
+    yes: bool,
+}
+
+/// Takes every session back to TCP, then removes programs, maps and pins.
+///
+/// # Errors
+/// A program does not read what was redirected to it, or something can't be removed; then sessions go on
+/// over TCP and the pins stay.
+pub async fn run(detach: &Detach) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("kernel programs are removed: run it as root");
+    }
+    if !detach.pins.join("SOCKETS").exists() {
+        bail!("nothing is pinned at {}", detach.pins.display());
+    }
+    let cgroup = crate::datapath::cgroup2_mount()?.join(&detach.cgroup);
+    let mut datapath = Datapath::load(&Options { pins: Some(detach.pins.clone()), ..Options::new(cgroup) })?;
+    datapath.set_redirection(false)?;
+    datapath.leave_all()?;
+    let deadline = Instant::now() + Duration::from_secs(detach.within);
+    loop {
+        let inside: Vec<_> = datapath.sessions()?.into_iter().filter(|session| !session.outside).collect();
+        if inside.is_empty() {
+            break;
+        }
+        let mut unread = 0_u64;
+        for session in &inside {
+            unread += datapath.unread(session)?.iter().map(|bytes| u64::from(*bytes)).sum::<u64>();
+        }
+        if detach.now {
+            if unread > 0 && !detach.yes {
+                bail!(
+                    "{} sessions have {unread} unread redirected bytes, which would be lost; say --yes if \
+                     that is meant, or leave --now away",
+                    inside.len()
+                );
+            }
+            break;
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "{} sessions are still inside with {unread} unread bytes; they go on over TCP. Run it again, \
+                 or lose these bytes with --now --yes",
+                inside.len()
+            );
+        }
+        sleep(LOOK_EVERY).await;
+        datapath.let_out()?;
+    }
+    drop(datapath);
+    Datapath::detach(&detach.pins)?;
+    println!("nothing of Patchbay is left in the kernel at {}", detach.pins.display());
+    Ok(())
+}

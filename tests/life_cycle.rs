@@ -1,0 +1,129 @@
+//! The life of the data path: agents killed, replaced and detached under traffic, messages looked at.
+
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use patchbay_tests::Node;
+
+const HELLO: &str = include_str!("../examples/hello/hello.toml");
+const REPOSITORY: &str = include_str!("../examples/hello/repository.toml");
+
+/// Talks through one session without a pause until a file appears, and checks every answer.
+const TALK: &str = "import os, socket, sys
+s = socket.create_connection(('127.0.0.1', 9000), 20)
+s.settimeout(20)
+answers, count = s.makefile('rb'), 0
+while not os.path.exists(sys.argv[1]):
+    s.sendall(b'name-%d\\n' % count)
+    line = answers.readline()
+    assert line == b'hello, name-%d\\n' % count, line
+    count += 1
+print(count)";
+
+/// One session that is never silent.
+struct Talker {
+    child: Child,
+    stop: PathBuf,
+}
+
+impl Talker {
+    fn start(node: &Node) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let stop = node.folder().join(format!("stop-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let child = node
+            .command("python3")
+            .args(["-c", TALK, &stop.display().to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 is installed");
+        Self { child, stop }
+    }
+
+    /// Ends it; returns how many answers it got, all of them right.
+    fn end(self) -> u64 {
+        std::fs::write(&self.stop, "").expect("written");
+        let output = self.child.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "the talker lost or got a wrong answer");
+        String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
+    }
+}
+
+#[test]
+fn instances_and_sessions_survive_a_killed_agent_and_the_next_one_takes_over() {
+    let mut node = Node::start(REPOSITORY);
+    assert!(node.apply(HELLO).status.success());
+    let gateway = node.running("gateway");
+    let talker = Talker::start(&node);
+    node.wait("they talk", |node| node.sessions().iter().any(|s| s.sent.kernel_bytes > 0));
+    let greeter = node.running("greeter");
+    for _ in 0..3 {
+        node.kill_agent();
+        std::thread::sleep(Duration::from_millis(100));
+        node.start_agent();
+    }
+    let session = || node.sessions().into_iter().next().expect("the session");
+    let before = session().sent.kernel_bytes;
+    node.wait("its bytes are counted again", |node| {
+        node.sessions().first().is_some_and(|s| s.sent.kernel_bytes > before)
+    });
+    assert_eq!((node.running("gateway").id, node.running("greeter").id), (gateway.id, greeter.id));
+    let later = Talker::start(&node);
+    node.wait("new sessions are made too", |node| node.sessions().len() == 2);
+    assert!(talker.end() > 100);
+    later.end();
+    node.wait("both sessions have ended", |node| node.sessions().iter().all(|s| s.state == "closed"));
+    for session in node.sessions() {
+        assert_eq!((session.path.as_str(), session.sent.tcp_bytes), ("kernel", 0), "{session:?}");
+    }
+    // An instance that ends is noticed by the agent that did not start it.
+    for process in node.processes(&greeter) {
+        assert!(node.command("kill").args(["-9", &process]).status().expect("it runs").success());
+    }
+    node.wait("its end is seen", |node| {
+        node.instances().iter().any(|i| i.id == greeter.id && i.state == "ended")
+    });
+}
+
+#[test]
+fn a_session_can_be_looked_at() {
+    let node = Node::start(REPOSITORY);
+    assert!(node.apply(HELLO).status.success());
+    let _ = node.running("gateway");
+    let talker = Talker::start(&node);
+    node.wait("they talk", |node| node.sessions().iter().any(|s| s.sent.kernel_bytes > 0));
+    let id = node.sessions()[0].id.to_string();
+    let pins = node.folder().join("pins").display().to_string();
+    let output = node.patchbay(&["trace", &id, "--bytes", "16", "--messages", "4", "--pins", &pins]);
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(shown.contains("name-") && shown.contains("hello, name-") && shown.contains("kernel"), "{shown}");
+    let unknown = node.patchbay(&["trace", "99", "--pins", &pins]);
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("no session 99 is open"));
+    talker.end();
+}
+
+#[test]
+fn detaching_takes_live_sessions_back_to_tcp_and_leaves_nothing() {
+    let mut node = Node::start(REPOSITORY);
+    assert!(node.apply(HELLO).status.success());
+    let _ = node.running("gateway");
+    let talker = Talker::start(&node);
+    node.wait("they talk", |node| node.sessions().iter().any(|s| s.sent.kernel_bytes > 0));
+    node.kill_agent();
+    let pins = node.folder().join("pins").display().to_string();
+    let agent = node.program("patchbay-agent");
+    let detach = |more: &[&str]| {
+        let cgroup = node.cgroup().join("node").display().to_string();
+        let mut command = node.command(&agent);
+        command.args(["detach", "--pins", &pins, "--cgroup", &cgroup]).args(more).output().expect("it runs")
+    };
+    let output = detach(&[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!node.folder().join("pins").exists());
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(talker.end() > 100);
+    let again = detach(&[]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("nothing is pinned at"));
+}
