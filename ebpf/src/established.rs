@@ -7,8 +7,8 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::programs::SockOpsContext;
 use patchbay_ebpf_common::{AddressBytes, DeclarationKey, Member, Reason, Session, Tuple, event, state};
 
-use crate::{kernel, listening};
 use crate::maps::{BY_TUPLE, DECLARED, KNOWN_SESSIONS, MEMBERS, NEW_SESSION, SOCKETS, number_of, tell};
+use crate::{kernel, listening};
 
 /// IPv4.
 pub const AF_INET: u32 = 2;

@@ -17,7 +17,8 @@ mod redirect;
 mod shown;
 
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_TCP_LISTEN_CB,
 };
 use aya_ebpf::macros::{raw_tracepoint, sk_msg, sock_ops};
 use aya_ebpf::programs::{RawTracePointContext, SkMsgContext, SockOpsContext};

@@ -3,7 +3,9 @@
 use aya_ebpf::helpers::generated::bpf_map_delete_elem;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash};
-use patchbay_ebpf_common::{Declaration, DeclarationKey, Event, Listening, ListeningKey, Member, Session, Settings, Tuple};
+use patchbay_ebpf_common::{
+    Declaration, DeclarationKey, Event, Listening, ListeningKey, Member, Session, Settings, Tuple,
+};
 
 /// Sessions known at once, unless the agent sets another size.
 const SESSIONS: u32 = 65_536;
