@@ -190,8 +190,31 @@ pub mod habit {
     pub const CONCURRENT: u32 = 32;
     /// Asks how much is unsent (SIOCOUTQ).
     pub const UNSENT_SIZE: u32 = 64;
+    /// Asks for a minimum of bytes (SO_RCVLOWAT).
+    pub const MINIMUM: u32 = 128;
+    /// Blocks in receiving calls.
+    pub const BLOCKING: u32 = 256;
+    /// Sends more than [`LONG_RUN_BYTES`] without receiving.
+    pub const LONG_RUN: u32 = 512;
+
+    /// Ends its sending and goes on receiving.
+    pub const HALF_CLOSE: u32 = 1024;
+
+    /// What a program may send without receiving before it counts as [`LONG_RUN`], in bytes.
+    pub const LONG_RUN_BYTES: u32 = 128 << 10;
+
+    /// Whether habits harm, of those that do on this kernel. A blocking reader is woken by space that
+    /// becomes free after a long send, and by the acknowledgement of its own half-close, and then returns
+    /// EAGAIN (seen, Linux 6.18).
+    pub const fn is_harmful(habits: u32, harmful: u32) -> bool {
+        const WAKES: u32 = LONG_RUN | HALF_CLOSE;
+        let alone = habits & harmful & !(BLOCKING | WAKES) != 0;
+        let blocks = habits & harmful & BLOCKING != 0;
+        alone || (blocks && habits & harmful & WAKES != 0)
+    }
+
     /// All of them with a name for people.
-    pub const NAMES: [(u32, &str); 7] = [
+    pub const NAMES: [(u32, &str); 11] = [
         (WAIT_ALL, "MSG_WAITALL"),
         (URGENT, "urgent data"),
         (ZERO_COPY, "MSG_ZEROCOPY"),
@@ -199,6 +222,10 @@ pub mod habit {
         (SPLICE, "splice"),
         (CONCURRENT, "blocking reader with concurrent writer"),
         (UNSENT_SIZE, "SIOCOUTQ"),
+        (MINIMUM, "SO_RCVLOWAT"),
+        (BLOCKING, "blocking reads"),
+        (LONG_RUN, "long sends"),
+        (HALF_CLOSE, "half-close"),
     ];
 }
 
@@ -242,8 +269,8 @@ pub struct Member {
     pub reader: u32,
     /// The thread that last sent, 0 for none.
     pub writer: u32,
-    /// Always zero.
-    pub padding: u32,
+    /// Bytes sent since something was received.
+    pub run: u32,
 }
 
 /// What can be changed while the programs run.

@@ -70,7 +70,7 @@ pub fn source(ctx: &SockOpsContext) {
             false => session.reason = Reason::NotInserted as u32,
         }
     }
-    let member = Member { session: cookie, side: 0, reader: 0, writer: 0, padding: 0 };
+    let member = Member { session: cookie, side: 0, reader: 0, writer: 0, run: 0 };
     if KNOWN_SESSIONS.insert(&cookie, &*session, 0).is_err()
         || BY_TUPLE.insert(&tuple, &cookie, 0).is_err()
         || MEMBERS.insert(&socket, &member, 0).is_err()
@@ -100,7 +100,7 @@ pub fn destination(ctx: &SockOpsContext) {
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     session.destination_cookie = cookie;
     session.destination_socket = socket;
-    let member = Member { session: key, side: 1, reader: 0, writer: 0, padding: 0 };
+    let member = Member { session: key, side: 1, reader: 0, writer: 0, run: 0 };
     if MEMBERS.insert(&socket, &member, 0).is_err() && session.reason == 0 {
         session.reason = Reason::NotInserted as u32;
     }

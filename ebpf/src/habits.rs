@@ -16,6 +16,8 @@ const WAIT_ALL: u64 = 0x100;
 const ZERO_COPY: u64 = 0x400_0000;
 /// `FIONREAD`
 const UNREAD_SIZE: u64 = 0x541b;
+/// `SHUT_WR`
+const END_SENDING: u64 = 1;
 /// `SIOCOUTQ`
 const UNSENT_SIZE: u64 = 0x5411;
 
@@ -32,7 +34,12 @@ pub fn received(socket: u64, flags: u64) {
     if flags & URGENT != 0 {
         seen |= habit::URGENT;
     }
+    member.run = 0;
+    if !matches!(kernel::minimum_asked(socket), Some(..=1)) {
+        seen |= habit::MINIMUM;
+    }
     if flags & DO_NOT_WAIT == 0 {
+        seen |= habit::BLOCKING;
         member.reader = thread();
         if member.writer != 0 && member.writer != member.reader {
             seen |= habit::CONCURRENT;
@@ -43,7 +50,7 @@ pub fn received(socket: u64, flags: u64) {
 
 /// A sending call has ended.
 #[inline(always)]
-pub fn sent(socket: u64, flags: u64) {
+pub fn sent(socket: u64, taken: u64, flags: u64) {
     let Some((member, session)) = find(socket) else { return };
     let side = side(member);
     let mut seen = 0;
@@ -52,6 +59,13 @@ pub fn sent(socket: u64, flags: u64) {
     }
     if flags & ZERO_COPY != 0 {
         seen |= habit::ZERO_COPY;
+    }
+    // An error is negative, in 32 bits.
+    if taken & 0x8000_0000 == 0 {
+        member.run = member.run.saturating_add(taken as u32);
+    }
+    if member.run > habit::LONG_RUN_BYTES {
+        seen |= habit::LONG_RUN;
     }
     member.writer = thread();
     if member.reader != 0 && member.reader != member.writer {
@@ -63,15 +77,16 @@ pub fn sent(socket: u64, flags: u64) {
 /// A system call begins.
 #[inline(always)]
 pub fn system_call(registers: u64, number: u64) {
-    let splice = kernel::is_splice(number);
-    if !splice && !kernel::is_ioctl(number) {
+    let (splice, shutdown) = (kernel::is_splice(number), kernel::is_shutdown(number));
+    if !splice && !shutdown && !kernel::is_ioctl(number) {
         return;
     }
-    let Some((descriptor, request)) = kernel::arguments(registers) else { return };
-    let seen = match (splice, request & 0xffff_ffff) {
-        (true, _) => habit::SPLICE,
-        (false, UNREAD_SIZE) => habit::UNREAD_SIZE,
-        (false, UNSENT_SIZE) => habit::UNSENT_SIZE,
+    let Some((descriptor, second)) = kernel::arguments(registers) else { return };
+    let seen = match (splice, shutdown, second & 0xffff_ffff) {
+        (true, _, _) => habit::SPLICE,
+        (_, true, END_SENDING) => habit::HALF_CLOSE,
+        (false, false, UNREAD_SIZE) => habit::UNREAD_SIZE,
+        (false, false, UNSENT_SIZE) => habit::UNSENT_SIZE,
         _ => return,
     };
     let Some(socket) = kernel::socket_of(descriptor & 0xffff_ffff) else { return };
@@ -107,7 +122,10 @@ fn remember(session: &mut Session, side: usize, seen: u32) {
         return;
     }
     session.habits[side] |= new;
-    let harmful = SETTINGS.get(0).is_some_and(|settings| settings.harmful & new != 0);
+    let harmful = match SETTINGS.get(0) {
+        Some(settings) => habit::is_harmful(session.habits[side], settings.harmful),
+        None => true,
+    };
     if harmful && session.mode == mode::AUTO && session.reason == 0 && session.leave == 0 {
         session.leave = Reason::Habit as u32;
     }

@@ -35,6 +35,8 @@ offsets! {
     OFFSET_RCVLOWAT rcvlowat_offset;
     /// `sock.sk_rcvbuf`
     OFFSET_RCVBUF rcvbuf_offset;
+    /// `sock.sk_sndbuf`
+    OFFSET_SNDBUF sndbuf_offset;
     /// `sock.sk_socket`
     OFFSET_SOCKET socket_offset;
     /// `socket.file`
@@ -67,6 +69,8 @@ offsets! {
     NUMBER_IOCTL ioctl_number;
     /// Number of the system call `splice`
     NUMBER_SPLICE splice_number;
+    /// Number of the system call `shutdown`
+    NUMBER_SHUTDOWN shutdown_number;
 }
 
 /// Flags that the kernel keeps in the low bits of `sk_user_data`.
@@ -126,6 +130,12 @@ pub fn receive_buffer(socket: u64) -> Option<u32> {
     read(socket, rcvbuf_offset())
 }
 
+/// The size of the socket's send buffer, in bytes.
+#[inline(always)]
+pub fn send_buffer(socket: u64) -> Option<u32> {
+    read(socket, sndbuf_offset())
+}
+
 /// Whether reads on the socket never block. False also while nobody has accepted it.
 #[inline(always)]
 pub fn is_nonblocking(socket: u64) -> bool {
@@ -159,6 +169,12 @@ pub fn is_ioctl(number: u64) -> bool {
 #[inline(always)]
 pub fn is_splice(number: u64) -> bool {
     number == splice_number()
+}
+
+/// Whether a number is that of `shutdown`.
+#[inline(always)]
+pub fn is_shutdown(number: u64) -> bool {
+    number == shutdown_number()
 }
 
 /// The kernel address of the socket behind a descriptor of the running task. For a descriptor of another

@@ -111,20 +111,33 @@ fn obstacle(session: &Session, socket: u64, peer: u64, size: u32, went_tcp: bool
     if went_tcp && !kernel::is_nonblocking(peer) {
         return Reason::BlockingReader as u32;
     }
-    if is_over_budget(settings, peer, size) {
+    if is_over_budget(settings, socket, peer, size) {
         return Reason::OverBudget as u32;
     }
     0
 }
 
 /// Redirection has no backpressure of its own; over the budget TCP's window stops the sender.
+///
+/// Unread redirected bytes count into the receiver's `sk_rmem_alloc`. TCP drops what arrives while the
+/// reader holds the socket and this passes twice the receive buffer, half the send buffer and 64 KiB: a
+/// reset dropped there leaves the reader waiting for ever (seen, Linux 6.18). One receive buffer and the
+/// 64 KiB are left to TCP's own bytes.
 #[inline(always)]
-fn is_over_budget(settings: &Settings, peer: u64, size: u32) -> bool {
-    let Some(unread) = kernel::unread_redirected(peer) else { return true };
-    let budget = match settings.in_flight_budget {
-        0 => kernel::receive_buffer(peer).unwrap_or(0),
+fn is_over_budget(settings: &Settings, socket: u64, peer: u64, size: u32) -> bool {
+    let (Some(unread), Some(receive), Some(send)) =
+        (kernel::unread_redirected(peer), kernel::receive_buffer(peer), kernel::send_buffer(peer))
+    else {
+        return true;
+    };
+    let room = receive.saturating_add(send / 2);
+    let wanted = match settings.in_flight_budget {
+        0 => receive,
         budget => budget,
     };
+    // A blocking sender gets all the room: once it has waited in TCP, its own blocking read may be woken
+    // by the space that becomes free, and return EAGAIN.
+    let budget = if wanted > room || !kernel::is_nonblocking(socket) { room } else { wanted };
     // A reader that has nothing unread may always get one message, however large.
     unread != 0 && unread.saturating_add(size) > budget
 }

@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::profiles::{Ends, habit_names};
 use super::{Core, Declare, Declared, Effect};
-use crate::datapath::SessionReport;
+use crate::datapath::{SessionReport, habit};
 
 impl Core {
     /// Decides a session that may come to be and tells the kernel.
@@ -46,10 +46,11 @@ impl Core {
         if !self.profiles.learn(&ends, report.habits, report.calls, ended) {
             return;
         }
+        let harms = |habits| habit::is_harmful(habits, self.redirects.harmful);
         for (endpoint, profile) in &self.profiles.endpoints {
             let before = known.get(endpoint).map_or(0, |profile| profile.habits);
-            if profile.habits & !before != 0 {
-                info!(%endpoint, habits = habit_names(profile.habits), "a habit was seen");
+            if harms(profile.habits) && !harms(before) {
+                info!(%endpoint, habits = habit_names(profile.habits), "it stays on TCP");
             }
         }
         self.decide_again();

@@ -41,7 +41,7 @@ pub struct Profile {
 
 impl Profile {
     fn verdict(self, harmful: u32) -> Result<(), Reason> {
-        if self.habits & harmful != 0 {
+        if habit::is_harmful(self.habits, harmful) {
             Err(Reason::Habit)
         } else if self.calls >= ENOUGH_CALLS || self.sessions >= ENOUGH_SESSIONS {
             Ok(())

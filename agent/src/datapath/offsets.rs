@@ -11,7 +11,7 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// One offset: the programs' variable, the structure, the member, and whether the programs can do
 /// without.
-const WANTED: [(&str, &str, &str, Need); 20] = [
+const WANTED: [(&str, &str, &str, Need); 21] = [
     ("OFFSET_WRITE_SEQ", "tcp_sock", "write_seq", Need::Always),
     ("OFFSET_COPIED_SEQ", "tcp_sock", "copied_seq", Need::Always),
     ("OFFSET_IS_MPTCP", "tcp_sock", "is_mptcp", Need::IfPresent),
@@ -20,6 +20,7 @@ const WANTED: [(&str, &str, &str, Need); 20] = [
     ("OFFSET_RMEM_ALLOC", "sock", "sk_backlog.rmem_alloc", Need::Always),
     ("OFFSET_RCVLOWAT", "sock", "sk_rcvlowat", Need::Always),
     ("OFFSET_RCVBUF", "sock", "sk_rcvbuf", Need::Always),
+    ("OFFSET_SNDBUF", "sock", "sk_sndbuf", Need::Always),
     ("OFFSET_SOCKET", "sock", "sk_socket", Need::Always),
     ("OFFSET_FILE", "socket", "file", Need::Always),
     ("OFFSET_FILE_FLAGS", "file", "f_flags", Need::Always),
@@ -62,7 +63,7 @@ pub fn read() -> Result<Vec<(&'static str, u32)>, Unavailable> {
 }
 
 /// Where a system call's first two arguments are, and the numbers of those that are observed.
-fn system_calls(btf: &Btf<'_>) -> Result<[(&'static str, u32); 4], Unavailable> {
+fn system_calls(btf: &Btf<'_>) -> Result<[(&'static str, u32); 5], Unavailable> {
     let x86 = || Some((btf.offset("pt_regs", "di")?, btf.offset("pt_regs", "si")?));
     let others = || btf.offset("pt_regs", "regs").map(|first| (first, first + 8));
     let (first, second) = x86()
@@ -73,5 +74,6 @@ fn system_calls(btf: &Btf<'_>) -> Result<[(&'static str, u32); 4], Unavailable> 
         ("OFFSET_SECOND_ARGUMENT", second),
         ("NUMBER_IOCTL", u32::try_from(libc::SYS_ioctl).unwrap_or(u32::MAX)),
         ("NUMBER_SPLICE", u32::try_from(libc::SYS_splice).unwrap_or(u32::MAX)),
+        ("NUMBER_SHUTDOWN", u32::try_from(libc::SYS_shutdown).unwrap_or(u32::MAX)),
     ])
 }

@@ -17,6 +17,9 @@ use super::{Mode, Runner, base_name};
 use crate::datapath::cgroup2_mount;
 use crate::processes::{enter_cgroup, remove_cgroup};
 
+/// Plugs and sockets whose habits are printed.
+const SHOWN_HABITS: usize = 12;
+
 /// A program to run with redirection inside.
 #[derive(Args)]
 pub struct Exec {
@@ -89,7 +92,7 @@ async fn run_in(exec: &Exec, cgroup: &Path) -> Result<ExitStatus> {
     runner.end().await?;
     if !exec.quiet {
         eprint!("patchbay: {}", runner.summary.text().trim_end().replace('\n', "\npatchbay: ") + "\n");
-        for (endpoint, habits) in runner.learned() {
+        for (endpoint, habits) in runner.learned().into_iter().take(SHOWN_HABITS) {
             eprintln!("patchbay: {endpoint} stays on TCP under auto, it uses: {habits}");
         }
     }

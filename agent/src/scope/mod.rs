@@ -175,12 +175,18 @@ impl Runner {
     }
 
     fn learned(&self) -> BTreeMap<String, String> {
-        let ours = format!("{}.", self.name);
+        let used: Vec<Endpoint> = self
+            .summary
+            .ports
+            .keys()
+            .map(|port| self.ends_at(*port))
+            .flat_map(|ends| [ends.source, ends.destination])
+            .collect();
         self.profiles
             .endpoints
             .iter()
-            .filter(|(endpoint, _)| endpoint.to_string().starts_with(&ours))
-            .filter(|(_, profile)| profile.habits != 0)
+            .filter(|(endpoint, _)| used.contains(endpoint))
+            .filter(|(_, profile)| crate::datapath::habit::is_harmful(profile.habits, u32::MAX))
             .map(|(endpoint, profile)| {
                 (endpoint.to_string(), crate::core::profiles::habit_names(profile.habits))
             })

@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use crate::datapath::{Path, SessionReport};
 
+/// Ports that are printed, those with most bytes.
+const SHOWN_PORTS: usize = 12;
+
 /// Sessions by the port they went to.
 #[derive(Debug, Default, Serialize)]
 pub struct Summary {
@@ -50,7 +53,10 @@ impl Summary {
     /// For people.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        for (number, port) in &self.ports {
+        let mut ports: Vec<_> = self.ports.iter().collect();
+        ports.sort_by_key(|(_, port)| std::cmp::Reverse(port.kernel_bytes + port.tcp_bytes));
+        let more = ports.len().saturating_sub(SHOWN_PORTS);
+        for (number, port) in ports.into_iter().take(SHOWN_PORTS) {
             let _ = write!(
                 text,
                 "port {number}: {} session{}, {} redirected; {} through the kernel, {} over TCP",
@@ -66,6 +72,9 @@ impl Summary {
                 let _ = write!(text, " ({})", reasons.join(", "));
             }
             text.push('\n');
+        }
+        if more > 0 {
+            let _ = writeln!(text, "and {more} more ports; --report writes them all");
         }
         if text.is_empty() {
             text.push_str("no connection stayed inside\n");

@@ -1,0 +1,221 @@
+//! Runs sessions of every kind between two threads of this process and checks every byte by its
+//! position. It knows nothing of redirection: run it under `patchbay exec`, or plain.
+
+mod end;
+mod kinds;
+mod pattern;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, ValueEnum as _};
+use end::{End, Problem};
+use kinds::Kind;
+use nix::sys::socket::{
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrStorage, accept4, bind, connect,
+    getsockname, listen, sendto, setsockopt, socket, sockopt,
+};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde::Serialize;
+
+/// Sessions of every kind of reader and writer, every byte checked by its position.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The same seed makes the same sessions
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How long to begin new sessions, in seconds
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Sessions at once
+    #[arg(long, default_value_t = 8)]
+    parallel: usize,
+    /// Only these kinds; all of them if absent
+    #[arg(long, value_enum, value_delimiter = ',')]
+    kinds: Vec<Kind>,
+    /// Only kinds and lengths that `always` may be used with
+    #[arg(long)]
+    safe: bool,
+}
+
+/// What came of it.
+#[derive(Serialize, Default)]
+struct Report {
+    sessions: u64,
+    bytes: u64,
+    by_kind: BTreeMap<String, u64>,
+    problems: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(report) => {
+            println!("{}", serde_json::to_string(&report).unwrap_or_default());
+            if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<Report> {
+    let kinds: Vec<Kind> = match &arguments.kinds[..] {
+        [] => Kind::value_variants().to_vec(),
+        some => some.to_vec(),
+    };
+    let kinds: Vec<Kind> = kinds.into_iter().filter(|kind| !arguments.safe || kind.is_safe()).collect();
+    let listeners: Vec<Listener> =
+        kinds.iter().map(|kind| Listener::new(*kind)).collect::<Result<_>>().context("listening")?;
+    let report = Mutex::new(Report::default());
+    let next = AtomicU64::new(0);
+    let until = Instant::now() + Duration::from_secs(arguments.seconds);
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.parallel {
+            scope.spawn(|| {
+                while Instant::now() < until && lock(&report).problems.is_empty() {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let mut random = StdRng::seed_from_u64(arguments.seed.wrapping_mul(1_000_003) + number);
+                    let listener = &listeners[random.random_range(0..listeners.len())];
+                    let result = session(listener, number, &mut random, arguments.safe);
+                    let mut report = lock(&report);
+                    report.sessions += 1;
+                    *report.by_kind.entry(format!("{:?}", listener.kind)).or_default() += 1;
+                    match result {
+                        Ok(bytes) => report.bytes += bytes,
+                        Err(problem) => report.problems.push(format!(
+                            "{:?} (seed {}, session {number}): {problem}",
+                            listener.kind, arguments.seed
+                        )),
+                    }
+                }
+            });
+        }
+    });
+    Ok(report.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+fn lock(report: &Mutex<Report>) -> std::sync::MutexGuard<'_, Report> {
+    report.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A kind's listening sockets, IPv4 and IPv6. One session at a time is connected and accepted, so that
+/// the two ends find each other.
+struct Listener {
+    kind: Kind,
+    sockets: Mutex<Vec<(OwnedFd, SocketAddr)>>,
+}
+
+impl Listener {
+    fn new(kind: Kind) -> Result<Self> {
+        let addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), (Ipv6Addr::LOCALHOST, 0).into()];
+        let sockets = addresses.map(|address| listen_at(kind, address)).into_iter().collect::<Result<_>>()?;
+        Ok(Self { kind, sockets: Mutex::new(sockets) })
+    }
+}
+
+fn new_socket(address: SocketAddr) -> nix::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+}
+
+fn listen_at(kind: Kind, address: SocketAddr) -> Result<(OwnedFd, SocketAddr)> {
+    let listener = new_socket(address)?;
+    bind(listener.as_raw_fd(), &SockaddrStorage::from(address))?;
+    match kind {
+        Kind::FastOpen => set_option(&listener, libc::TCP_FASTOPEN, 16)?,
+        Kind::Deferred => set_option(&listener, libc::TCP_DEFER_ACCEPT, 5)?,
+        _ => {}
+    }
+    listen(&listener, Backlog::new(64)?)?;
+    let bound: SockaddrStorage = getsockname(listener.as_raw_fd())?;
+    let port = match (bound.as_sockaddr_in(), bound.as_sockaddr_in6()) {
+        (Some(v4), _) => v4.port(),
+        (_, Some(v6)) => v6.port(),
+        _ => 0,
+    };
+    Ok((listener, SocketAddr::new(address.ip(), port)))
+}
+
+#[expect(unsafe_code, reason = "nix has neither of these options")]
+fn set_option(socket: &OwnedFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the kernel reads one integer.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// One session; returns the bytes that both ends checked.
+fn session(listener: &Listener, number: u64, random: &mut StdRng, always: bool) -> Result<u64, Problem> {
+    let kind = listener.kind;
+    let (there, back) = kind.lengths(random, always);
+    let (mut source, mut destination) = connected(listener, number, random)?;
+    let to_receive = there;
+    let sent = source.sends.position;
+    std::thread::scope(|scope| {
+        let accepting = scope.spawn(move || {
+            let result = kind.destination(&mut destination, to_receive, back);
+            (result, destination.receives.position)
+        });
+        let result = kind.source(&mut source, there.saturating_sub(sent), back);
+        let received = source.receives.position;
+        drop(source);
+        let (other, at_destination) =
+            accepting.join().unwrap_or_else(|_| (Err("the accepting end panicked".into()), 0));
+        // The cause is seldom the end that says it first.
+        match (result, other) {
+            (Ok(()), Ok(())) => Ok(received + at_destination),
+            (Err(one), Err(other)) => Err(format!("source: {one}; destination: {other}")),
+            (Err(one), Ok(())) => Err(format!("source: {one}")),
+            (Ok(()), Err(other)) => Err(format!("destination: {other}")),
+        }
+    })
+}
+
+fn connected(listener: &Listener, number: u64, random: &mut StdRng) -> Result<(End, End), Problem> {
+    let fail = |what: &'static str| move |error: nix::Error| format!("{what}: {error}");
+    let sockets = listener.sockets.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (listening, address) = &sockets[random.random_range(0..sockets.len())];
+    let socket = new_socket(*address).map_err(fail("socket"))?;
+    let (one, other) = (StdRng::seed_from_u64(random.random()), StdRng::seed_from_u64(random.random()));
+    let _ = setsockopt(&socket, sockopt::TcpNoDelay, &random.random());
+    let mut source = End::new(socket, 2 * number, 2 * number + 1, one);
+    let at = SockaddrStorage::from(*address);
+    if listener.kind == Kind::FastOpen {
+        let flags = MsgFlags::from_bits_retain(libc::MSG_FASTOPEN);
+        let sent =
+            sendto(source.socket.as_raw_fd(), source.sends.next(1), &at, flags).map_err(fail("TFO"))?;
+        source.sends.advance(sent);
+    } else {
+        connect(source.socket.as_raw_fd(), &at).map_err(fail("connect"))?;
+    }
+    if matches!(listener.kind, Kind::Deferred | Kind::Early) {
+        // Before anybody accepts.
+        source.write_all(1)?;
+    }
+    let accepted = accept4(listening.as_raw_fd(), SockFlag::SOCK_CLOEXEC).map_err(fail("accept"))?;
+    Ok((source, End::new(own(accepted), 2 * number + 1, 2 * number, other)))
+}
+
+#[expect(unsafe_code, reason = "nix returns the accepted socket as a number")]
+fn own(descriptor: i32) -> OwnedFd {
+    // SAFETY: the kernel has just made the descriptor for this process.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
