@@ -8,6 +8,7 @@ mod lint;
 mod setup;
 mod test;
 mod toolchain;
+mod transparency;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ enum Task {
     Drive(demo::Drive),
     /// Set up and run every test there is
     Test,
+    /// Run programs that nobody here wrote, with redirection off and on, and compare their results
+    Transparency(transparency::Transparency),
     /// Check format, clippy, documentation and dependency licences
     Lint,
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Task::Demo(demo) => demo::run(&demo),
         Task::Drive(drive) => demo::run_drive(&drive),
         Task::Test => test::run(),
+        Task::Transparency(transparency) => transparency::run(&transparency),
         Task::Lint => setup::run().and_then(|()| lint::run()),
     };
     match result {

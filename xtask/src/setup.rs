@@ -21,11 +21,22 @@ const PROGRAMS: [(&str, &str); 8] = [
 
 /// Installs what is missing.
 pub fn run() -> Result<()> {
-    let missing: Vec<_> = PROGRAMS.iter().filter(|(program, _)| !exists(program)).collect();
-    if !missing.is_empty() {
-        install(&missing.iter().map(|(_, package)| *package).collect::<Vec<_>>())?;
-    }
+    install_programs(&PROGRAMS)?;
     toolchain::ensure(&progress)
+}
+
+/// Installs the packages of programs that are missing.
+pub fn install_programs(programs: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<_> =
+        programs.iter().filter(|(program, _)| !exists(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() { Ok(()) } else { install(&missing) }
+}
+
+/// Installs packages that bring no program to look for.
+pub fn install_packages(packages: &[&str]) -> Result<()> {
+    let installed = |package: &&str| run_quietly(Command::new("dpkg").args(["--status", *package])).is_ok();
+    let missing: Vec<&str> = packages.iter().copied().filter(|package| !installed(package)).collect();
+    if missing.is_empty() { Ok(()) } else { install(&missing) }
 }
 
 fn install(packages: &[&str]) -> Result<()> {

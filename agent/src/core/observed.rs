@@ -42,6 +42,9 @@ impl Core {
     /// Learns from a session.
     pub(super) fn observed(&mut self, report: &SessionReport, ended: bool) {
         let Some(ends) = self.ends(report) else { return };
+        if ended && report.sent.kernel_messages > 0 && report.leaving.is_none() {
+            self.profiles.remember_traffic(&ends, false);
+        }
         let known = self.profiles.endpoints.clone();
         if !self.profiles.learn(&ends, report.habits, report.calls, ended) {
             return;
@@ -61,7 +64,8 @@ impl Core {
         let Some(ends) = self.ends(report) else { return };
         let reason = report.leaving.map_or("unknown", Reason::text);
         info!(source = %report.source, destination = %report.destination, reason, "back to TCP");
-        if report.leaving == Some(Reason::SmallWrites) && self.profiles.remember_small_writes(&ends) {
+        if report.leaving == Some(Reason::SmallWrites) {
+            self.profiles.remember_traffic(&ends, true);
             self.decide_again();
         }
     }

@@ -1,14 +1,27 @@
 //! What is known of programs' habits, learned from sessions over plain TCP before any is redirected.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use patchbay_ebpf_common::{Reason, habit};
 use serde::{Deserialize, Serialize};
 
-/// Receiving calls that must have been seen before a program counts as known.
-pub const ENOUGH_CALLS: u32 = 32;
+/// Receiving calls that must have been seen in one session before a program counts as known.
+pub const ENOUGH_CALLS: u32 = 1_000;
 /// Or sessions that must have ended.
-pub const ENOUGH_SESSIONS: u32 = 3;
+pub const ENOUGH_SESSIONS: u32 = 50;
+
+/// Habits of programs that Patchbay knows, by file name, so that they need not be found out.
+const KNOWN_HABITS: [(&str, u32); 4] = [
+    ("haproxy", habit::SPLICE),
+    ("java", habit::UNREAD_SIZE),
+    ("nginx", habit::UNREAD_SIZE),
+    ("dotnet", habit::UNREAD_SIZE),
+];
+
+/// The habits that a program is known for, by its file name.
+pub fn known_habits(program: &str) -> u32 {
+    KNOWN_HABITS.iter().find(|(name, _)| *name == program).map_or(0, |(_, habits)| *habits)
+}
 
 /// A plug or socket of a service, `service.name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,9 +71,18 @@ pub struct Profiles {
     /// By plug or socket.
     #[serde(default)]
     pub endpoints: BTreeMap<Endpoint, Profile>,
-    /// Abstract connections that carry streams of small writes, `plug → socket`.
+    /// Traffic of abstract connections, by `plug → socket`.
     #[serde(default)]
-    pub small_writes: BTreeSet<String>,
+    pub connections: BTreeMap<String, Traffic>,
+}
+
+/// What an abstract connection's sessions carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Redirected sessions that have ended.
+    pub sessions: u32,
+    /// Those that went back to TCP because they were streams of small writes.
+    pub small_writes: u32,
 }
 
 /// The two ends of a session, and which of them need no learning.
@@ -91,7 +113,9 @@ impl Profiles {
     /// # Errors
     /// The reason for TCP.
     pub fn verdict(&self, ends: &Ends, harmful: u32) -> Result<(), Reason> {
-        if self.small_writes.contains(&ends.connection()) {
+        // One stream among many sessions, a bulk load say, is taken back alone.
+        let traffic = self.connections.get(&ends.connection()).copied().unwrap_or_default();
+        if traffic.small_writes * 2 > traffic.sessions {
             return Err(Reason::SmallWrites);
         }
         let of = |end: &Endpoint, tested| match tested {
@@ -121,9 +145,23 @@ impl Profiles {
         *self != before
     }
 
-    /// Remembers that an abstract connection carries streams of small writes.
-    pub fn remember_small_writes(&mut self, ends: &Ends) -> bool {
-        self.small_writes.insert(ends.connection())
+    /// Adds habits that are known without having been seen.
+    pub fn know(&mut self, end: &Endpoint, habits: u32) -> bool {
+        if habits == 0 || self.endpoints.get(end).is_some_and(|profile| profile.habits & habits == habits) {
+            return false;
+        }
+        self.endpoints.entry(end.clone()).or_default().habits |= habits;
+        true
+    }
+
+    /// Remembers what a redirected session carried, when it has ended or left.
+    pub fn remember_traffic(&mut self, ends: &Ends, small_writes: bool) {
+        let traffic = self.connections.entry(ends.connection()).or_default();
+        if traffic.sessions == u32::MAX {
+            return;
+        }
+        traffic.sessions += 1;
+        traffic.small_writes += u32::from(small_writes);
     }
 }
 
@@ -175,19 +213,27 @@ mod tests {
     }
 
     #[test]
-    fn small_writes_are_remembered_for_their_connection_only() {
+    fn small_writes_are_remembered_for_their_connection_only_and_when_they_are_usual() {
         let mut profiles = Profiles::default();
-        assert!(profiles.remember_small_writes(&ends([true, true])));
+        profiles.remember_traffic(&ends([true, true]), true);
         assert_eq!(profiles.verdict(&ends([true, true]), u32::MAX), Err(Reason::SmallWrites));
         let other = Ends { source: Endpoint::new(&"shop", &"cache"), ..ends([true, true]) };
         assert_eq!(profiles.verdict(&other, u32::MAX), Ok(()));
+        profiles.remember_traffic(&ends([true, true]), false);
+        assert_eq!(profiles.verdict(&ends([true, true]), u32::MAX), Ok(()));
+    }
+
+    #[test]
+    fn programs_that_are_known_need_not_be_found_out() {
+        assert_eq!(known_habits("nginx"), habit::UNREAD_SIZE);
+        assert_eq!(known_habits("redis-server"), 0);
     }
 
     #[test]
     fn profiles_survive_their_file() {
         let mut profiles = Profiles::default();
         profiles.learn(&ends([false, false]), [1, 2], [3, 4], true);
-        profiles.remember_small_writes(&ends([false, false]));
+        profiles.remember_traffic(&ends([false, false]), true);
         let text = toml::to_string(&profiles).expect("plain values");
         assert_eq!(toml::from_str::<Profiles>(&text).expect("its own text"), profiles);
     }

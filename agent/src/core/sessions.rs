@@ -9,7 +9,7 @@ use ssmmp::{
     SourceServiceSessionCloseResponse, Status,
 };
 
-use super::profiles::{Endpoint, Ends};
+use super::profiles::{Endpoint, Ends, known_habits};
 use super::{Asked, Core, Declare, Effect, Live};
 use crate::repository::Kind;
 
@@ -117,6 +117,11 @@ impl Core {
                 always: envelope.extension("x_redirect") == Some("always"),
                 observe: false,
             };
+            for (end, id) in [(&ends.source, source), (&ends.destination, declare.destination)] {
+                let entry = self.instances.get(&id).and_then(|i| self.repository.get(&i.start.service));
+                let program = entry.and_then(|entry| entry.program.file_name()?.to_str());
+                self.profiles.know(end, program.map_or(0, known_habits));
+            }
             self.declare(declare, ends);
         } else {
             self.asked.remove(&(source, response.message_id));

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Mode, Runner, base_name};
+use super::{Mode, Runner, STATE, base_name};
 use crate::datapath::cgroup2_mount;
 use crate::processes::{enter_cgroup, remove_cgroup};
 
@@ -38,6 +38,9 @@ pub struct Exec {
     /// Also write what went which way as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Where what was learned of programs is kept
+    #[arg(long, default_value = STATE, value_name = "FOLDER")]
+    state_dir: PathBuf,
     /// Print nothing but errors
     #[arg(long, short)]
     quiet: bool,
@@ -78,7 +81,8 @@ pub async fn run(exec: &Exec) -> Result<ExitCode> {
 
 async fn run_in(exec: &Exec, cgroup: &Path) -> Result<ExitStatus> {
     let (program, arguments) = exec.command.split_first().context("no program is given")?;
-    let mut runner = Runner::load(cgroup.to_owned(), base_name(Path::new(program)), exec.mode())?;
+    let mut runner =
+        Runner::load(cgroup.to_owned(), base_name(Path::new(program)), exec.mode(), &exec.state_dir)?;
     let members = OpenOptions::new().write(true).open(cgroup.join("cgroup.procs"))?;
     let mut command = Command::new(program);
     command.args(arguments);

@@ -16,7 +16,7 @@ pub use summary::Summary;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::warn;
 
-use crate::core::profiles::{Endpoint, Ends, Profiles};
+use crate::core::profiles::{Endpoint, Ends, Profiles, known_habits};
 use crate::datapath::{Datapath, Options, Reason, Scope, SessionEvent, SessionReport};
 use crate::profile_file;
 
@@ -43,6 +43,9 @@ pub enum Mode {
 /// One cgroup whose inner connections are redirected.
 struct Runner {
     datapath: Datapath,
+    cgroup: PathBuf,
+    /// Listening sockets at the last look.
+    listening: usize,
     mode: Mode,
     /// Names the profiles of this scope.
     name: String,
@@ -53,9 +56,9 @@ struct Runner {
 }
 
 impl Runner {
-    fn load(cgroup: PathBuf, name: String, mode: Mode) -> Result<Self> {
-        let state = PathBuf::from(STATE);
-        std::fs::create_dir_all(&state).with_context(|| format!("{STATE} can't be made"))?;
+    fn load(cgroup: PathBuf, name: String, mode: Mode, state: &Path) -> Result<Self> {
+        let state = state.to_owned();
+        std::fs::create_dir_all(&state).with_context(|| format!("{} can't be made", state.display()))?;
         let profiles = profile_file::read(&state)?;
         let refusal = match mode {
             Mode::Auto => Some(Reason::Learning),
@@ -63,14 +66,24 @@ impl Runner {
             Mode::Off => Some(Reason::SwitchedOff),
         };
         let scope = Scope { always: mode == Mode::Always, refusal };
-        let options = Options { scope: Some(scope), ..Options::new(cgroup) };
+        let options = Options { scope: Some(scope), ..Options::new(cgroup.clone()) };
         let mut datapath = Datapath::load(&options).context("this node can't redirect")?;
         if mode == Mode::Auto {
             datapath.observe(true).context("use --mode always to redirect without learning")?;
         }
         let mut decide = interval(DECIDE_EVERY);
         decide.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { datapath, mode, name, state, profiles, summary: Summary::default(), decide })
+        Ok(Self {
+            datapath,
+            cgroup,
+            listening: 0,
+            mode,
+            name,
+            state,
+            profiles,
+            summary: Summary::default(),
+            decide,
+        })
     }
 
     /// Works until dropped; safe to cancel.
@@ -87,16 +100,20 @@ impl Runner {
         match event {
             SessionEvent::Established(_) => {}
             SessionEvent::Closed(report, _) => {
+                if report.sent.kernel_messages > 0 && report.leaving.is_none() {
+                    let ends = self.ends(report);
+                    self.profiles.remember_traffic(&ends, false);
+                }
                 self.learn(report, true);
                 self.summary.add(report);
             }
             SessionEvent::Habit(report) => self.learn(report, false),
-            SessionEvent::Leaving(report) => {
+            SessionEvent::Leaving(report) if report.leaving == Some(Reason::SmallWrites) => {
                 let ends = self.ends(report);
-                if report.leaving == Some(Reason::SmallWrites) && self.profiles.remember_small_writes(&ends) {
-                    self.keep();
-                }
+                self.profiles.remember_traffic(&ends, true);
+                self.keep();
             }
+            SessionEvent::Leaving(_) => {}
         }
     }
 
@@ -137,7 +154,12 @@ impl Runner {
         }
         self.datapath.let_out()?;
         if self.mode == Mode::Auto {
-            for (socket, refusal) in self.datapath.listening()? {
+            let listening = self.datapath.listening()?;
+            if listening.len() != self.listening {
+                self.listening = listening.len();
+                self.know_programs();
+            }
+            for (socket, refusal) in listening {
                 let verdict = self.profiles.verdict(&self.ends_at(socket.at.port()), u32::MAX).err();
                 if verdict != refusal {
                     self.datapath.set_listening(socket, verdict)?;
@@ -145,6 +167,16 @@ impl Runner {
             }
         }
         Ok(())
+    }
+
+    /// Programs with known habits need not be found out.
+    fn know_programs(&mut self) {
+        for (port, program) in existing::programs(&self.cgroup).unwrap_or_default() {
+            let end = self.ends_at(port).destination;
+            if self.profiles.know(&end, known_habits(&program)) {
+                self.keep();
+            }
+        }
     }
 
     /// Takes all sessions back to TCP, so that nothing is lost when the programs go.
@@ -160,6 +192,7 @@ impl Runner {
             self.datapath.let_out()?;
         }
         self.drain_events().await;
+        self.keep();
         for session in self.datapath.sessions()? {
             self.summary.add(&session);
         }

@@ -7,7 +7,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use super::{Mode, Runner, base_name, existing};
+use super::{Mode, Runner, STATE, base_name, existing};
 use crate::datapath::cgroup2_mount;
 
 /// A cgroup whose inner connections are redirected.
@@ -19,6 +19,9 @@ pub struct Standalone {
     /// When to redirect
     #[arg(long, value_enum, default_value = "auto")]
     mode: Mode,
+    /// Where what was learned of programs is kept
+    #[arg(long, default_value = STATE, value_name = "FOLDER")]
+    state_dir: PathBuf,
 }
 
 /// Redirects inside the cgroup until SIGINT or SIGTERM, then takes everything back to TCP.
@@ -34,7 +37,8 @@ pub async fn run(standalone: &Standalone) -> Result<()> {
     if !cgroup.join("cgroup.procs").exists() {
         bail!("{} is no cgroup v2", cgroup.display());
     }
-    let mut runner = Runner::load(cgroup.clone(), base_name(&cgroup), standalone.mode)?;
+    let mut runner =
+        Runner::load(cgroup.clone(), base_name(&cgroup), standalone.mode, &standalone.state_dir)?;
     let refusal = match standalone.mode {
         Mode::Always => None,
         Mode::Auto => Some(crate::datapath::Reason::Learning),

@@ -97,7 +97,9 @@ async fn bytes_between_network_namespaces_are_redirected() {
         assert_eq!(report.sent.kernel_bytes + report.sent.tcp_bytes, peers::ECHO_BYTES);
         // The first message may be sent before the accepting end is known, and then goes over TCP.
         assert!(report.sent.kernel_bytes > peers::ECHO_BYTES / 2, "{report:?}");
-        assert_eq!(report.received.kernel_bytes, peers::ECHO_BYTES, "{report:?}");
+        // Buffers between namespaces are small: a large message passes the receiver's budget.
+        assert_eq!(report.received.kernel_bytes + report.received.tcp_bytes, peers::ECHO_BYTES);
+        assert!(report.received.kernel_bytes > peers::ECHO_BYTES / 2, "{report:?}");
     }
 }
 

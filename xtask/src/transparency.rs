@@ -1,0 +1,211 @@
+//! Programs that nobody here wrote, with redirection off and on: their results must be equal.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde::Deserialize;
+
+use crate::command::progress;
+use crate::{setup, workspace};
+
+/// The first port of a case, in its own network namespace.
+const PORT: &str = "7000";
+/// Longest time of one run, in seconds. With `always` a program may wait for ever for what redirection
+/// does not give it; that is why `auto` exists.
+const LIMIT_SECONDS: &str = "400";
+const LIMIT_SECONDS_ALWAYS: &str = "90";
+/// Runs with `auto` before the one that counts: they learn.
+const LEARNING_RUNS: usize = 2;
+/// Programs, and the Debian packages that bring them.
+const PROGRAMS: [(&str, &str); 10] = [
+    ("nginx", "nginx"),
+    ("wrk", "wrk"),
+    ("iperf3", "iperf3"),
+    ("haproxy", "haproxy"),
+    ("socat", "socat"),
+    ("rsync", "rsync"),
+    ("h2load", "nghttp2-client"),
+    ("nghttpd", "nghttp2-server"),
+    ("openssl", "openssl"),
+    ("pgbench", "postgresql-contrib"),
+];
+/// Cases that are too long for every run of the tests.
+const LONG: [&str; 1] = ["cpython"];
+
+/// What to run.
+#[derive(Args, Default)]
+pub struct Transparency {
+    /// Only these cases
+    cases: Vec<String>,
+    /// Leave the long cases out
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Deserialize, Default)]
+struct Report {
+    ports: BTreeMap<u16, Port>,
+}
+
+#[derive(Deserialize)]
+struct Port {
+    sessions: u64,
+    redirected: u64,
+    kernel_bytes: u64,
+    tcp_bytes: u64,
+    reasons: BTreeMap<String, u64>,
+}
+
+struct Run {
+    output: String,
+    report: Report,
+}
+
+/// Runs the cases and prints one table.
+pub fn run(transparency: &Transparency) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("network namespaces are made and kernel programs loaded: run as root");
+    }
+    setup::install_programs(&PROGRAMS)?;
+    setup::run()?;
+    setup::build()?;
+    let folder = workspace().join("target/transparency");
+    let _ = fs::remove_dir_all(&folder);
+    let mut failed = 0;
+    println!(
+        "{:<12} {:>8} {:>11} {:>12} {:>12}  {:<38}  auto: result",
+        "case", "seconds", "auto: redir.", "kernel", "tcp", "always"
+    );
+    for case in cases(transparency)? {
+        if case == "cpython" {
+            setup::install_packages(&["libpython3-testsuite"])?;
+        }
+        let begun = Instant::now();
+        let profiles = folder.join(&case).join("profiles");
+        let off = play(&folder, &case, "off", &profiles)?;
+        let mut runs = Vec::new();
+        for _ in 0..=LEARNING_RUNS {
+            runs.push(play(&folder, &case, "auto", &profiles)?);
+        }
+        let always = play(&folder, &case, "always", &profiles)?;
+        let verdict = judge(&off, &runs);
+        let Some(on) = runs.pop() else { continue };
+        failed += usize::from(verdict.is_err());
+        let ports = on.report.ports.values();
+        let sum = |field: fn(&Port) -> u64| ports.clone().map(field).sum::<u64>();
+        println!(
+            "{case:<12} {:>8.1} {:>11} {:>12} {:>12}  {:<38}  {}",
+            begun.elapsed().as_secs_f64(),
+            format!("{}/{}", sum(|port| port.redirected), sum(|port| port.sessions)),
+            sum(|port| port.kernel_bytes),
+            sum(|port| port.tcp_bytes),
+            always_in_words(&off, &always),
+            verdict.unwrap_or_else(|difference| format!("DIFFERENT: {difference}")),
+        );
+    }
+    if failed > 0 {
+        bail!("{failed} cases differ; logs are in {}", folder.display());
+    }
+    Ok(())
+}
+
+fn cases(transparency: &Transparency) -> Result<Vec<String>> {
+    if !transparency.cases.is_empty() {
+        return Ok(transparency.cases.clone());
+    }
+    let mut cases: Vec<String> = fs::read_dir(scripts())?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name != "common.sh")
+        .filter(|name| !transparency.quick || !LONG.contains(&name.as_str()))
+        .collect();
+    cases.sort();
+    Ok(cases)
+}
+
+fn scripts() -> PathBuf {
+    workspace().join("tests/programs")
+}
+
+/// Runs one case in a network namespace of its own.
+fn play(folder: &Path, case: &str, mode: &str, profiles: &Path) -> Result<Run> {
+    let work = folder.join(case).join("work");
+    let _ = fs::remove_dir_all(&work);
+    fs::create_dir_all(&work)?;
+    let report = folder.join(case).join(format!("{mode}.json"));
+    let _ = fs::remove_file(&report);
+    let limit = if mode == "always" { LIMIT_SECONDS_ALWAYS } else { LIMIT_SECONDS };
+    let output = Command::new("unshare")
+        .args(["--net", "sh", "-c", "ip link set lo up && exec timeout \"$0\" \"$@\"", limit])
+        .arg(workspace().join("target/release/patchbay-agent"))
+        .args(["exec", "--quiet", "--mode", mode, "--state-dir"])
+        .arg(profiles)
+        .arg("--report")
+        .arg(&report)
+        .arg("--")
+        .arg(scripts().join(case))
+        .env("CASES", scripts())
+        .env("PORT", PORT)
+        .env("WORK", &work)
+        .stdin(Stdio::null())
+        .output()
+        .context("unshare can't be run")?;
+    let log = fs::read_to_string(work.join("log")).unwrap_or_default();
+    fs::write(folder.join(case).join(format!("{mode}.log")), &log)?;
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        text.push_str(&format!("ended with {}\n", output.status));
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if !errors.trim().is_empty() {
+        progress(&format!("{case}, {mode}: {}", errors.trim()));
+    }
+    let report = fs::read_to_string(&report).unwrap_or_default();
+    Ok(Run { output: text, report: serde_json::from_str(&report).unwrap_or_default() })
+}
+
+/// What redirection without any care would do; differences are what `auto` keeps programs from.
+fn always_in_words(off: &Run, always: &Run) -> String {
+    let ports = always.report.ports.values();
+    let (kernel, tcp) = ports.fold((0, 0), |(k, t), port| (k + port.kernel_bytes, t + port.tcp_bytes));
+    match (off.output == always.output, 100 * kernel / (kernel + tcp).max(1)) {
+        (true, share) => format!("equal, {share} % in the kernel"),
+        (false, _) if always.report.ports.is_empty() => "differs: it did not end".into(),
+        (false, share) => format!("differs, {share} % in the kernel"),
+    }
+}
+
+/// Equal results, and redirected bytes or the reasons for none.
+fn judge(off: &Run, runs: &[Run]) -> Result<String, String> {
+    let on = runs.last().ok_or("it was not run")?;
+    if off.output.is_empty() || off.output.contains("ended with") {
+        return Err(format!("it fails without redirection: {}", off.output.trim()));
+    }
+    for run in runs {
+        if run.output != off.output {
+            let changed: Vec<String> = off
+                .output
+                .lines()
+                .zip(run.output.lines())
+                .filter(|(off, on)| off != on)
+                .map(|(off, on)| format!("`{off}` became `{on}`"))
+                .collect();
+            return Err(if changed.is_empty() { run.output.clone() } else { changed.join("; ") });
+        }
+    }
+    let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
+    for (reason, count) in on.report.ports.values().flat_map(|port| &port.reasons) {
+        *reasons.entry(reason).or_default() += count;
+    }
+    let told: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let redirected: u64 = on.report.ports.values().map(|port| port.kernel_bytes).sum();
+    match (redirected, told.is_empty()) {
+        (0, true) => Err("nothing was redirected, without a reason".into()),
+        (_, true) => Ok("equal".into()),
+        _ => Ok(format!("equal; over TCP: {}", told.join(", "))),
+    }
+}
