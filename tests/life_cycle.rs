@@ -1,11 +1,12 @@
 //! The life of the data path: agents killed, replaced and detached under traffic, messages looked at.
 
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use patchbay_tests::Node;
+use serde_json::Value;
 
 const HELLO: &str = include_str!("../examples/hello/hello.toml");
 const REPOSITORY: &str = include_str!("../examples/hello/repository.toml");
@@ -126,4 +127,22 @@ fn detaching_takes_live_sessions_back_to_tcp_and_leaves_nothing() {
     assert!(talker.end() > 100);
     let again = detach(&[]);
     assert!(String::from_utf8_lossy(&again.stderr).contains("nothing is pinned at"));
+}
+
+#[test]
+fn the_self_test_knows_this_kernel() {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/patchbay-agent");
+    let output = Command::new(program).args(["probe", "--json"]).output().expect("it is built");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let matrix: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&matrix["redirects"], &matrix["observes"]), (&Value::Bool(true), &Value::Bool(true)));
+    let present = |fault: &str| {
+        let faults = matrix["faults"].as_array().expect("a list");
+        faults.iter().find(|found| found["fault"] == fault).and_then(|found| found["present"].as_bool())
+    };
+    // Not a fault of some kernels only, but how the socket map works (kernel source 6.1 to 6.18).
+    assert_eq!(present("delete"), Some(true));
+    assert_eq!(present("wait-all"), Some(true));
+    assert_eq!(present("unread-size"), Some(false));
+    assert!(matrix["faults"].as_array().expect("a list").iter().all(|found| !found["present"].is_null()));
 }

@@ -8,6 +8,7 @@ pub mod detach;
 pub mod instance_listener;
 pub mod manager_link;
 pub mod node;
+pub mod probe;
 pub mod processes;
 pub mod profile_file;
 pub mod redirection;

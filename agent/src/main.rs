@@ -13,6 +13,7 @@ use patchbay_agent::detach::{self, Detach};
 use patchbay_agent::instance_listener::{self, Directory};
 use patchbay_agent::manager_link;
 use patchbay_agent::node::{Control, Node};
+use patchbay_agent::probe::{self, Probe};
 use patchbay_agent::processes::{self, Places};
 use patchbay_agent::profile_file;
 use patchbay_agent::redirection::Redirection;
@@ -59,6 +60,10 @@ enum Task {
     Exec(Exec),
     /// Redirect inside a cgroup until it is ended, without a Manager
     Standalone(Standalone),
+    /// Try what redirection does on this kernel and print how it differs from TCP
+    Probe(Probe),
+    #[command(hide = true)]
+    ProbePeer,
     /// Show the messages of a session, which tcpdump can't see once they are redirected
     #[command(
         after_help = "Example:\n  patchbay-agent trace --source-port 40122 --destination-port 54001 --bytes 32"
@@ -135,6 +140,8 @@ fn main() -> ExitCode {
             start_logging(LogFormat::Text);
             in_runtime(scope::exec(&exec))
         }
+        Task::Probe(probe) => in_runtime(probe::run(&probe)).map(|()| ExitCode::SUCCESS),
+        Task::ProbePeer => probe::run_peer().map(|()| ExitCode::SUCCESS),
         Task::Trace(trace) => in_runtime(trace::run(&trace)).map(|()| ExitCode::SUCCESS),
         Task::Detach(detach) => in_runtime(detach::run(&detach)).map(|()| ExitCode::SUCCESS),
         Task::Standalone(standalone) => {
@@ -212,6 +219,16 @@ async fn run(arguments: Run) -> Result<()> {
     options.in_flight_budget = arguments.in_flight_bytes;
     let pins = arguments.pins.clone().unwrap_or_else(|| default_pins(&node));
     options.pins = Some(pins.clone());
+    if arguments.redirection == Switch::On {
+        match probe::try_everything().await {
+            Ok(matrix) => {
+                options.harmful = matrix.harmful();
+                info!(kernel = matrix.kernel, milliseconds = matrix.milliseconds, "self-test done");
+            }
+            // Loading says the same, or succeeds; every difference then counts as present.
+            Err(error) => warn!("the self-test could not be done: {error:#}"),
+        }
+    }
     let redirection = match arguments.redirection {
         Switch::On => Redirection::load(&options),
         Switch::Off => Redirection::off(),

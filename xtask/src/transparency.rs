@@ -18,7 +18,7 @@ const PORT: &str = "7000";
 /// Longest time of one run, in seconds. With `always` a program may wait for ever for what redirection
 /// does not give it; that is why `auto` exists.
 const LIMIT_SECONDS: &str = "400";
-const LIMIT_SECONDS_ALWAYS: &str = "90";
+const LIMIT_SECONDS_ALWAYS: &str = "30";
 /// Runs with `auto` before the one that counts: they learn.
 const LEARNING_RUNS: usize = 2;
 /// Programs, and the Debian packages that bring them.

@@ -97,6 +97,19 @@ impl Datapath {
         Ok(())
     }
 
+    /// Deletes every socket from the map at once. Whatever is unread is lost: for the self-test only.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(crate) fn delete_all(&mut self) -> Result<(), Error> {
+        for session in self.sessions()? {
+            for cookie in [session.key, session.destination_key] {
+                let _ = self.sockets.remove(&cookie);
+            }
+        }
+        Ok(())
+    }
+
     /// Finds the sessions that an earlier agent did not let out.
     pub(super) fn find_leaving(&mut self) {
         for session in self.sessions().unwrap_or_default() {

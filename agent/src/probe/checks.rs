@@ -1,0 +1,114 @@
+//! The differences between a redirected socket and plain TCP that are known, and what they forbid.
+
+use serde::Serialize;
+
+use crate::datapath::habit;
+
+/// A difference that a kernel may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// FIONREAD says 0 for bytes that came over TCP to a socket in the map.
+    UnreadSizeMixed,
+    /// FIONREAD is wrong for redirected bytes.
+    UnreadSize,
+    /// splice does not see redirected bytes.
+    Splice,
+    /// MSG_WAITALL returns short.
+    WaitAll,
+    /// SO_RCVLOWAT is ignored.
+    Minimum,
+    /// Urgent data comes inline.
+    Urgent,
+    /// MSG_ZEROCOPY is never completed.
+    ZeroCopy,
+    /// A blocking read gives EAGAIN after a half-close was acknowledged.
+    HalfClose,
+    /// A blocking read gives EAGAIN before ECONNRESET.
+    Reset,
+    /// Deleting a socket from the map loses its unread bytes.
+    Delete,
+    /// SIOCOUTQ does not count redirected bytes.
+    UnsentSize,
+    /// Unread redirected bytes count into the receive buffer.
+    Charged,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::UnreadSizeMixed,
+        Self::UnreadSize,
+        Self::Splice,
+        Self::WaitAll,
+        Self::Minimum,
+        Self::Urgent,
+        Self::ZeroCopy,
+        Self::HalfClose,
+        Self::Reset,
+        Self::Delete,
+        Self::UnsentSize,
+        Self::Charged,
+    ];
+
+    /// A word for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UnreadSizeMixed => "unread-size-mixed",
+            Self::UnreadSize => "unread-size",
+            Self::Splice => "splice",
+            Self::WaitAll => "wait-all",
+            Self::Minimum => "minimum",
+            Self::Urgent => "urgent",
+            Self::ZeroCopy => "zero-copy",
+            Self::HalfClose => "half-close",
+            Self::Reset => "reset",
+            Self::Delete => "delete",
+            Self::UnsentSize => "unsent-size",
+            Self::Charged => "charged",
+        }
+    }
+
+    /// The habit that is unsafe with it; 0 when it concerns no habit.
+    pub fn habit(self) -> u32 {
+        match self {
+            Self::UnreadSizeMixed | Self::UnreadSize => habit::UNREAD_SIZE,
+            Self::Splice => habit::SPLICE,
+            Self::WaitAll => habit::WAIT_ALL,
+            Self::Minimum => habit::MINIMUM,
+            Self::Urgent => habit::URGENT,
+            Self::ZeroCopy => habit::ZERO_COPY,
+            Self::HalfClose => habit::HALF_CLOSE,
+            Self::UnsentSize => habit::UNSENT_SIZE,
+            Self::Reset | Self::Delete | Self::Charged => 0,
+        }
+    }
+
+    /// For people.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::UnreadSizeMixed => "FIONREAD, mixed bytes",
+            Self::UnreadSize => "FIONREAD, redirected bytes",
+            Self::Splice => "splice from the socket",
+            Self::WaitAll => "MSG_WAITALL",
+            Self::Minimum => "SO_RCVLOWAT",
+            Self::Urgent => "urgent data",
+            Self::ZeroCopy => "MSG_ZEROCOPY completion",
+            Self::HalfClose => "blocking read, half-close",
+            Self::Reset => "blocking read, reset",
+            Self::Delete => "delete loses unread bytes",
+            Self::UnsentSize => "SIOCOUTQ",
+            Self::Charged => "unread bytes are charged",
+        }
+    }
+
+    /// What Patchbay does where it is present.
+    pub fn answer(self) -> &'static str {
+        match self {
+            Self::Reset => "EAGAIN once, then ECONNRESET: documented, nothing is lost",
+            Self::Delete => "sockets leave the map only when they are read empty",
+            Self::Charged => "the budget leaves TCP its own room in the receive buffer",
+            _ => "programs that do it stay on TCP under auto",
+        }
+    }
+}
