@@ -44,10 +44,12 @@ pub enum Reason {
     SmallWrites = 20,
     /// The writer stays ahead of the reader, so the bytes queue in TCP anyway.
     SlowReader = 21,
+    /// TCP as a whole is short of memory.
+    ShortOfMemory = 22,
 }
 
 impl Reason {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::OtherNode,
         Self::Never,
         Self::NoProfile,
@@ -69,6 +71,7 @@ impl Reason {
         Self::Habit,
         Self::SmallWrites,
         Self::SlowReader,
+        Self::ShortOfMemory,
     ];
 
     /// The reason for a code from a map; `None` for 0.
@@ -100,6 +103,7 @@ impl Reason {
             Self::Habit => "program has an unsafe habit",
             Self::SmallWrites => "stream of small writes",
             Self::SlowReader => "reader slower than writer",
+            Self::ShortOfMemory => "TCP is short of memory",
         }
     }
 }

@@ -37,6 +37,10 @@ offsets! {
     OFFSET_RCVBUF rcvbuf_offset;
     /// `sock.sk_sndbuf`
     OFFSET_SNDBUF sndbuf_offset;
+    /// `sock.sk_prot`
+    OFFSET_PROTOCOL protocol_offset;
+    /// `proto.memory_pressure`
+    OFFSET_MEMORY_PRESSURE memory_pressure_offset;
     /// `sock.sk_socket`
     OFFSET_SOCKET socket_offset;
     /// `socket.file`
@@ -134,6 +138,15 @@ pub fn receive_buffer(socket: u64) -> Option<u32> {
 #[inline(always)]
 pub fn send_buffer(socket: u64) -> Option<u32> {
     read(socket, sndbuf_offset())
+}
+
+/// Whether TCP as a whole is short of memory (`tcp_mem`).
+#[inline(always)]
+pub fn is_short_of_memory(socket: u64) -> bool {
+    let flag = read::<u64>(socket, protocol_offset())
+        .and_then(|protocol| read::<u64>(protocol, memory_pressure_offset()))
+        .and_then(|flag| read::<u64>(flag, 0));
+    flag != Some(0)
 }
 
 /// Whether reads on the socket never block. False also while nobody has accepted it.

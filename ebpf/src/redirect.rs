@@ -114,6 +114,10 @@ fn obstacle(session: &Session, socket: u64, peer: u64, size: u32, went_tcp: bool
     if is_over_budget(settings, socket, peer, size) {
         return Reason::OverBudget as u32;
     }
+    // A redirected send would fail with ENOMEM where TCP waits (seen, Linux 6.18).
+    if kernel::is_short_of_memory(peer) {
+        return Reason::ShortOfMemory as u32;
+    }
     0
 }
 

@@ -11,7 +11,7 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// One offset: the programs' variable, the structure, the member, and whether the programs can do
 /// without.
-const WANTED: [(&str, &str, &str, Need); 21] = [
+const WANTED: [(&str, &str, &str, Need); 23] = [
     ("OFFSET_WRITE_SEQ", "tcp_sock", "write_seq", Need::Always),
     ("OFFSET_COPIED_SEQ", "tcp_sock", "copied_seq", Need::Always),
     ("OFFSET_IS_MPTCP", "tcp_sock", "is_mptcp", Need::IfPresent),
@@ -21,6 +21,8 @@ const WANTED: [(&str, &str, &str, Need); 21] = [
     ("OFFSET_RCVLOWAT", "sock", "sk_rcvlowat", Need::Always),
     ("OFFSET_RCVBUF", "sock", "sk_rcvbuf", Need::Always),
     ("OFFSET_SNDBUF", "sock", "sk_sndbuf", Need::Always),
+    ("OFFSET_PROTOCOL", "sock", "__sk_common.skc_prot", Need::Always),
+    ("OFFSET_MEMORY_PRESSURE", "proto", "memory_pressure", Need::Always),
     ("OFFSET_SOCKET", "sock", "sk_socket", Need::Always),
     ("OFFSET_FILE", "socket", "file", Need::Always),
     ("OFFSET_FILE_FLAGS", "file", "f_flags", Need::Always),

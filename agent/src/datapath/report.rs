@@ -175,7 +175,8 @@ fn path(session: &common::Session) -> Path {
     if session.state & common::state::PAIRED == 0 {
         return Path::Tcp(Reason::Unpaired);
     }
-    let passes = |code| matches!(reason(code), Reason::NotDrained | Reason::OverBudget);
+    let passes =
+        |code| matches!(reason(code), Reason::NotDrained | Reason::OverBudget | Reason::ShortOfMemory);
     let lasting = session
         .directions
         .iter()

@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Mode, Runner, STATE, base_name};
-use crate::datapath::cgroup2_mount;
+use crate::datapath::{DEFAULT_IN_FLIGHT_BYTES, Options, cgroup2_mount};
 use crate::processes::{enter_cgroup, remove_cgroup};
 
 /// Plugs and sockets whose habits are printed.
@@ -41,6 +41,9 @@ pub struct Exec {
     /// Where what was learned of programs is kept
     #[arg(long, default_value = STATE, value_name = "FOLDER")]
     state_dir: PathBuf,
+    /// Unread redirected bytes allowed for each direction; 0 for the receiver's buffer size
+    #[arg(long, default_value_t = DEFAULT_IN_FLIGHT_BYTES, value_name = "BYTES")]
+    in_flight_bytes: u32,
     /// Print nothing but errors
     #[arg(long, short)]
     quiet: bool,
@@ -81,8 +84,8 @@ pub async fn run(exec: &Exec) -> Result<ExitCode> {
 
 async fn run_in(exec: &Exec, cgroup: &Path) -> Result<ExitStatus> {
     let (program, arguments) = exec.command.split_first().context("no program is given")?;
-    let mut runner =
-        Runner::load(cgroup.to_owned(), base_name(Path::new(program)), exec.mode(), &exec.state_dir)?;
+    let options = Options { in_flight_budget: exec.in_flight_bytes, ..Options::new(cgroup.to_owned()) };
+    let mut runner = Runner::load(options, base_name(Path::new(program)), exec.mode(), &exec.state_dir)?;
     let members = OpenOptions::new().write(true).open(cgroup.join("cgroup.procs"))?;
     let mut command = Command::new(program);
     command.args(arguments);

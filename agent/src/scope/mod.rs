@@ -56,7 +56,8 @@ struct Runner {
 }
 
 impl Runner {
-    fn load(cgroup: PathBuf, name: String, mode: Mode, state: &Path) -> Result<Self> {
+    fn load(options: Options, name: String, mode: Mode, state: &Path) -> Result<Self> {
+        let cgroup = options.cgroup.clone();
         let state = state.to_owned();
         std::fs::create_dir_all(&state).with_context(|| format!("{} can't be made", state.display()))?;
         let profiles = profile_file::read(&state)?;
@@ -66,7 +67,7 @@ impl Runner {
             Mode::Off => Some(Reason::SwitchedOff),
         };
         let scope = Scope { always: mode == Mode::Always, refusal };
-        let options = Options { scope: Some(scope), ..Options::new(cgroup.clone()) };
+        let options = Options { scope: Some(scope), ..options };
         let mut datapath = Datapath::load(&options).context("this node can't redirect")?;
         if mode == Mode::Auto {
             datapath.observe(true).context("use --mode always to redirect without learning")?;

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use super::{Mode, Runner, STATE, base_name, existing};
-use crate::datapath::cgroup2_mount;
+use crate::datapath::{Options, cgroup2_mount};
 
 /// A cgroup whose inner connections are redirected.
 #[derive(Args)]
@@ -37,8 +37,12 @@ pub async fn run(standalone: &Standalone) -> Result<()> {
     if !cgroup.join("cgroup.procs").exists() {
         bail!("{} is no cgroup v2", cgroup.display());
     }
-    let mut runner =
-        Runner::load(cgroup.clone(), base_name(&cgroup), standalone.mode, &standalone.state_dir)?;
+    let mut runner = Runner::load(
+        Options::new(cgroup.clone()),
+        base_name(&cgroup),
+        standalone.mode,
+        &standalone.state_dir,
+    )?;
     let refusal = match standalone.mode {
         Mode::Always => None,
         Mode::Auto => Some(crate::datapath::Reason::Learning),
