@@ -4,6 +4,7 @@
 
 mod peers;
 mod place;
+mod stress;
 
 use std::net::SocketAddr;
 use std::time::Duration;

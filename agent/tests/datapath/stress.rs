@@ -3,15 +3,12 @@
 //!
 //! `PATCHBAY_STRESS_SECONDS` and `PATCHBAY_STRESS_SEED` make a longer or another run.
 
-#[path = "../datapath/place.rs"]
-mod place;
-
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::place::Place;
 use patchbay_agent::datapath::{Datapath, Options, Reason, Scope};
-use place::Place;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
