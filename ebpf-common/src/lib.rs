@@ -116,8 +116,8 @@ pub struct Direction {
     pub run_answered: u64,
     /// Messages of the present run.
     pub run_messages: u32,
-    /// Messages in a row that went over TCP because the receiver is slower.
-    pub late_messages: u32,
+    /// Always zero.
+    pub padding: u32,
 }
 
 /// Paths of a direction.

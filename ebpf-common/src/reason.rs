@@ -42,14 +42,12 @@ pub enum Reason {
     Habit = 19,
     /// A stream of small writes, which TCP carries faster.
     SmallWrites = 20,
-    /// The writer stays ahead of the reader, so the bytes queue in TCP anyway.
-    SlowReader = 21,
     /// TCP as a whole is short of memory.
-    ShortOfMemory = 22,
+    ShortOfMemory = 21,
 }
 
 impl Reason {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 21] = [
         Self::OtherNode,
         Self::Never,
         Self::NoProfile,
@@ -70,7 +68,6 @@ impl Reason {
         Self::Learning,
         Self::Habit,
         Self::SmallWrites,
-        Self::SlowReader,
         Self::ShortOfMemory,
     ];
 
@@ -102,7 +99,6 @@ impl Reason {
             Self::Learning => "program being observed",
             Self::Habit => "program has an unsafe habit",
             Self::SmallWrites => "stream of small writes",
-            Self::SlowReader => "reader slower than writer",
             Self::ShortOfMemory => "TCP is short of memory",
         }
     }

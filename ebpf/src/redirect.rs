@@ -15,10 +15,6 @@ const FOUND: i64 = 1;
 const RUN_MESSAGES: u32 = 256;
 /// A stream of messages below this size is faster over TCP, in bytes on average (measured).
 const SMALL_BYTES: u64 = 8_192;
-/// Messages in a row that had to take TCP because the reader is behind, before the session leaves: it
-/// would only pass, and a socket in the map that only passes is slower than one outside.
-const LATE_MESSAGES: u32 = 512;
-
 /// Decides about one message and counts it.
 #[inline(always)]
 pub fn message(ctx: &SkMsgContext) {
@@ -50,7 +46,7 @@ pub fn message(ctx: &SkMsgContext) {
     let answered = other.kernel_messages + other.tcp_messages;
     let direction = if from_source { &mut session.directions[0] } else { &mut session.directions[1] };
     count(direction, u64::from(size), obstacle);
-    let judged = judge(direction, u64::from(size), answered, obstacle);
+    let judged = judge(direction, u64::from(size), answered);
     if judged != 0 && session.mode == mode::AUTO && session.leave == 0 {
         session.leave = judged;
         tell(event::LEAVING, 0, session);
@@ -62,15 +58,7 @@ pub fn message(ctx: &SkMsgContext) {
 
 /// Whether the traffic is of a kind that TCP carries better: the reason to leave, or 0.
 #[inline(always)]
-fn judge(direction: &mut Direction, size: u64, answered: u64, obstacle: u32) -> u32 {
-    if obstacle == Reason::NotDrained as u32 || obstacle == Reason::OverBudget as u32 {
-        direction.late_messages += 1;
-        if direction.late_messages >= LATE_MESSAGES {
-            return Reason::SlowReader as u32;
-        }
-    } else {
-        direction.late_messages = 0;
-    }
+fn judge(direction: &mut Direction, size: u64, answered: u64) -> u32 {
     if direction.run_messages == 0 || direction.run_answered != answered {
         direction.run_answered = answered;
         direction.run_messages = 0;
