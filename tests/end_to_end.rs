@@ -1,9 +1,6 @@
 //! The real programs together: Manager, agent, kernel programs, services.
 
-use patchbay_tests::Node;
-
-const HELLO: &str = include_str!("../examples/hello/hello.toml");
-const REPOSITORY: &str = include_str!("../examples/hello/repository.toml");
+use patchbay_tests::{HELLO, Node, REPOSITORY};
 
 /// Asks the hello gateway once and leaves.
 const GREET: &str = "import socket; s = socket.create_connection(('127.0.0.1', 9000), 20); \

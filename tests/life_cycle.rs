@@ -5,11 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use patchbay_tests::Node;
+use patchbay_tests::{HELLO, Node, REPOSITORY};
 use serde_json::Value;
-
-const HELLO: &str = include_str!("../examples/hello/hello.toml");
-const REPOSITORY: &str = include_str!("../examples/hello/repository.toml");
 
 /// Talks through one session without a pause until a file appears, and checks every answer.
 const TALK: &str = "import os, socket, sys

@@ -7,8 +7,14 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use patchbay_agent::datapath::cgroup2_mount;
 use patchbay_api as api;
 use serde_json::Value;
+
+/// The graph of the smallest application.
+pub const HELLO: &str = include_str!("../examples/hello/hello.toml");
+/// What executes it.
+pub const REPOSITORY: &str = include_str!("../examples/hello/repository.toml");
 
 /// How long anything may take to come true.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -39,7 +45,7 @@ impl Node {
         let name = format!("pbe{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(&name);
         fs::create_dir_all(&folder).expect("a folder");
-        let cgroup = cgroup2().join(&name);
+        let cgroup = cgroup2_mount().expect("cgroup v2 is mounted").join(&name);
         fs::create_dir_all(cgroup.join("control")).expect("root makes cgroups");
         let mut node = Self {
             name,
@@ -264,18 +270,6 @@ fn remove(folder: &Path) -> std::io::Result<()> {
 
 fn bin() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release")
-}
-
-fn cgroup2() -> PathBuf {
-    let mounts = fs::read_to_string("/proc/mounts").expect("proc is mounted");
-    mounts
-        .lines()
-        .find_map(|line| {
-            let mut fields = line.split(' ').skip(1);
-            let place = fields.next()?;
-            (fields.next()? == "cgroup2").then(|| PathBuf::from(place))
-        })
-        .expect("cgroup v2 is mounted")
 }
 
 fn ip(arguments: &[&str]) {

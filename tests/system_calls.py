@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 
+from streams import fill, take
+
 WAIT = 0.05
 LIMIT = 5
 
@@ -139,22 +141,22 @@ def half_close_waits_in_read():
     return got
 
 
-def reset_in_poll():
+def reset_while(read):
+    """What a reader sees that waits when the other end resets."""
     a, b = pair()
     a.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     thread = later(a.close)
-    got = outcome(lambda: b.recv(1))
+    got = outcome(lambda: read(b))
     thread.join()
     return got
+
+
+def reset_in_poll():
+    return reset_while(lambda end: end.recv(1))
 
 
 def reset_in_read():
-    a, b = pair()
-    a.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    thread = later(a.close)
-    got = outcome(lambda: blocking(b).recv(1))
-    thread.join()
-    return got
+    return reset_while(lambda end: blocking(end).recv(1))
 
 
 def write_after_close():
@@ -276,18 +278,8 @@ def truncated():
 
 def stops_a_fast_sender():
     a, b = pair()
-    a.setblocking(False)
-    sent = 0
-    try:
-        while sent < 64 << 20:
-            sent += a.send(bytes(65536))
-    except BlockingIOError:
-        pass
-    stopped = sent < 64 << 20
-    got = 0
-    while got < sent:
-        got += len(b.recv(1 << 20))
-    return [stopped, got == sent]
+    sent = fill(a)
+    return [sent < 64 << 20, take(b, sent) == sent]
 
 
 def send_timeout():

@@ -8,6 +8,7 @@ use clap::Args;
 use tokio::time::{Instant, sleep};
 
 use crate::datapath::{Datapath, Options};
+use crate::require_root;
 
 /// How often sessions are looked at while they leave.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -38,9 +39,7 @@ pub struct Detach {
 /// A program does not read what was redirected to it, or something can't be removed; then sessions go on
 /// over TCP and the pins stay.
 pub async fn run(detach: &Detach) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("kernel programs are removed: run it as root");
-    }
+    require_root("kernel programs are removed")?;
     if !detach.pins.join("SOCKETS").exists() {
         bail!("nothing is pinned at {}", detach.pins.display());
     }

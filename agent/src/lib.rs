@@ -1,6 +1,8 @@
 //! The Patchbay agent: one on each node. It executes service instances, passes their SSMMP messages
 //! on, and redirects same-node sessions inside the kernel.
 
+use anyhow::{Result, bail};
+
 pub mod adopted;
 pub mod core;
 pub mod datapath;
@@ -17,3 +19,14 @@ pub mod scope;
 pub mod socket_table;
 pub mod trace;
 pub mod unredirected;
+
+/// Refuses a command that only root can do; `why` says what it does.
+///
+/// # Errors
+/// This process is not root's.
+pub fn require_root(why: &str) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("{why}: run it as root");
+    }
+    Ok(())
+}

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use patchbay_agent::core::{Core, Redirects};
 use patchbay_agent::datapath::{self, Datapath, Options};
@@ -18,6 +18,7 @@ use patchbay_agent::processes::{self, Places};
 use patchbay_agent::profile_file;
 use patchbay_agent::redirection::Redirection;
 use patchbay_agent::repository::{self, Repository};
+use patchbay_agent::require_root;
 use patchbay_agent::scope::{self, Exec, Standalone};
 use patchbay_agent::trace::{self, Trace};
 use ssmmp::AGENT_PORT;
@@ -190,9 +191,7 @@ fn check(file: &Path) -> Result<()> {
 }
 
 async fn run(arguments: Run) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("the agent starts instances in cgroups of their own: run it as root");
-    }
+    require_root("the agent starts instances in cgroups of their own")?;
     let repository = read_repository(&arguments.repository)?;
     let node = match &arguments.node {
         Some(node) => node.clone(),
@@ -219,10 +218,12 @@ async fn run(arguments: Run) -> Result<()> {
     options.in_flight_budget = arguments.in_flight_bytes;
     let pins = arguments.pins.clone().unwrap_or_else(|| default_pins(&node));
     options.pins = Some(pins.clone());
+    let mut trusted = true;
     if arguments.redirection == Switch::On {
         match probe::try_everything().await {
             Ok(matrix) => {
                 options.harmful = matrix.harmful();
+                trusted = matrix.redirects;
                 info!(kernel = matrix.kernel, milliseconds = matrix.milliseconds, "self-test done");
             }
             // Loading says the same, or succeeds; every difference then counts as present.
@@ -230,7 +231,8 @@ async fn run(arguments: Run) -> Result<()> {
         }
     }
     let redirection = match arguments.redirection {
-        Switch::On => Redirection::load(&options),
+        Switch::On if trusted => Redirection::load(&options),
+        Switch::On => Redirection::failed(),
         Switch::Off => Redirection::off(),
     };
     let (events, event_receiver) = mpsc::channel(EVENT_QUEUE);

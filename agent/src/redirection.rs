@@ -60,6 +60,13 @@ impl Redirection {
         Self::new(Kind::Tcp(Unredirected::new(Reason::SwitchedOff), why))
     }
 
+    /// A node whose self-test failed: it stays on TCP.
+    pub fn failed() -> Self {
+        let why = "the self-test lost or reordered bytes, or redirected none".to_owned();
+        warn!("sessions of this node stay on TCP: {why}; `patchbay-agent probe` shows more");
+        Self::new(Kind::Tcp(Unredirected::new(Reason::Unavailable), why))
+    }
+
     fn new(kind: Kind) -> Self {
         Self {
             kind,

@@ -9,6 +9,7 @@ use clap::Args;
 use tokio::time::{Instant, interval, timeout_at};
 
 use crate::datapath::{self, Looker, ShownMessage};
+use crate::require_root;
 
 /// How often the end of the session is looked for.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
@@ -43,9 +44,7 @@ pub struct Trace {
 /// # Errors
 /// No agent runs here, or it knows no such session.
 pub async fn run(trace: &Trace) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("messages of other programs are shown: run it as root");
-    }
+    require_root("messages of other programs are shown")?;
     let pins = match &trace.pins {
         Some(pins) => pins.clone(),
         None => only_pins()?,

@@ -15,6 +15,7 @@ const FOUND: i64 = 1;
 const RUN_MESSAGES: u32 = 256;
 /// A stream of messages below this size is faster over TCP, in bytes on average (measured).
 const SMALL_BYTES: u64 = 8_192;
+
 /// Decides about one message and counts it.
 #[inline(always)]
 pub fn message(ctx: &SkMsgContext) {

@@ -300,6 +300,22 @@ fn table_file() -> &'static OwnedFd {
     })
 }
 
+/// Sets an option that nix does not know.
+#[expect(unsafe_code, reason = "nix has none of these options")]
+pub fn set_option(socket: &OwnedFd, level: i32, option: i32, value: libc::c_int) -> std::io::Result<()> {
+    // SAFETY: the kernel reads one integer.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
 /// Hands a socket over as another process would: a new descriptor of the same open file.
 #[expect(unsafe_code, reason = "the received number becomes an owned descriptor")]
 pub fn pass(socket: &OwnedFd) -> Result<OwnedFd, Problem> {

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
 use rand::Rng as _;
 
-use crate::end::{End, Problem, pass};
+use crate::end::{End, Problem, pass, set_option};
 
 /// Largest length of one direction, in bytes.
 const LONGEST_STREAM: u64 = 8 << 20;
@@ -63,7 +63,7 @@ impl Kind {
     }
 
     /// What the two ends agree on: bytes from the source, then back. With `always`, blocking ends must
-    /// not send so much that they wait in TCP (docs/data-path.md).
+    /// not send so much that they wait in TCP: their next read would give EAGAIN.
     pub fn lengths(self, random: &mut impl rand::Rng, always: bool) -> (u64, u64) {
         let blocks = !matches!(self, Self::Duplex | Self::Edge | Self::DeadReader);
         let longest = if always && blocks { LONGEST_BLOCKING } else { LONGEST_STREAM };
@@ -262,7 +262,8 @@ fn low_water(end: &mut End, receives: u64) -> Result<(), Problem> {
     const MINIMUM: u64 = 1_000;
     while end.receives.position < receives {
         let minimum = MINIMUM.min(receives - end.receives.position);
-        set_low_water(end, minimum as libc::c_int)?;
+        set_option(&end.socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, minimum as libc::c_int)
+            .map_err(|error| format!("SO_RCVLOWAT: {error}"))?;
         let before = end.receives.position;
         // TCP itself may sleep for ever in a receiving call with a minimum, when its first part came alone
         // (seen on Linux 6.18 without redirection); programs that use it wait before they call.
@@ -277,21 +278,6 @@ fn low_water(end: &mut End, receives: u64) -> Result<(), Problem> {
         }
     }
     end.write_all(1)
-}
-
-#[expect(unsafe_code, reason = "nix has no SO_RCVLOWAT")]
-fn set_low_water(end: &End, minimum: libc::c_int) -> Result<(), Problem> {
-    // SAFETY: the kernel reads one integer.
-    let result = unsafe {
-        libc::setsockopt(
-            end.socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVLOWAT,
-            (&raw const minimum).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().to_string()) }
 }
 
 fn splice_out(end: &mut End, receives: u64) -> Result<(), Problem> {

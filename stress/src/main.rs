@@ -6,7 +6,6 @@ mod kinds;
 mod pattern;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::process::ExitCode;
@@ -16,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum as _};
-use end::{End, Problem};
+use end::{End, Problem, set_option};
 use kinds::Kind;
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrStorage, accept4, bind, connect,
@@ -133,8 +132,8 @@ fn listen_at(kind: Kind, address: SocketAddr) -> Result<(OwnedFd, SocketAddr)> {
     let listener = new_socket(address)?;
     bind(listener.as_raw_fd(), &SockaddrStorage::from(address))?;
     match kind {
-        Kind::FastOpen => set_option(&listener, libc::TCP_FASTOPEN, 16)?,
-        Kind::Deferred => set_option(&listener, libc::TCP_DEFER_ACCEPT, 5)?,
+        Kind::FastOpen => set_option(&listener, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, 16)?,
+        Kind::Deferred => set_option(&listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 5)?,
         _ => {}
     }
     listen(&listener, Backlog::new(64)?)?;
@@ -145,21 +144,6 @@ fn listen_at(kind: Kind, address: SocketAddr) -> Result<(OwnedFd, SocketAddr)> {
         _ => 0,
     };
     Ok((listener, SocketAddr::new(address.ip(), port)))
-}
-
-#[expect(unsafe_code, reason = "nix has neither of these options")]
-fn set_option(socket: &OwnedFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the kernel reads one integer.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            option,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// One session; returns the bytes that both ends checked.

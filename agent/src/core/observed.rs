@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::profiles::{Ends, habit_names};
 use super::{Core, Declare, Declared, Effect};
-use crate::datapath::{SessionReport, habit};
+use crate::datapath::SessionReport;
 
 impl Core {
     /// Decides a session that may come to be and tells the kernel.
@@ -45,15 +45,16 @@ impl Core {
         if ended && report.sent.kernel_messages > 0 && report.leaving.is_none() {
             self.profiles.remember_traffic(&ends, false);
         }
-        let known = self.profiles.endpoints.clone();
+        let harmful = self.redirects.harmful;
+        let both = [&ends.source, &ends.destination];
+        let harmed = both.map(|end| self.profiles.harms(end, harmful));
         if !self.profiles.learn(&ends, report.habits, report.calls, ended) {
             return;
         }
-        let harms = |habits| habit::is_harmful(habits, self.redirects.harmful);
-        for (endpoint, profile) in &self.profiles.endpoints {
-            let before = known.get(endpoint).map_or(0, |profile| profile.habits);
-            if harms(profile.habits) && !harms(before) {
-                info!(%endpoint, habits = habit_names(profile.habits), "it stays on TCP");
+        for (end, harmed) in both.into_iter().zip(harmed) {
+            if !harmed && self.profiles.harms(end, harmful) {
+                let habits = self.profiles.endpoints.get(end).map_or(0, |profile| profile.habits);
+                info!(endpoint = %end, habits = habit_names(habits), "it stays on TCP");
             }
         }
         self.decide_again();

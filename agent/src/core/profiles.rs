@@ -115,7 +115,7 @@ impl Profiles {
     pub fn verdict(&self, ends: &Ends, harmful: u32) -> Result<(), Reason> {
         // One stream among many sessions, a bulk load say, is taken back alone.
         let traffic = self.connections.get(&ends.connection()).copied().unwrap_or_default();
-        if traffic.small_writes * 2 > traffic.sessions {
+        if traffic.small_writes > traffic.sessions / 2 {
             return Err(Reason::SmallWrites);
         }
         let of = |end: &Endpoint, tested| match tested {
@@ -132,17 +132,25 @@ impl Profiles {
     /// Learns from a session so far; `ended` when there is nothing more to come from it. Returns whether
     /// anything changed that should be kept.
     pub fn learn(&mut self, ends: &Ends, habits: [u32; 2], calls: [u32; 2], ended: bool) -> bool {
-        let before = self.clone();
+        let mut changed = false;
         for (index, end) in [&ends.source, &ends.destination].into_iter().enumerate() {
             if ends.tested[index] || (calls[index] == 0 && habits[index] == 0) {
                 continue;
             }
             let profile = self.endpoints.entry(end.clone()).or_default();
+            let before = *profile;
             profile.habits |= habits[index];
-            profile.calls = profile.calls.max(calls[index]);
-            profile.sessions = profile.sessions.saturating_add(u32::from(ended));
+            // More than enough says no more, and would be written down again and again.
+            profile.calls = profile.calls.max(calls[index].min(ENOUGH_CALLS));
+            profile.sessions = (profile.sessions + u32::from(ended)).min(ENOUGH_SESSIONS);
+            changed |= *profile != before;
         }
-        *self != before
+        changed
+    }
+
+    /// Whether what is known of an end forbids redirection.
+    pub fn harms(&self, end: &Endpoint, harmful: u32) -> bool {
+        self.endpoints.get(end).is_some_and(|profile| habit::is_harmful(profile.habits, harmful))
     }
 
     /// Adds habits that are known without having been seen.

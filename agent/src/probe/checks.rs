@@ -28,15 +28,13 @@ pub enum Fault {
     Reset,
     /// Deleting a socket from the map loses its unread bytes.
     Delete,
-    /// SIOCOUTQ does not count redirected bytes.
-    UnsentSize,
     /// Unread redirected bytes count into the receive buffer.
     Charged,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::UnreadSizeMixed,
         Self::UnreadSize,
         Self::Splice,
@@ -47,7 +45,6 @@ impl Fault {
         Self::HalfClose,
         Self::Reset,
         Self::Delete,
-        Self::UnsentSize,
         Self::Charged,
     ];
 
@@ -64,7 +61,6 @@ impl Fault {
             Self::HalfClose => "half-close",
             Self::Reset => "reset",
             Self::Delete => "delete",
-            Self::UnsentSize => "unsent-size",
             Self::Charged => "charged",
         }
     }
@@ -79,7 +75,6 @@ impl Fault {
             Self::Urgent => habit::URGENT,
             Self::ZeroCopy => habit::ZERO_COPY,
             Self::HalfClose => habit::HALF_CLOSE,
-            Self::UnsentSize => habit::UNSENT_SIZE,
             Self::Reset | Self::Delete | Self::Charged => 0,
         }
     }
@@ -97,7 +92,6 @@ impl Fault {
             Self::HalfClose => "blocking read, half-close",
             Self::Reset => "blocking read, reset",
             Self::Delete => "delete loses unread bytes",
-            Self::UnsentSize => "SIOCOUTQ",
             Self::Charged => "unread bytes are charged",
         }
     }

@@ -18,6 +18,7 @@ use tokio::process::Command;
 
 use crate::datapath::{Datapath, Options, Scope, cgroup2_mount};
 use crate::processes::{enter_cgroup, remove_cgroup};
+use crate::require_root;
 
 /// Nothing of the self-test may take longer.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -61,18 +62,11 @@ pub struct Found {
 impl Matrix {
     /// Bits of [`crate::datapath::habit`] that redirection breaks here. What could not be tried counts.
     pub fn harmful(&self) -> u32 {
-        let harmless: u32 = self
-            .faults
-            .iter()
-            .filter(|found| found.present == Some(false))
-            .map(|found| found.fault.habit())
-            .fold(0, |all, habit| all | habit);
-        let harmful: u32 = self
-            .faults
-            .iter()
-            .filter(|found| found.present != Some(false))
-            .map(|found| found.fault.habit())
-            .fold(0, |all, habit| all | habit);
+        let habits_of = |faults: &dyn Fn(&Found) -> bool| {
+            self.faults.iter().filter(|found| faults(found)).fold(0, |all, found| all | found.fault.habit())
+        };
+        let absent = |found: &Found| found.present == Some(false);
+        let (harmless, harmful) = (habits_of(&absent), habits_of(&|found| !absent(found)));
         !(harmless & !harmful)
     }
 }
@@ -82,9 +76,7 @@ impl Matrix {
 /// # Errors
 /// This node can't redirect, with the reason.
 pub async fn run(probe: &Probe) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("kernel programs are loaded: run it as root");
-    }
+    require_root("kernel programs are loaded")?;
     let matrix = try_everything().await?;
     if probe.json {
         println!("{}", serde_json::to_string_pretty(&matrix)?);

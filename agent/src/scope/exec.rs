@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Mode, Runner, STATE, base_name};
 use crate::datapath::{DEFAULT_IN_FLIGHT_BYTES, Options, cgroup2_mount};
 use crate::processes::{enter_cgroup, remove_cgroup};
+use crate::require_root;
 
 /// Plugs and sockets whose habits are printed.
 const SHOWN_HABITS: usize = 12;
@@ -67,9 +68,7 @@ impl Exec {
 /// # Errors
 /// The program can't be started, or this node can't redirect.
 pub async fn run(exec: &Exec) -> Result<ExitCode> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("kernel programs are loaded and a cgroup is made: run it as root");
-    }
+    require_root("kernel programs are loaded and a cgroup is made")?;
     let cgroup = cgroup2_mount()?.join(format!("patchbay-exec-{}", std::process::id()));
     fs::create_dir(&cgroup).with_context(|| format!("the cgroup {} can't be made", cgroup.display()))?;
     let result = run_in(exec, &cgroup).await;
@@ -138,9 +137,10 @@ fn move_out(cgroup: &Path) -> Result<()> {
     let left = fs::read_to_string(cgroup.join("cgroup.procs"))?;
     let own = fs::read_to_string("/proc/self/cgroup")?;
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let members = cgroup2_mount()?.join(own).join("cgroup.procs");
     for id in left.lines() {
         // One that ends meanwhile needs no place.
-        let _ = fs::write(cgroup2_mount()?.join(own).join("cgroup.procs"), id);
+        let _ = fs::write(&members, id);
     }
     Ok(())
 }

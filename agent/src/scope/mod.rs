@@ -40,6 +40,17 @@ pub enum Mode {
     Off,
 }
 
+impl Mode {
+    /// Why sessions with a new listening socket stay on TCP at first.
+    fn refusal(self) -> Option<Reason> {
+        match self {
+            Self::Auto => Some(Reason::Learning),
+            Self::Always => None,
+            Self::Off => Some(Reason::SwitchedOff),
+        }
+    }
+}
+
 /// One cgroup whose inner connections are redirected.
 struct Runner {
     datapath: Datapath,
@@ -61,12 +72,7 @@ impl Runner {
         let state = state.to_owned();
         std::fs::create_dir_all(&state).with_context(|| format!("{} can't be made", state.display()))?;
         let profiles = profile_file::read(&state)?;
-        let refusal = match mode {
-            Mode::Auto => Some(Reason::Learning),
-            Mode::Always => None,
-            Mode::Off => Some(Reason::SwitchedOff),
-        };
-        let scope = Scope { always: mode == Mode::Always, refusal };
+        let scope = Scope { always: mode == Mode::Always, refusal: mode.refusal() };
         let options = Options { scope: Some(scope), ..options };
         let mut datapath = Datapath::load(&options).context("this node can't redirect")?;
         if mode == Mode::Auto {
@@ -105,10 +111,10 @@ impl Runner {
                     let ends = self.ends(report);
                     self.profiles.remember_traffic(&ends, false);
                 }
-                self.learn(report, true);
+                self.learn_and_keep(report, true);
                 self.summary.add(report);
             }
-            SessionEvent::Habit(report) => self.learn(report, false),
+            SessionEvent::Habit(report) => self.learn_and_keep(report, false),
             SessionEvent::Leaving(report) if report.leaving == Some(Reason::SmallWrites) => {
                 let ends = self.ends(report);
                 self.profiles.remember_traffic(&ends, true);
@@ -118,11 +124,16 @@ impl Runner {
         }
     }
 
-    fn learn(&mut self, report: &SessionReport, ended: bool) {
-        let ends = self.ends(report);
-        if self.mode == Mode::Auto && self.profiles.learn(&ends, report.habits, report.calls, ended) {
+    fn learn_and_keep(&mut self, report: &SessionReport, ended: bool) {
+        if self.learn(report, ended) {
             self.keep();
         }
+    }
+
+    /// Whether there was anything to learn.
+    fn learn(&mut self, report: &SessionReport, ended: bool) -> bool {
+        let ends = self.ends(report);
+        self.mode == Mode::Auto && self.profiles.learn(&ends, report.habits, report.calls, ended)
     }
 
     /// The profiles of a connection: by the port, whose two sides are told apart.
@@ -146,12 +157,16 @@ impl Runner {
 
     fn look(&mut self) -> Result<()> {
         let now = boot_time()?;
+        let mut learned = false;
         for session in self.datapath.sessions()? {
-            self.learn(&session, false);
+            learned |= self.learn(&session, false);
             let unpaired = session.path == crate::datapath::Path::Tcp(Reason::Unpaired) && !session.outside;
             if unpaired && session.leaving.is_none() && now > session.established + PAIRED_WITHIN {
                 self.datapath.leave(&session, Reason::Unpaired)?;
             }
+        }
+        if learned {
+            self.keep();
         }
         self.datapath.let_out()?;
         if self.mode == Mode::Auto {
@@ -220,7 +235,7 @@ impl Runner {
             .endpoints
             .iter()
             .filter(|(endpoint, _)| used.contains(endpoint))
-            .filter(|(_, profile)| crate::datapath::habit::is_harmful(profile.habits, u32::MAX))
+            .filter(|(endpoint, _)| self.profiles.harms(endpoint, u32::MAX))
             .map(|(endpoint, profile)| {
                 (endpoint.to_string(), crate::core::profiles::habit_names(profile.habits))
             })

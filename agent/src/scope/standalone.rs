@@ -9,6 +9,7 @@ use tracing::info;
 
 use super::{Mode, Runner, STATE, base_name, existing};
 use crate::datapath::{Options, cgroup2_mount};
+use crate::require_root;
 
 /// A cgroup whose inner connections are redirected.
 #[derive(Args)]
@@ -29,9 +30,7 @@ pub struct Standalone {
 /// # Errors
 /// There is no such cgroup, or this node can't redirect.
 pub async fn run(standalone: &Standalone) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("kernel programs are loaded: run it as root");
-    }
+    require_root("kernel programs are loaded")?;
     // A whole path replaces the mount when joined.
     let cgroup = cgroup2_mount()?.join(&standalone.cgroup);
     if !cgroup.join("cgroup.procs").exists() {
@@ -43,11 +42,7 @@ pub async fn run(standalone: &Standalone) -> Result<()> {
         standalone.mode,
         &standalone.state_dir,
     )?;
-    let refusal = match standalone.mode {
-        Mode::Always => None,
-        Mode::Auto => Some(crate::datapath::Reason::Learning),
-        Mode::Off => Some(crate::datapath::Reason::SwitchedOff),
-    };
+    let refusal = standalone.mode.refusal();
     let mut found = 0;
     for socket in existing::listening(&cgroup).context("who listens in the cgroup can't be found out")? {
         runner.datapath.set_listening(socket, refusal)?;

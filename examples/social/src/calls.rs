@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use patchbay_sdk::{Session, Socket};
+use patchbay_sdk::{Service, Session, Socket};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +125,29 @@ where
             }
         }
     }
+}
+
+/// A whole service: it answers the calls at its socket `api` with what is behind one plug.
+///
+/// # Errors
+/// It has no such plug or socket, or the agent is lost.
+pub async fn run<Q, A, F>(
+    plug: &str,
+    reply: impl Fn(Pool, Q) -> F + Clone + Send + Sync + 'static,
+) -> anyhow::Result<()>
+where
+    Q: DeserializeOwned + Send + 'static,
+    A: Serialize + Send + Sync + 'static,
+    F: Future<Output = Result<A, Refusal>> + Send + 'static,
+{
+    let service = Service::start().await?;
+    let pool = Pool::new(service.plug(plug)?);
+    let socket = service.socket("api")?;
+    let handle = move |session| {
+        let (pool, reply) = (pool.clone(), reply.clone());
+        answer(session, move |request| reply(pool.clone(), request))
+    };
+    service.run(serve(socket, handle)).await
 }
 
 /// Answers calls on a session until it ends or shall end.

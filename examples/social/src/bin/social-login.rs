@@ -3,8 +3,7 @@
 use anyhow::Result;
 use argon2::Argon2;
 use argon2::password_hash::{PasswordHash, PasswordVerifier as _};
-use patchbay_sdk::Service;
-use social::calls::{Account, LoginCall, Refusal, answer, serve};
+use social::calls::{Account, LoginCall, Refusal, run};
 use social::pool::Pool;
 use social::redis::command;
 
@@ -13,23 +12,14 @@ const TOKEN_SECONDS: &[u8] = b"3600";
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let service = Service::start().await?;
-    let users = Pool::new(service.plug("users")?);
-    let socket = service.socket("api")?;
-    let handle = move |session| {
-        let users = users.clone();
-        let answer_call = move |call| {
-            let users = users.clone();
-            async move {
-                match call {
-                    LoginCall::Login(account) => login(&users, account).await,
-                    LoginCall::WhoIs(token) => who_is(&users, &token).await,
-                }
-            }
-        };
-        answer(session, answer_call)
-    };
-    service.run(serve(socket, handle)).await
+    run("users", reply).await
+}
+
+async fn reply(users: Pool, call: LoginCall) -> Result<String, Refusal> {
+    match call {
+        LoginCall::Login(account) => login(&users, account).await,
+        LoginCall::WhoIs(token) => who_is(&users, &token).await,
+    }
 }
 
 async fn login(users: &Pool, account: Account) -> Result<String, Refusal> {

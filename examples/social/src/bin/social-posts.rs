@@ -1,8 +1,7 @@
 //! Takes posts: the newest stands first in Redis.
 
 use anyhow::Result;
-use patchbay_sdk::Service;
-use social::calls::{Post, Refusal, answer, serve};
+use social::calls::{Post, Refusal, run};
 use social::pool::Pool;
 use social::redis::command;
 
@@ -13,21 +12,14 @@ const KEPT: &[u8] = b"999";
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let service = Service::start().await?;
-    let posts = Pool::new(service.plug("posts")?);
-    let socket = service.socket("api")?;
-    let handle = move |session| {
-        let posts = posts.clone();
-        async move { answer(session, |post| add(&posts, post)).await }
-    };
-    service.run(serve(socket, handle)).await
+    run("posts", add).await
 }
 
-async fn add(posts: &Pool, post: Post) -> Result<(), Refusal> {
+async fn add(posts: Pool, post: Post) -> Result<(), Refusal> {
     if post.text.is_empty() || post.text.len() > MAX_TEXT_BYTES {
         return Err(Refusal::new(400, format!("a post has 1 to {MAX_TEXT_BYTES} bytes")));
     }
-    command(posts, &[b"LPUSH", b"posts", &serde_json::to_vec(&post)?]).await?;
-    command(posts, &[b"LTRIM", b"posts", b"0", KEPT]).await?;
+    command(&posts, &[b"LPUSH", b"posts", &serde_json::to_vec(&post)?]).await?;
+    command(&posts, &[b"LTRIM", b"posts", b"0", KEPT]).await?;
     Ok(())
 }

@@ -3,8 +3,7 @@
 use anyhow::Result;
 use argon2::password_hash::{PasswordHasher as _, SaltString};
 use argon2::{Algorithm, Argon2, Params, Version};
-use patchbay_sdk::Service;
-use social::calls::{Account, Refusal, answer, serve};
+use social::calls::{Account, Refusal, run};
 use social::pool::Pool;
 use social::redis::{Value, command};
 
@@ -13,17 +12,10 @@ const MAX_NAME: usize = 64;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let service = Service::start().await?;
-    let users = Pool::new(service.plug("users")?);
-    let socket = service.socket("api")?;
-    let handle = move |session| {
-        let users = users.clone();
-        async move { answer(session, |account| register(&users, account)).await }
-    };
-    service.run(serve(socket, handle)).await
+    run("users", register).await
 }
 
-async fn register(users: &Pool, account: Account) -> Result<(), Refusal> {
+async fn register(users: Pool, account: Account) -> Result<(), Refusal> {
     let fit = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
     if account.user.is_empty() || account.user.chars().count() > MAX_NAME || !account.user.chars().all(fit) {
         return Err(Refusal::new(400, format!("a name has 1 to {MAX_NAME} letters, digits, `-` or `_`")));
@@ -41,7 +33,7 @@ async fn register(users: &Pool, account: Account) -> Result<(), Refusal> {
         .map_err(|error| Refusal::new(500, error.to_string()))?
         .to_string();
     let key = format!("user:{}", account.user);
-    match command(users, &[b"SET", key.as_bytes(), hash.as_bytes(), b"NX"]).await? {
+    match command(&users, &[b"SET", key.as_bytes(), hash.as_bytes(), b"NX"]).await? {
         Value::Nil => Err(Refusal::new(409, format!("`{}` is registered already", account.user))),
         _ => Ok(()),
     }
