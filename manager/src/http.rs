@@ -108,7 +108,7 @@ async fn differences(handle: &Handle, graph: Graph) -> Result<(String, Vec<api::
     let changes = handle
         .ask(move |core, _| {
             let running = core.app(&graph.app).filter(|app| !app.stopped);
-            graph.changes_since(running.map(|app| &app.graph))
+            graph.changes_since(running.map(|app| &app.graph), &core.usual_policy())
         })
         .await?;
     Ok((app, changes))

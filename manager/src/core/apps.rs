@@ -7,7 +7,8 @@ impl Core {
     /// Makes an application what its graph says: services that are gone are stopped, minimums started.
     pub(super) fn apply(&mut self, graph: Graph, text: String) {
         let name = graph.app.clone();
-        let changes = graph.changes_since(self.apps.get(&name).map(|app| &app.graph)).len();
+        let earlier = self.apps.get(&name).map(|app| &app.graph);
+        let changes = graph.changes_since(earlier, &self.config.policy()).len();
         let mut app = App::new(graph, text, self.now);
         if let Some(earlier) = self.apps.remove(&name) {
             app.waiting = earlier.waiting;

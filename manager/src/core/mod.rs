@@ -21,6 +21,7 @@ pub use state::{
 };
 
 use crate::graph::Graph;
+use crate::graph::policy::{Health, Policy};
 
 /// Times and bounds.
 #[derive(Debug, Clone)]
@@ -45,6 +46,20 @@ impl Default for Config {
             health_interval: 5_000,
             idle_timeout: 600_000,
             agent_grace: 15_000,
+        }
+    }
+}
+
+impl Config {
+    /// The policy where a graph says nothing.
+    pub fn policy(&self) -> Policy {
+        let usual = Policy::default();
+        Policy {
+            start_within: self.start_timeout,
+            stop_within: self.shutdown_timeout,
+            idle: Some(self.idle_timeout),
+            health: Health { every: self.health_interval, ..usual.health },
+            ..usual
         }
     }
 }

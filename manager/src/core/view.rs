@@ -4,6 +4,7 @@ use patchbay_api as api;
 
 use super::state::{Instance, Session, SessionState};
 use super::{App, Core, InstanceState, Node};
+use crate::graph::policy::Policy;
 
 impl Core {
     /// Counts of everything.
@@ -15,6 +16,11 @@ impl Core {
             instances: self.instances.values().filter(|i| i.state == InstanceState::Running).count(),
             sessions: self.sessions.values().filter(|s| s.state == SessionState::Open).count(),
         }
+    }
+
+    /// The policy where a graph says nothing.
+    pub fn usual_policy(&self) -> Policy {
+        self.config.policy()
     }
 
     /// All applications.

@@ -8,7 +8,7 @@ use ssmmp::Name;
 use toml::Spanned;
 
 use super::file::{ConnectionFile, GraphFile, ServiceFile, problem};
-use super::{Kind, MAX_SERVICES};
+use super::{Kind, MAX_SERVICES, State};
 
 /// All problems of a file, in the order of their places.
 pub fn check(file: &GraphFile, text: &str) -> Vec<Problem> {
@@ -43,6 +43,7 @@ impl Checker<'_> {
         let mut names = vec![&file.app];
         for (name, service) in &file.service {
             names.push(name);
+            names.extend(&service.program);
             names.extend(service.sockets.keys());
             names.extend(service.plugs.keys());
         }
@@ -69,6 +70,7 @@ impl Checker<'_> {
             let message = format!("`{}` has bounds of {least} to {most} replicas", name.get_ref());
             self.add(at, message, "max must be at least 1 and at least min");
         }
+        self.state(name, service);
         for (socket_name, socket) in &service.sockets {
             let is_gateway = *service.kind.get_ref() == Kind::Gateway;
             match &socket.port {
@@ -102,6 +104,24 @@ impl Checker<'_> {
                 self.add(place, format!("the BaaS `{name}` has no socket"), None);
             }
             _ => {}
+        }
+    }
+
+    /// State that is on a node binds a service to it (L1).
+    fn state(&mut self, name: &Spanned<String>, service: &ServiceFile) {
+        let (name, place) = (name.get_ref(), name.span());
+        if *service.kind.get_ref() != Kind::Baas
+            && let Some(state) = &service.state
+        {
+            let message = format!("`{name}` is stateless and names a place for its state");
+            self.add(state.span(), message, "only a BaaS holds state: remove it");
+        } else if service.state() == State::Node
+            && (2..).contains(&service.replicas().1)
+            && service.replicas().0 <= service.replicas().1
+        {
+            let at = service.replicas.as_ref().map_or(place, Spanned::span);
+            let message = format!("`{name}` holds its state on its node and can't have several replicas");
+            self.add(at, message, "say `state = \"shared\"` if its state is elsewhere");
         }
     }
 
@@ -221,106 +241,4 @@ fn reaches(next: &BTreeMap<String, Vec<String>>, from: &str, to: &str) -> bool {
         }
     }
     false
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::graph::{Graph, Redirect};
-
-    const GOOD: &str = r#"app = "hello"
-[service.gateway]
-kind = "gateway"
-sockets.http = { protocol = "http", port = 8080 }
-plugs.store = { protocol = "text" }
-[service.store]
-kind = "baas"
-sockets.api = { protocol = "text" }
-[[connection]]
-from = "gateway.store"
-to = "store.api"
-redirect = "always"
-"#;
-
-    /// Replaces a piece of the good graph and expects exactly these problems, as `line: message`.
-    #[track_caller]
-    fn check(replace: &str, with: &str, expected: &[&str]) {
-        assert!(GOOD.contains(replace), "{replace:?} is in the good graph");
-        let found: Vec<String> = match Graph::read(&GOOD.replacen(replace, with, 1)) {
-            Ok(_) => Vec::new(),
-            Err(problems) => problems.iter().map(|p| format!("{}: {}", p.line, p.message)).collect(),
-        };
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn a_good_graph_is_read() {
-        let (graph, _) = Graph::read(GOOD).expect("it is good");
-        assert_eq!(graph.services["gateway"].plugs["store"].redirect, Redirect::Always);
-        assert_eq!((graph.services["gateway"].least, graph.services["store"].least), (1, 0));
-        assert!(graph.changes_since(Some(&graph)).is_empty());
-        assert_eq!(graph.changes_since(None).len(), 2);
-    }
-
-    #[test]
-    fn every_problem_names_its_line() {
-        check(
-            "to = \"store.api\"",
-            "to = \"stor.api\"",
-            &["11: there is no service `stor`; did you mean `store`?"],
-        );
-        check("to = \"store.api\"", "to = \"store.apu\"", &["11: the service `store` has no socket `apu`"]);
-        check(
-            "from = \"gateway.store\"",
-            "from = \"gateway\"",
-            &["5: the plug `gateway.store` leads nowhere", "10: `gateway` is not of the form service.plug"],
-        );
-        check(
-            "sockets.api = { protocol = \"text\" }",
-            "sockets.api = { protocol = \"json\" }",
-            &["11: `gateway.store` speaks text, `store.api` speaks json"],
-        );
-        check(", port = 8080", "", &["4: the gateway's socket `http` needs a port"]);
-        check(
-            "kind = \"baas\"",
-            "kind = \"regular\"",
-            &["6: the regular service `store` needs at least one socket and one plug"],
-        );
-        check(
-            "kind = \"baas\"",
-            "kind = \"baas\"\nreplicas = { min = 3, max = 2 }",
-            &["8: `store` has bounds of 3 to 2 replicas"],
-        );
-    }
-
-    #[test]
-    fn form_errors_have_a_place_too() {
-        let problems =
-            Graph::read(&GOOD.replace("kind = \"baas\"", "kind = \"bass\"")).expect_err("unknown kind");
-        assert_eq!(problems[0].line, 7);
-        let problems = Graph::read("app = \"x\"\ncolour = 1\n").expect_err("unknown key");
-        assert!(problems[0].message.contains("colour") && problems[0].line == 2, "{problems:?}");
-        assert!(Graph::read("").is_err());
-    }
-
-    #[test]
-    fn cycles_must_be_declared() {
-        let cycle = r#"app = "c"
-[service.a]
-kind = "regular"
-sockets.in = { protocol = "p" }
-plugs.out = { protocol = "p" }
-[service.b]
-kind = "regular"
-sockets.in = { protocol = "p" }
-plugs.out = { protocol = "p" }
-[[connection]]
-from = "a.out"
-to = "b.in"
-[[connection]]
-from = "b.out"
-to = "a.in"
-"#;
-        assert_eq!(Graph::read(cycle).expect_err("a cycle")[0].message, "`a` and `b` are in a cycle");
-        assert!(Graph::read(&cycle.replace("app = \"c\"", "app = \"c\"\nallow_cycles = true")).is_ok());
-    }
 }

@@ -7,7 +7,8 @@ use patchbay_api::Problem;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Graph, Kind, MAX_FILE_BYTES, Redirect, Service, Socket, Target};
+use super::policy::{Balance, Said};
+use super::{Graph, Kind, MAX_FILE_BYTES, Redirect, Service, Socket, State, Target};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -15,6 +16,8 @@ pub struct GraphFile {
     pub app: Spanned<String>,
     #[serde(default)]
     pub allow_cycles: bool,
+    #[serde(default)]
+    pub policy: Said,
     #[serde(default)]
     pub service: BTreeMap<Spanned<String>, ServiceFile>,
     #[serde(default)]
@@ -30,6 +33,10 @@ pub struct ServiceFile {
     #[serde(default)]
     pub plugs: BTreeMap<Spanned<String>, PlugFile>,
     pub replicas: Option<Spanned<ReplicasFile>>,
+    pub program: Option<Spanned<String>>,
+    pub state: Option<Spanned<State>>,
+    #[serde(default)]
+    pub policy: Said,
 }
 
 #[derive(Debug, Deserialize)]
@@ -59,6 +66,7 @@ pub struct ConnectionFile {
     pub to: Spanned<String>,
     #[serde(default)]
     pub redirect: Redirect,
+    pub balance: Option<Balance>,
 }
 
 /// Reads the text; its form only.
@@ -92,27 +100,45 @@ impl ServiceFile {
         let least = replicas.min.unwrap_or(usual.0);
         (least, replicas.max.unwrap_or(usual.1.max(least)))
     }
+
+    /// Where its state is; only a BaaS has any.
+    pub fn state(&self) -> State {
+        let usual = if *self.kind.get_ref() == Kind::Baas { State::Node } else { State::Shared };
+        self.state.as_ref().map_or(usual, |state| *state.get_ref())
+    }
+
+    fn into_service(self, name: String, whole: &Said) -> Service {
+        let (least, most) = self.replicas();
+        let state = self.state();
+        let sockets = self
+            .sockets
+            .into_iter()
+            .map(|(name, socket)| {
+                let port = socket.port.map(Spanned::into_inner);
+                (name.into_inner(), Socket { protocol: socket.protocol, port })
+            })
+            .collect();
+        Service {
+            kind: self.kind.into_inner(),
+            program: self.program.map_or(name, Spanned::into_inner),
+            sockets,
+            plugs: BTreeMap::new(),
+            least,
+            most,
+            state,
+            policy: self.policy.or(whole),
+        }
+    }
 }
 
 impl GraphFile {
     /// The graph of a file that was checked.
     pub fn into_graph(self) -> Graph {
+        let whole = self.policy;
         let mut services: BTreeMap<String, Service> = self
             .service
             .into_iter()
-            .map(|(name, service)| {
-                let (least, most) = service.replicas();
-                let sockets = service
-                    .sockets
-                    .into_iter()
-                    .map(|(name, socket)| {
-                        let port = socket.port.map(Spanned::into_inner);
-                        (name.into_inner(), Socket { protocol: socket.protocol, port })
-                    })
-                    .collect();
-                let kind = service.kind.into_inner();
-                (name.into_inner(), Service { kind, sockets, plugs: BTreeMap::new(), least, most })
-            })
+            .map(|(name, service)| (name.get_ref().clone(), service.into_service(name.into_inner(), &whole)))
             .collect();
         for connection in self.connection {
             let (from, to) = (connection.from.into_inner(), connection.to.into_inner());
@@ -120,8 +146,12 @@ impl GraphFile {
                 (from.rsplit_once('.'), to.rsplit_once('.'))
                 && let Some(source) = services.get_mut(source)
             {
-                let target =
-                    Target { service: service.into(), socket: socket.into(), redirect: connection.redirect };
+                let target = Target {
+                    service: service.into(),
+                    socket: socket.into(),
+                    redirect: connection.redirect,
+                    balance: connection.balance,
+                };
                 source.plugs.insert(plug.into(), target);
             }
         }

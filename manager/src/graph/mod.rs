@@ -1,11 +1,17 @@
 //! The abstract graph of an application (section 1): read from a file that a person writes, checked.
 
+mod changes;
 mod check;
 mod file;
+pub mod policy;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
-use patchbay_api::{Action, Change, Problem};
+use patchbay_api::Problem;
+use policy::{Balance, Said};
 
 /// Longest graph file, in bytes.
 pub const MAX_FILE_BYTES: usize = 1 << 20;
@@ -26,6 +32,8 @@ pub struct Graph {
 pub struct Service {
     /// Entry point, stateless, or storage.
     pub kind: Kind,
+    /// The entry of the agents' repositories that is executed for it: its name, or one version of it.
+    pub program: String,
     /// Abstract sockets by name.
     pub sockets: BTreeMap<String, Socket>,
     /// Where each abstract plug leads.
@@ -34,6 +42,10 @@ pub struct Service {
     pub least: u32,
     /// Most replicas.
     pub most: u32,
+    /// Where its state is.
+    pub state: State,
+    /// What the file says of how it is to be run, the application's words included.
+    pub policy: Said,
 }
 
 /// An abstract socket.
@@ -54,6 +66,8 @@ pub struct Target {
     pub socket: String,
     /// Whether its sessions may be redirected.
     pub redirect: Redirect,
+    /// Which instance gets a session of it, before the destination's policy.
+    pub balance: Option<Balance>,
 }
 
 /// The kinds of services.
@@ -66,6 +80,16 @@ pub enum Kind {
     Regular,
     /// Backend storage: no plugs, holds all state.
     Baas,
+}
+
+/// Where a service's state is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// On the node that executes it, which it can't leave: a BaaS, unless the graph says otherwise.
+    Node,
+    /// Elsewhere, or there is none: it may be executed anywhere.
+    Shared,
 }
 
 /// Whether sessions of an abstract connection may be redirected.
@@ -116,44 +140,26 @@ impl Graph {
         }
         Ok((file.into_graph(), problems))
     }
-
-    /// What differs from an earlier graph of the same application.
-    pub fn changes_since(&self, earlier: Option<&Self>) -> Vec<Change> {
-        let empty = BTreeMap::new();
-        let before = earlier.map_or(&empty, |graph| &graph.services);
-        let mut changes = Vec::new();
-        let mut note = |action, name: &str, detail: String| {
-            changes.push(Change { action, subject: format!("service {name}"), detail });
-        };
-        for (name, service) in &self.services {
-            match before.get(name) {
-                None => note(Action::Add, name, service.describe()),
-                Some(old) if old != service => {
-                    note(Action::Change, name, format!("{} (was {})", service.describe(), old.describe()));
-                }
-                Some(_) => {}
-            }
-        }
-        for (name, service) in before {
-            if !self.services.contains_key(name) {
-                note(Action::Remove, name, service.describe());
-            }
-        }
-        changes
-    }
 }
 
 impl Service {
-    fn describe(&self) -> String {
-        let mut text = format!("{}, {} to {} replicas", self.kind.as_str(), self.least, self.most);
+    /// What its instances are executed with. One executed with something else is out of date.
+    pub fn recipe(&self) -> String {
+        let mut text = self.program.clone();
+        for (name, socket) in &self.sockets {
+            text.push_str(&format!(" {name}"));
+            if let Some(port) = socket.port {
+                text.push_str(&format!("={port}"));
+            }
+        }
         for (plug, target) in &self.plugs {
-            text.push_str(&format!(
-                ", {plug} → {}.{} ({})",
-                target.service,
-                target.socket,
-                target.redirect.as_str()
-            ));
+            text.push_str(&format!(" {plug}>{}.{}", target.service, target.socket));
         }
         text
+    }
+
+    /// Fewest instances there must be: a gateway has at least one (F4).
+    pub fn fewest(&self) -> u32 {
+        if self.kind == Kind::Gateway { self.least.max(1) } else { self.least }
     }
 }
