@@ -4,6 +4,7 @@
 mod apps;
 mod execution;
 mod nodes;
+pub mod policy;
 mod sessions;
 mod shutdown;
 mod state;
