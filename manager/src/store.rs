@@ -1,12 +1,13 @@
 //! Current state and history in SQLite: rows that plain SQL can question.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use patchbay_api::Event;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use ssmmp::{Address, InstanceId, MessageId, Name, Port};
 
-use crate::core::{Core, Effect, Instance, InstanceState, Millis, Session, SessionState};
+use crate::core::{Core, Edge, Effect, Instance, InstanceState, Millis, Session, SessionState};
 use crate::graph::Graph;
 
 /// Newest events kept; older ones are removed.
@@ -146,7 +147,7 @@ impl Store {
                 .map(|(name, port)| Ok((Name::new(&name)?, Port(port))))
                 .collect::<Result<_, String>>()
                 .map_err(bad)?;
-            let service = Name::new(&service).map_err(bad)?;
+            let (app, service) = (Name::new(&app).map_err(bad)?, Name::new(&service).map_err(bad)?);
             let state = InstanceState::from_word(&state);
             let address =
                 address(&address_text).ok_or_else(|| bad(format!("`{address_text}` is no address")))?;
@@ -170,16 +171,18 @@ impl Store {
             let message_id: String = row.get(2)?;
             Ok(Session {
                 id: row.get(0)?,
-                app: row.get(1)?,
+                edge: Arc::new(Edge {
+                    app: name(1)?,
+                    source: name(4)?,
+                    plug: name(5)?,
+                    socket: name(10)?,
+                    destination: name(9)?,
+                }),
                 message_id: MessageId::from(message_id.parse::<u64>().unwrap_or(u64::MAX)),
                 source: InstanceId(row.get(3)?),
-                source_service: name(4)?,
-                plug: name(5)?,
                 source_address: place(6)?,
                 source_port: Port(row.get(7)?),
                 destination: InstanceId(row.get(8)?),
-                destination_service: name(9)?,
-                socket: name(10)?,
                 destination_address: place(11)?,
                 destination_port: Port(row.get(12)?),
                 new_port: Port(row.get(13)?),
@@ -187,8 +190,8 @@ impl Store {
                 opened: row.get(14)?,
                 closed: None,
                 status: None,
-                path: row.get(15)?,
-                reason: row.get(16)?,
+                path: row.get::<_, String>(15)?.into(),
+                reason: row.get::<_, Option<String>>(16)?.map(Arc::from),
                 sent: patchbay_api::Traffic::default(),
                 received: patchbay_api::Traffic::default(),
             })
@@ -289,7 +292,7 @@ fn save_instance(connection: &Connection, core: &Core, id: InstanceId) -> Result
         )?
         .execute(params![
             instance.id.0,
-            instance.app,
+            instance.app.as_str(),
             instance.service.as_str(),
             instance.node,
             instance.address.to_string(),
@@ -312,16 +315,16 @@ fn save_session(connection: &Connection, core: &Core, id: u64) -> Result<(), Sto
         )?
         .execute(params![
             session.id,
-            session.app,
+            session.edge.app.as_str(),
             session.message_id.as_str(),
             session.source.0,
-            session.source_service.as_str(),
-            session.plug.as_str(),
+            session.edge.source.as_str(),
+            session.edge.plug.as_str(),
             session.source_address.to_string(),
             session.source_port.0,
             session.destination.0,
-            session.destination_service.as_str(),
-            session.socket.as_str(),
+            session.edge.destination.as_str(),
+            session.edge.socket.as_str(),
             session.destination_address.to_string(),
             session.destination_port.0,
             session.new_port.0,

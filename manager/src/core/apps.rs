@@ -1,6 +1,8 @@
 //! Applications: applied, changed, stopped.
 
-use super::{App, Core, Effect, InstanceState, Timer};
+use ssmmp::InstanceId;
+
+use super::{App, Core, Effect, Timer};
 use crate::graph::{Graph, Kind};
 
 impl Core {
@@ -13,17 +15,15 @@ impl Core {
         if let Some(earlier) = self.apps.remove(&name) {
             app.waiting = earlier.waiting;
         }
-        let kept: Vec<String> = app.graph.services.keys().cloned().collect();
         self.apps.insert(name.clone(), app);
         self.effect(Effect::SaveApp(name.clone()));
         self.publish("app-applied", format!("app {name}"), format!("applied with {changes} changes"));
-        let gone: Vec<_> = self
-            .instances
-            .values()
-            .filter(|instance| {
-                instance.app == name && !kept.iter().any(|kept| *kept == instance.service.as_str())
-            })
-            .map(|instance| instance.id)
+        let graph = self.apps.get(&name).map(|app| &app.graph);
+        let gone: Vec<InstanceId> = self
+            .inventory
+            .of_app(&name)
+            .filter(|(service, _)| graph.is_some_and(|graph| !graph.services.contains_key(service.as_str())))
+            .flat_map(|(_, instances)| instances.alive.iter().copied())
             .collect();
         for id in gone {
             self.stop_instance(id, "its service is not in the graph any more");
@@ -41,7 +41,8 @@ impl Core {
         }
         self.effect(Effect::SaveApp(name.to_owned()));
         self.publish("app-stopped", format!("app {name}"), "stopped on request".into());
-        let instances: Vec<_> = self.instances.values().filter(|i| i.app == name).map(|i| i.id).collect();
+        let instances: Vec<InstanceId> =
+            self.inventory.of_app(name).flat_map(|(_, instances)| instances.alive.iter().copied()).collect();
         for id in instances {
             self.stop_instance(id, "the application was stopped");
         }
@@ -79,12 +80,8 @@ impl Core {
             self.at(at, Timer::Restart(app_name.into(), service_name.into()));
             return;
         }
-        let alive = self
-            .instances
-            .values()
-            .filter(|i| i.app == app_name && i.service.as_str() == service_name)
-            .filter(|i| matches!(i.state, InstanceState::Starting | InstanceState::Running))
-            .count();
+        let instances = self.inventory.of_service(app_name, service_name);
+        let alive = instances.map_or(0, |instances| instances.starting + instances.running.len());
         for _ in alive..least as usize {
             if !self.start(app_name, service_name, None) {
                 return;

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use ssmmp::{
-    Address, ExecutionRequest, InstanceId, Name, PlugConfiguration, PlugTarget, Port, SOCKET_PORTS,
-    SocketConfiguration, SocketPort, Status,
+    Address, ExecutionRequest, InstanceId, Name, PlugConfiguration, PlugTarget, Port, SocketConfiguration,
+    SocketPort, Status,
 };
 
-use super::{Core, Effect, Instance, InstanceState, Millis, Node, Outstanding, Timer};
+use super::inventory::OnNode;
+use super::{Core, Effect, Instance, InstanceState, Millis, Outstanding, Timer};
 use crate::graph::Service;
 
 /// First pause after a failed start, milliseconds; it doubles.
@@ -34,16 +35,16 @@ impl Core {
         let Some(vertex) = self.apps.get(app).and_then(|app| app.service(service)).cloned() else {
             return false;
         };
-        let Ok(name) = Name::new(service) else { return false };
+        let (Ok(app_name), Ok(name)) = (Name::new(app), Name::new(service)) else { return false };
         let Some((address, sockets)) = self.place(&name, &vertex, near, &tried) else {
             self.unplaced(app, service);
             return false;
         };
         let id = self.instance_id();
-        let node = self.nodes.get(&address).map(|node| node.name.clone()).unwrap_or_default();
+        let node = self.inventory.node(address).map(|node| node.name.clone()).unwrap_or_default();
         let mut instance = Instance::restored(
             id,
-            app.to_owned(),
+            app_name,
             name.clone(),
             address,
             node.clone(),
@@ -69,7 +70,7 @@ impl Core {
             ),
             plug_configuration: PlugConfiguration(plugs(&vertex)),
         };
-        self.instances.insert(id, instance);
+        self.inventory.add(instance);
         self.effect(Effect::SaveInstance(id));
         self.publish("instance-starting", format!("instance {id} ({service})"), format!("on node {node}"));
         self.at(self.now + self.config.start_timeout, Timer::Start(id));
@@ -85,43 +86,36 @@ impl Core {
         near: Option<Address>,
         tried: &BTreeSet<Address>,
     ) -> Option<(Address, Vec<(Name, Port)>)> {
-        let mut candidates: Vec<&Node> = self
-            .nodes
-            .values()
-            .filter(|node| node.connection.is_some() && node.repository.contains(name))
+        let near = near
+            .and_then(|near| self.inventory.node(near))
+            .filter(|node| node.connection.is_some() && node.repository.contains(name));
+        near.into_iter()
+            .chain(self.inventory.able(name.as_str()))
             .filter(|node| !tried.contains(&node.address))
-            .collect();
-        let load = |node: &Node| {
-            self.instances.values().filter(|i| i.address == node.address && i.state.is_alive()).count()
-        };
-        candidates.sort_by_key(|node| (Some(node.address) != near, load(node), node.address));
-        candidates.into_iter().find_map(|node| Some((node.address, self.ports(node.address, service)?)))
+            .find_map(|node| Some((node.address, self.ports(node.address, service)?)))
     }
 
     /// Free ports on a node; `None` when a fixed port is taken or the range is used up.
     fn ports(&self, node: Address, service: &Service) -> Option<Vec<(Name, Port)>> {
-        let mut taken: BTreeSet<u16> = self
-            .instances
-            .values()
-            .filter(|instance| instance.address == node && instance.state.is_alive())
-            .flat_map(|instance| instance.sockets.iter().map(|(_, port)| port.0))
-            .collect();
+        let none = OnNode::default();
+        let on_node = self.inventory.on_node(node).unwrap_or(&none);
+        let fixed: Vec<u16> = service.sockets.values().filter_map(|socket| socket.port).collect();
+        let mut free = on_node.free_ports().filter(|port| !fixed.contains(&port.0));
         service
             .sockets
             .iter()
             .map(|(socket, description)| {
-                let port = match description.port {
-                    Some(port) => (!taken.contains(&port)).then_some(port)?,
-                    None => SOCKET_PORTS.clone().find(|port| !taken.contains(port))?,
+                let port = match description.port.map(Port) {
+                    Some(port) => (!on_node.is_taken(port)).then_some(port)?,
+                    None => free.next()?,
                 };
-                taken.insert(port);
-                Some((Name::new(socket).ok()?, Port(port)))
+                Some((Name::new(socket).ok()?, port))
             })
             .collect()
     }
 
     fn unplaced(&mut self, app: &str, service: &str) {
-        let problem = if self.nodes.values().all(|node| node.connection.is_none()) {
+        let problem = if self.inventory.connected() == 0 {
             "no agent is registered".to_owned()
         } else {
             format!(
@@ -138,36 +132,39 @@ impl Core {
 
     /// The agent has answered an execution_request.
     pub(super) fn executed(&mut self, id: InstanceId, status: Status, reason: &str, output: Vec<String>) {
-        let Some(instance) = self.instances.get_mut(&id) else { return };
+        let Some(instance) = self.inventory.instance(id) else { return };
         if instance.state != InstanceState::Starting {
             return;
         }
         let (app, service) = (instance.app.clone(), instance.service.clone());
+        let (node, tried) = (instance.node.clone(), instance.tried.clone());
         if status.is_success() {
-            instance.state = InstanceState::Running;
-            instance.idle_since = self.now;
-            let node = instance.node.clone();
+            let now = self.now;
+            self.inventory.change(id, |instance| {
+                instance.state = InstanceState::Running;
+                instance.idle_since = now;
+            });
+            self.plan_instance_polls(id);
             self.effect(Effect::SaveInstance(id));
             self.publish("instance-running", format!("instance {id} ({service})"), format!("on node {node}"));
             if let Some(failures) =
-                self.apps.get_mut(&app).and_then(|app| app.failures.get_mut(service.as_str()))
+                self.apps.get_mut(app.as_str()).and_then(|app| app.failures.get_mut(service.as_str()))
             {
                 failures.problem.clear();
             }
-            self.serve_waiting(&app, service.as_str());
+            self.serve_waiting(app.as_str(), service.as_str());
             return;
         }
-        let tried = instance.tried.clone();
         self.end(id, InstanceState::Failed, &format!("could not be started ({status}): {reason}"), output);
         let elsewhere =
-            status != Status::CONFLICT && self.start_elsewhere(&app, service.as_str(), None, tried);
+            status != Status::CONFLICT && self.start_elsewhere(app.as_str(), service.as_str(), None, tried);
         if !elsewhere {
-            self.start_failed(&app, service.as_str(), reason);
+            self.start_failed(app.as_str(), service.as_str(), reason);
         }
     }
 
     pub(super) fn start_timed_out(&mut self, id: InstanceId) {
-        let Some(instance) = self.instances.get(&id) else { return };
+        let Some(instance) = self.inventory.instance(id) else { return };
         if instance.state != InstanceState::Starting {
             return;
         }
@@ -203,7 +200,7 @@ impl Core {
 
     /// An instance has ended, however it did.
     pub(super) fn instance_ended(&mut self, id: InstanceId, reason: &str, output: Vec<String>) {
-        let Some(instance) = self.instances.get(&id) else { return };
+        let Some(instance) = self.inventory.instance(id) else { return };
         if !instance.state.is_alive() {
             return;
         }
@@ -216,37 +213,30 @@ impl Core {
         }
         self.end(id, InstanceState::Ended, reason, output);
         if lived >= STABLE_AFTER
-            && let Some(app) = self.apps.get_mut(&app)
+            && let Some(app) = self.apps.get_mut(app.as_str())
         {
             app.failures.remove(service.as_str());
         }
-        self.start_failed(&app, service.as_str(), reason);
+        self.start_failed(app.as_str(), service.as_str(), reason);
     }
 
     /// Writes an instance's end down and closes its sessions.
     pub(super) fn end(&mut self, id: InstanceId, state: InstanceState, reason: &str, output: Vec<String>) {
         let now = self.now;
-        let Some(instance) = self.instances.get_mut(&id) else { return };
-        instance.state = state;
-        instance.ended = Some(now);
-        instance.reason = Some(reason.to_owned());
-        instance.output = output;
-        let last_line =
-            instance.output.last().map(|line| format!("; last output: {line}")).unwrap_or_default();
-        let (service, sessions) = (instance.service.clone(), instance.sessions.clone());
+        let last_line = output.last().map(|line| format!("; last output: {line}")).unwrap_or_default();
+        let ended = self.inventory.change(id, |instance| {
+            instance.state = state;
+            instance.ended = Some(now);
+            instance.reason = Some(reason.to_owned());
+            instance.output = output;
+            (instance.service.clone(), instance.sessions.clone())
+        });
+        let Some((service, sessions)) = ended else { return };
         self.effect(Effect::SaveInstance(id));
         let kind = if state == InstanceState::Failed { "instance-failed" } else { "instance-ended" };
         self.publish(kind, format!("instance {id} ({service})"), format!("{reason}{last_line}"));
         for session in sessions {
             self.session_closed(session, Status::BROKEN);
-        }
-        self.forget_old_instances();
-    }
-
-    fn forget_old_instances(&mut self) {
-        let ended: Vec<_> = self.instances.values().filter(|i| !i.state.is_alive()).map(|i| i.id).collect();
-        for id in ended.iter().take(ended.len().saturating_sub(super::ENDED_KEPT)) {
-            self.instances.remove(id);
         }
     }
 }

@@ -2,24 +2,34 @@
 //! does no I/O, reads no clock and uses no randomness.
 
 mod apps;
+mod counters;
 mod execution;
+mod health;
+mod interned;
+pub mod inventory;
 mod nodes;
 pub mod policy;
+mod requests;
+mod session;
+mod session_table;
 mod sessions;
 mod shutdown;
 mod state;
 mod view;
+mod waits;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
+use inventory::Inventory;
 use patchbay_api as api;
+pub use session::{Edge, Session, SessionKey, SessionState};
+pub use session_table::SessionTable;
 use ssmmp::{Address, Envelope, InstanceId, Message, MessageId};
-pub use state::{
-    App, Connection, Instance, InstanceState, Millis, Node, Session, SessionKey, SessionState, Waiting,
-};
+pub use state::{App, Connection, Instance, InstanceState, Millis, Node, Polls, Waiting};
+use waits::{Answers, Outstanding, Timer, Timers};
 
 use crate::graph::Graph;
 use crate::graph::policy::{Health, Policy};
@@ -103,31 +113,6 @@ pub enum Effect {
     Refreshed(u64),
 }
 
-/// What a timer is for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Timer {
-    Health,
-    Start(InstanceId),
-    Restart(String, String),
-    NodeGrace(Address),
-    Acknowledge(u64),
-    CloseSessions(InstanceId),
-    Graceful(InstanceId),
-    Hard(InstanceId),
-    Refresh(u64),
-}
-
-/// A request of ours that waits for its answer.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Outstanding {
-    Execution(InstanceId),
-    CloseSession(u64),
-    Graceful(InstanceId),
-    Hard(InstanceId),
-    InstanceHealth(InstanceId),
-    AgentHealth(Address, Option<u64>),
-}
-
 /// Failed starts in a row after which a service counts as failing; it is still retried.
 pub const FAILING_AFTER: u32 = 5;
 /// Ended instances and sessions kept in memory for questions; older ones are on disk only.
@@ -137,14 +122,11 @@ pub const ENDED_KEPT: usize = 1000;
 pub struct Core {
     pub(crate) config: Config,
     pub(crate) apps: BTreeMap<String, App>,
-    pub(crate) nodes: BTreeMap<Address, Node>,
-    pub(crate) instances: BTreeMap<InstanceId, Instance>,
-    pub(crate) sessions: BTreeMap<u64, Session>,
-    pub(crate) by_key: HashMap<SessionKey, u64>,
-    pub(crate) pending: HashMap<(InstanceId, MessageId), u64>,
-    pub(crate) outstanding: HashMap<MessageId, Outstanding>,
+    pub(crate) inventory: Inventory,
+    pub(crate) sessions: SessionTable,
+    pub(crate) answers: Answers,
     pub(crate) refreshing: HashMap<u64, usize>,
-    timers: BTreeSet<(Millis, Timer)>,
+    timers: Timers,
     next_instance: u64,
     next_session: u64,
     next_message: u64,
@@ -156,26 +138,21 @@ impl Core {
     /// A Manager that knows nothing yet. `epoch` must be larger than at every earlier start: message
     /// ids never repeat.
     pub fn new(config: Config, epoch: u64, now: Millis) -> Self {
-        let mut core = Self {
+        Self {
             config,
             apps: BTreeMap::new(),
-            nodes: BTreeMap::new(),
-            instances: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            by_key: HashMap::new(),
-            pending: HashMap::new(),
-            outstanding: HashMap::new(),
+            inventory: Inventory::default(),
+            sessions: SessionTable::default(),
+            answers: Answers::default(),
             refreshing: HashMap::new(),
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
             next_instance: 1,
             next_session: 1,
             // A peer may read ids as 32-bit numbers: 2000 starts of a million messages fit.
             next_message: (epoch % 2000) * 1_000_000 + 30_000,
             now,
             effects: Vec::new(),
-        };
-        core.at(now + core.config.health_interval, Timer::Health);
-        core
+        }
     }
 
     /// Takes back what an earlier run had on disk: instances wait for their agents to return.
@@ -193,17 +170,15 @@ impl Core {
             self.apps.insert(graph.app.clone(), App::new(graph, text, applied));
         }
         for instance in instances {
-            let address = instance.address;
-            let now = self.now;
-            self.nodes.entry(address).or_insert_with(|| Node::lost(address, now));
-            self.at(now + self.config.agent_grace, Timer::NodeGrace(address));
-            self.instances.insert(instance.id, instance);
+            let (id, runs) = (instance.id, instance.state == InstanceState::Running);
+            self.expect_node(instance.address);
+            self.inventory.add(instance);
+            if runs {
+                self.plan_instance_polls(id);
+            }
         }
         for session in sessions {
-            if let Some(key) = session.key() {
-                self.by_key.insert(key, session.id);
-            }
-            self.sessions.insert(session.id, session);
+            self.add_session(session);
         }
     }
 
@@ -230,21 +205,20 @@ impl Core {
 
     /// When [`Event::Tick`] is due.
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.earliest().into_iter().chain(self.sessions.next_overdue()).min()
     }
 
     fn run_timers(&mut self) {
-        while let Some((at, timer)) = self.timers.first().cloned() {
-            if at > self.now {
-                return;
-            }
-            self.timers.pop_first();
+        while let Some(id) = self.sessions.overdue(self.now) {
+            self.session_closed(id, ssmmp::Status::NO_ANSWER);
+        }
+        while let Some((at, timer)) = self.timers.due(self.now) {
             match timer {
-                Timer::Health => self.poll_health(),
+                Timer::PollNode(address) => self.poll_node(address, at),
+                Timer::PollInstance(id) => self.poll_instance(id, at),
                 Timer::Start(id) => self.start_timed_out(id),
                 Timer::Restart(app, service) => self.keep_minimum(&app, &service),
                 Timer::NodeGrace(address) => self.grace_ended(address),
-                Timer::Acknowledge(id) => self.not_acknowledged(id),
                 Timer::CloseSessions(id) => self.ask_to_end(id),
                 Timer::Graceful(id) => self.force_end(id),
                 Timer::Hard(id) => self.instance_ended(id, "no answer to the hard shutdown", Vec::new()),
@@ -256,7 +230,7 @@ impl Core {
     fn message(&mut self, connection: Connection, envelope: Envelope) {
         match &envelope.message {
             Message::InitiationRequest(_) => self.register(connection, &envelope),
-            _ if self.node_of(connection).is_none() => {
+            _ if self.inventory.node_of(connection).is_none() => {
                 // Nothing is done for an agent that has not registered.
                 self.effect(Effect::Close(connection));
             }
@@ -272,13 +246,18 @@ impl Core {
                     self.instance_ended(info.service_instance_id, &reason, output);
                 }
             }
+            Message::ServiceInstanceHealthResponse(response) => {
+                if self.speaks_for(connection, response.service_instance_id) {
+                    self.instance_health(response.service_instance_id, response.status);
+                }
+            }
             Message::AgentHealthControlResponse(_) => self.agent_health(connection, &envelope),
             _ => self.answered(&envelope),
         }
     }
 
     fn answered(&mut self, envelope: &Envelope) {
-        let Some(outstanding) = self.outstanding.remove(&envelope.message.message_id()) else { return };
+        let Some(outstanding) = self.answers.take(envelope.message.message_id()) else { return };
         match (outstanding, &envelope.message) {
             (Outstanding::Execution(id), Message::ExecutionResponse(response)) => {
                 let reason = envelope.extension("x_reason").unwrap_or("the agent gave no reason").to_owned();
@@ -293,9 +272,6 @@ impl Core {
                 }
             }
             (Outstanding::Hard(id), _) => self.instance_ended(id, "shut down hard", Vec::new()),
-            (Outstanding::InstanceHealth(id), Message::ServiceInstanceHealthResponse(response)) => {
-                self.instance_health(id, response.status);
-            }
             _ => {}
         }
     }
@@ -310,7 +286,7 @@ impl Core {
     }
 
     pub(crate) fn at(&mut self, at: Millis, timer: Timer) {
-        self.timers.insert((at, timer));
+        self.timers.add(at, timer);
     }
 
     pub(crate) fn message_id(&mut self) -> MessageId {
@@ -331,9 +307,9 @@ impl Core {
     /// Sends to a node's agent; while it is away nothing is sent, and reconciling settles it.
     pub(crate) fn send_to(&mut self, node: Address, message: impl Into<Message>, waits: Option<Outstanding>) {
         let message = message.into();
-        let Some(connection) = self.nodes.get(&node).and_then(|node| node.connection) else { return };
+        let Some(connection) = self.inventory.node(node).and_then(|node| node.connection) else { return };
         if let Some(waits) = waits {
-            self.outstanding.insert(message.message_id(), waits);
+            self.answers.expect(self.now, message.message_id(), waits);
         }
         self.effect(Effect::Send(connection, Envelope::new(message, ssmmp::Hop::ManagerToAgent)));
     }

@@ -8,14 +8,16 @@ use crate::graph::Kind;
 impl Core {
     /// Begins to shut an instance down: it gets no new sessions, and its sessions are closed.
     pub(super) fn stop_instance(&mut self, id: InstanceId, reason: &str) {
-        let Some(instance) = self.instances.get_mut(&id) else { return };
-        match instance.state {
-            InstanceState::Starting | InstanceState::Running => {}
-            _ => return,
+        let instance = self.inventory.instance(id);
+        if !instance.is_some_and(|i| matches!(i.state, InstanceState::Starting | InstanceState::Running)) {
+            return;
         }
-        instance.state = InstanceState::Stopping;
-        instance.reason = Some(reason.to_owned());
-        let sessions = instance.sessions.clone();
+        let sessions = self.inventory.change(id, |instance| {
+            instance.state = InstanceState::Stopping;
+            instance.reason = Some(reason.to_owned());
+            instance.sessions.clone()
+        });
+        let sessions = sessions.unwrap_or_default();
         self.effect(Effect::SaveInstance(id));
         let none = sessions.is_empty();
         for session in sessions {
@@ -30,7 +32,7 @@ impl Core {
 
     /// The last session of an instance that is being stopped has closed.
     pub(super) fn sessions_of_stopping_closed(&mut self, id: InstanceId) {
-        let instance = self.instances.get(&id);
+        let instance = self.inventory.instance(id);
         if instance.is_some_and(|i| i.state == InstanceState::Stopping && i.sessions.is_empty()) {
             self.ask_to_end(id);
         }
@@ -38,54 +40,45 @@ impl Core {
 
     /// Asks an instance to end.
     pub(super) fn ask_to_end(&mut self, id: InstanceId) {
-        let Some(instance) = self.instances.get(&id).filter(|i| i.state == InstanceState::Stopping) else {
+        let instance = self.inventory.instance(id);
+        let Some(instance) = instance.filter(|i| i.state == InstanceState::Stopping && !i.asked_to_end)
+        else {
             return;
         };
-        let asked = self
-            .outstanding
-            .values()
-            .any(|waits| *waits == Outstanding::Graceful(id) || *waits == Outstanding::Hard(id));
-        if asked {
-            return;
-        }
         let (address, service_name) = (instance.address, instance.service.clone());
         let request =
             GracefulShutdownRequest { message_id: self.message_id(), service_name, service_instance_id: id };
+        self.inventory.change(id, |instance| instance.asked_to_end = true);
         self.at(self.now + self.config.shutdown_timeout, Timer::Graceful(id));
         self.send_to(address, request, Some(Outstanding::Graceful(id)));
     }
 
     /// Ends an instance that did not end when it was asked to.
     pub(super) fn force_end(&mut self, id: InstanceId) {
-        let Some(instance) = self.instances.get(&id).filter(|i| i.state.is_alive()) else { return };
+        let Some(instance) = self.inventory.instance(id).filter(|i| i.state.is_alive()) else { return };
         let (address, service_name) = (instance.address, instance.service.clone());
+        self.inventory.change(id, |instance| instance.asked_to_end = true);
         let request =
             HardShutdownRequest { message_id: self.message_id(), service_name, service_instance_id: id };
         self.at(self.now + self.config.shutdown_timeout, Timer::Hard(id));
         self.send_to(address, request, Some(Outstanding::Hard(id)));
     }
 
-    /// Shuts down regular instances beyond the minimum that had no session for the idle time.
-    pub(super) fn end_idle(&mut self) {
-        let idle: Vec<InstanceId> = self
-            .instances
-            .values()
-            .filter(|i| i.state == InstanceState::Running && i.sessions.is_empty())
-            .filter(|i| self.now.saturating_sub(i.idle_since) >= self.config.idle_timeout)
-            .filter(|i| {
-                let service = self.apps.get(&i.app).and_then(|app| app.service(i.service.as_str()));
-                let running = self
-                    .instances
-                    .values()
-                    .filter(|o| o.app == i.app && o.service == i.service && o.state == InstanceState::Running)
-                    .count();
-                // A BaaS holds state: it stays. One instance at a time, so that the minimum holds.
-                service.is_some_and(|s| s.kind == Kind::Regular && running > s.least as usize)
-            })
-            .map(|i| i.id)
-            .collect();
-        if let Some(id) = idle.first() {
-            self.stop_instance(*id, "no session for the idle time");
+    /// Shuts down a regular instance beyond the minimum that had no session for the idle time.
+    pub(super) fn end_if_idle(&mut self, id: InstanceId) {
+        let Some(instance) = self.inventory.instance(id) else { return };
+        let idle = instance.state == InstanceState::Running
+            && instance.sessions.is_empty()
+            && self.now.saturating_sub(instance.idle_since) >= self.config.idle_timeout;
+        if !idle {
+            return;
+        }
+        let (app, service) = (instance.app.as_str(), instance.service.as_str());
+        let running = self.inventory.of_service(app, service).map_or(0, |of| of.running.len());
+        let vertex = self.apps.get(app).and_then(|app| app.service(service));
+        // A BaaS holds state: it stays.
+        if vertex.is_some_and(|s| s.kind == Kind::Regular && running > s.least as usize) {
+            self.stop_instance(id, "no session for the idle time");
         }
     }
 }

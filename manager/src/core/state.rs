@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use patchbay_api::Traffic;
-use ssmmp::{Address, InstanceId, MessageId, Name, Port, SessionRequest, Status};
+use ssmmp::{Address, InstanceId, Name, Port, SessionRequest};
 
 use crate::graph::{Graph, Service};
 
@@ -71,7 +70,16 @@ pub struct Node {
     pub redirection: String,
     /// Since when it is connected or lost.
     pub since: Millis,
+    pub(crate) polls: Polls,
+}
+
+/// How a party is polled (section 4, 15).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Polls {
+    /// Polls in a row without an answer.
     pub(crate) misses: u32,
+    /// When the next one is due; an earlier plan's timer finds another time here.
+    pub(crate) next: Millis,
 }
 
 impl Node {
@@ -83,7 +91,7 @@ impl Node {
             repository: BTreeSet::new(),
             redirection: "unknown".into(),
             since: now,
-            misses: 0,
+            polls: Polls::default(),
         }
     }
 }
@@ -138,7 +146,7 @@ pub struct Instance {
     /// Unique in the cluster, never used again.
     pub id: InstanceId,
     /// Its application.
-    pub app: String,
+    pub app: Name,
     /// Its service.
     pub service: Name,
     /// Its node.
@@ -160,7 +168,9 @@ pub struct Instance {
     /// Failed starts of its service before it.
     pub restarts: u32,
     pub(crate) tried: BTreeSet<Address>,
-    pub(crate) misses: u32,
+    pub(crate) polls: Polls,
+    /// It was asked to end already.
+    pub(crate) asked_to_end: bool,
     pub(crate) overloaded: bool,
     pub(crate) idle_since: Millis,
     /// Open and pending sessions.
@@ -172,7 +182,7 @@ impl Instance {
     #[expect(clippy::too_many_arguments, reason = "one argument a column")]
     pub fn restored(
         id: InstanceId,
-        app: String,
+        app: Name,
         service: Name,
         address: Address,
         node: String,
@@ -194,7 +204,8 @@ impl Instance {
             output: Vec::new(),
             restarts: 0,
             tried: BTreeSet::new(),
-            misses: 0,
+            polls: Polls::default(),
+            asked_to_end: false,
             overloaded: false,
             idle_since: created,
             sessions: BTreeSet::new(),
@@ -203,80 +214,5 @@ impl Instance {
 
     pub(crate) fn port(&self, socket: &str) -> Option<Port> {
         self.sockets.iter().find(|(name, _)| name.as_str() == socket).map(|(_, port)| *port)
-    }
-}
-
-/// What tells sessions apart (section 5): source address, m, destination address, k.
-pub type SessionKey = (Address, Port, Address, Port);
-
-/// The states of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionState {
-    /// Answered, not yet acknowledged.
-    Pending,
-    /// Acknowledged.
-    Open,
-    /// Over.
-    Closed,
-}
-
-/// A session.
-#[derive(Debug, Clone)]
-pub struct Session {
-    /// The Manager's number.
-    pub id: u64,
-    /// The application.
-    pub app: String,
-    /// The request's id.
-    pub message_id: MessageId,
-    /// The source.
-    pub source: InstanceId,
-    /// Its service.
-    pub source_service: Name,
-    /// Its plug.
-    pub plug: Name,
-    /// Its address.
-    pub source_address: Address,
-    /// m; unknown until it is acknowledged.
-    pub source_port: Port,
-    /// The destination.
-    pub destination: InstanceId,
-    /// Its service.
-    pub destination_service: Name,
-    /// Its socket.
-    pub socket: Name,
-    /// Its address.
-    pub destination_address: Address,
-    /// k.
-    pub destination_port: Port,
-    /// l.
-    pub new_port: Port,
-    /// Where it stands.
-    pub state: SessionState,
-    /// When it was answered, then acknowledged.
-    pub opened: Millis,
-    /// When it ended.
-    pub closed: Option<Millis>,
-    /// The status it ended with.
-    pub status: Option<Status>,
-    /// `kernel`, `tcp` or `unknown`.
-    pub path: String,
-    /// Why not in the kernel.
-    pub reason: Option<String>,
-    /// From source to destination.
-    pub sent: Traffic,
-    /// Back.
-    pub received: Traffic,
-}
-
-impl Session {
-    /// Its key, once it is acknowledged.
-    pub fn key(&self) -> Option<SessionKey> {
-        self.source_port.is_known().then_some((
-            self.source_address,
-            self.source_port,
-            self.destination_address,
-            self.destination_port,
-        ))
     }
 }

@@ -237,15 +237,17 @@ proptest! {
                 7 => cluster.message(b, &format!("type: service_instance_termination_info ~ message_id: 5 ~ service_name: gate ~ service_instance_id: {a}")),
                 _ => cluster.message(b, &format!("type: session_ack ~ message_id: {} ~ source_service_name: gate ~ source_service_instance_id: {a} ~ source_plug_port: 40000 ~ status: 200", a * 100 + b)),
             }
-            let alive: Vec<_> = cluster.core.instances.values().filter(|i| i.state.is_alive()).collect();
+            cluster.core.inventory.assert_recount();
+            cluster.core.sessions.assert_recount();
+            let alive: Vec<_> = cluster.core.inventory.instances().filter(|i| i.state.is_alive()).collect();
             let mut ports: Vec<(Address, u16)> = alive.iter().flat_map(|i| i.sockets.iter().map(|(_, p)| (i.address, p.0))).collect();
             let all = ports.len();
             ports.sort();
             ports.dedup();
             prop_assert_eq!(ports.len(), all, "a port is given twice");
-            for session in cluster.core.sessions.values() {
-                prop_assert!(cluster.core.instances.contains_key(&session.source));
-                prop_assert!(cluster.core.instances.contains_key(&session.destination));
+            for session in cluster.core.sessions.iter() {
+                prop_assert!(cluster.core.inventory.instance(session.source).is_some());
+                prop_assert!(cluster.core.inventory.instance(session.destination).is_some());
             }
         }
         let mut answered: Vec<_> = cluster.sent.iter().filter(|(_, e)| matches!(e.message, Message::ExecutionRequest(_))).map(|(_, e)| e.message.message_id()).collect();

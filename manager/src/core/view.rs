@@ -2,8 +2,7 @@
 
 use patchbay_api as api;
 
-use super::state::{Instance, Session, SessionState};
-use super::{App, Core, InstanceState, Node};
+use super::{App, Core, Instance, Node, Session, SessionState};
 use crate::graph::policy::Policy;
 
 impl Core {
@@ -11,10 +10,10 @@ impl Core {
     pub fn status(&self) -> api::ManagerStatus {
         api::ManagerStatus {
             version: env!("CARGO_PKG_VERSION").into(),
-            nodes: self.nodes.values().filter(|node| node.connection.is_some()).count(),
+            nodes: self.inventory.connected(),
             apps: self.apps.len(),
-            instances: self.instances.values().filter(|i| i.state == InstanceState::Running).count(),
-            sessions: self.sessions.values().filter(|s| s.state == SessionState::Open).count(),
+            instances: self.inventory.running(),
+            sessions: self.sessions.open(),
         }
     }
 
@@ -39,13 +38,7 @@ impl Core {
             .services
             .iter()
             .map(|(service, vertex)| {
-                let running = self
-                    .instances
-                    .values()
-                    .filter(|i| {
-                        i.app == name && i.service.as_str() == service && i.state == InstanceState::Running
-                    })
-                    .count();
+                let running = self.inventory.of_service(name, service).map_or(0, |of| of.running.len());
                 let problem = app.failures.get(service).map(|f| f.problem.clone()).filter(|p| !p.is_empty());
                 api::Service {
                     name: service.clone(),
@@ -72,7 +65,7 @@ impl Core {
 
     /// All nodes.
     pub fn nodes(&self) -> Vec<api::Node> {
-        self.nodes.values().map(|node| self.view_node(node)).collect()
+        self.inventory.nodes().map(|node| self.view_node(node)).collect()
     }
 
     fn view_node(&self, node: &Node) -> api::Node {
@@ -81,11 +74,7 @@ impl Core {
             address: node.address.to_string(),
             state: if node.connection.is_some() { "up" } else { "lost" }.into(),
             services: node.repository.iter().map(ToString::to_string).collect(),
-            instances: self
-                .instances
-                .values()
-                .filter(|i| i.address == node.address && i.state == InstanceState::Running)
-                .count(),
+            instances: self.inventory.on_node(node.address).map_or(0, |on_node| on_node.running),
             redirection: node.redirection.clone(),
             since_ms: node.since,
         }
@@ -93,9 +82,9 @@ impl Core {
 
     /// Instances, the ended ones only on request.
     pub fn instances(&self, app: Option<&str>, ended: bool) -> Vec<api::Instance> {
-        self.instances
-            .values()
-            .filter(|i| app.is_none_or(|app| app == i.app))
+        self.inventory
+            .instances()
+            .filter(|i| app.is_none_or(|app| app == i.app.as_str()))
             .filter(|i| ended || i.state.is_alive() || self.is_latest_failure(i))
             .map(view_instance)
             .collect()
@@ -103,61 +92,57 @@ impl Core {
 
     /// The last failed instance of a service that has none running is worth seeing.
     fn is_latest_failure(&self, instance: &Instance) -> bool {
-        let newer = self
-            .instances
-            .range((std::ops::Bound::Excluded(instance.id), std::ops::Bound::Unbounded))
-            .any(|(_, other)| other.app == instance.app && other.service == instance.service);
-        !newer
-            && self.apps.get(&instance.app).is_some_and(|app| {
-                !app.stopped
-                    && app.failures.get(instance.service.as_str()).is_some_and(|f| !f.problem.is_empty())
+        let (app, service) = (instance.app.as_str(), instance.service.as_str());
+        self.inventory.of_service(app, service).is_some_and(|of| of.newest == instance.id)
+            && self.apps.get(app).is_some_and(|app| {
+                !app.stopped && app.failures.get(service).is_some_and(|f| !f.problem.is_empty())
             })
     }
 
     /// An instance, alive or remembered.
     pub fn instance(&self, id: u64) -> Option<&Instance> {
-        self.instances.get(&ssmmp::InstanceId(id))
+        self.inventory.instance(ssmmp::InstanceId(id))
     }
 
     /// A session, open or remembered.
     pub fn session(&self, id: u64) -> Option<&Session> {
-        self.sessions.get(&id)
+        self.sessions.get(id)
     }
 
     /// Sessions, the ended ones only on request.
     pub fn sessions(&self, app: Option<&str>, ended: bool) -> Vec<api::Session> {
         self.sessions
-            .values()
-            .filter(|s| app.is_none_or(|app| app == s.app))
+            .iter()
+            .filter(|s| app.is_none_or(|app| app == s.edge.app.as_str()))
             .filter(|s| s.state == SessionState::Open || (ended && s.source_port.is_known()))
             .map(|s| self.view_session(s))
             .collect()
     }
 
     fn view_session(&self, session: &Session) -> api::Session {
-        let node = |id| self.instances.get(&id).map(|i| i.node.clone()).unwrap_or_default();
+        let node = |id| self.inventory.instance(id).map(|i| i.node.clone()).unwrap_or_default();
         api::Session {
             id: session.id,
-            app: session.app.clone(),
+            app: session.edge.app.to_string(),
             source: api::End {
-                service: session.source_service.to_string(),
+                service: session.edge.source.to_string(),
                 instance: session.source.0,
-                name: session.plug.to_string(),
+                name: session.edge.plug.to_string(),
                 node: node(session.source),
                 address: session.source_address.to_string(),
                 port: session.source_port.0,
             },
             destination: api::End {
-                service: session.destination_service.to_string(),
+                service: session.edge.destination.to_string(),
                 instance: session.destination.0,
-                name: session.socket.to_string(),
+                name: session.edge.socket.to_string(),
                 node: node(session.destination),
                 address: session.destination_address.to_string(),
                 port: session.destination_port.0,
             },
             state: if session.state == SessionState::Open { "open" } else { "closed" }.into(),
-            path: session.path.clone(),
-            reason: session.reason.clone(),
+            path: session.path.to_string(),
+            reason: session.reason.as_deref().map(str::to_owned),
             sent: session.sent,
             received: session.received,
             opened_ms: session.opened,
@@ -169,10 +154,10 @@ impl Core {
     /// How many instances and open sessions an application or one instance has.
     pub fn stop_counts(&self, app: Option<&str>, instance: Option<u64>) -> api::Stopped {
         let wanted: Vec<&Instance> = self
-            .instances
-            .values()
+            .inventory
+            .instances()
             .filter(|i| i.state.is_alive())
-            .filter(|i| app.is_none_or(|app| app == i.app) && instance.is_none_or(|id| id == i.id.0))
+            .filter(|i| app.is_none_or(|app| app == i.app.as_str()) && instance.is_none_or(|id| id == i.id.0))
             .collect();
         let sessions: std::collections::BTreeSet<u64> =
             wanted.iter().flat_map(|i| i.sessions.iter().copied()).collect();
@@ -183,7 +168,7 @@ impl Core {
 fn view_instance(instance: &Instance) -> api::Instance {
     api::Instance {
         id: instance.id.0,
-        app: instance.app.clone(),
+        app: instance.app.to_string(),
         service: instance.service.to_string(),
         node: instance.node.clone(),
         state: instance.state.as_str().into(),

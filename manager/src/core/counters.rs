@@ -1,0 +1,117 @@
+//! Agents tell what their sessions carried.
+
+use patchbay_api::Traffic;
+use ssmmp::{Address, AgentHealthControlRequest, Envelope, Port, Status};
+
+use super::{Connection, Core, Effect, Millis, Outstanding, SessionKey, Timer};
+
+/// How long fresh counters are waited for, milliseconds.
+const REFRESH_WAIT: Millis = 1_000;
+/// Longest text of a path or a reason that is kept, in characters.
+const LONGEST_TEXT: usize = 200;
+
+impl Core {
+    /// An agent's answer, or its counters sent unasked.
+    pub(super) fn agent_health(&mut self, connection: Connection, envelope: &Envelope) {
+        let Some(address) = self.inventory.node_of(connection) else { return };
+        if let Some(polls) = self.inventory.node_polls(address) {
+            polls.misses = 0;
+        }
+        for item in envelope.extension("x_sessions").unwrap_or_default().split('&') {
+            self.session_counters(item);
+        }
+        let waits = self.answers.take(envelope.message.message_id());
+        if let Some(Outstanding::Counters(ticket)) = waits
+            && let Some(left) = self.refreshing.get_mut(&ticket)
+        {
+            *left -= 1;
+            if *left == 0 {
+                self.refreshed(ticket);
+            }
+        }
+    }
+
+    /// Asks all agents for fresh counters.
+    pub(super) fn refresh(&mut self, ticket: u64) {
+        let nodes: Vec<Address> =
+            self.inventory.nodes().filter(|n| n.connection.is_some()).map(|n| n.address).collect();
+        self.refreshing.insert(ticket, nodes.len());
+        self.at(self.now + REFRESH_WAIT, Timer::Refresh(ticket));
+        if nodes.is_empty() {
+            self.refreshed(ticket);
+        }
+        for address in nodes {
+            let request =
+                AgentHealthControlRequest { message_id: self.message_id(), agent_network_address: address };
+            self.send_to(address, request, Some(Outstanding::Counters(ticket)));
+        }
+    }
+
+    pub(super) fn refreshed(&mut self, ticket: u64) {
+        if self.refreshing.remove(&ticket).is_some() {
+            self.effect(Effect::Refreshed(ticket));
+        }
+    }
+
+    /// One item of `x_sessions` (docs/protocol.md).
+    pub(super) fn session_counters(&mut self, item: &str) {
+        let mut parts = item.split(',').map(str::trim);
+        let Some(counters) = Counters::read(&mut parts) else { return };
+        let Some(id) = self.sessions.by_key(counters.key) else { return };
+        self.sessions.counters(id, |session, interned| {
+            session.path = interned.text(counters.path);
+            session.reason = (counters.reason != "-").then(|| interned.text(counters.reason));
+            session.sent = counters.sent;
+            session.received = counters.received;
+        });
+        self.effect(Effect::SaveSession(id));
+        if counters.closed {
+            self.session_closed(id, Status::CLOSED);
+        }
+    }
+}
+
+/// What an agent tells of a session.
+struct Counters<'a> {
+    key: SessionKey,
+    path: &'a str,
+    reason: &'a str,
+    sent: Traffic,
+    received: Traffic,
+    closed: bool,
+}
+
+impl<'a> Counters<'a> {
+    fn read(parts: &mut impl Iterator<Item = &'a str>) -> Option<Self> {
+        let mut end = || {
+            let address: std::net::IpAddr = parts.next()?.parse().ok()?;
+            Some((Address::from(address), Port(parts.next()?.parse().ok()?)))
+        };
+        let ((source, m), (destination, k)) = (end()?, end()?);
+        let (path, reason) = (text(parts.next()?), text(parts.next()?));
+        let mut numbers = [0; 8];
+        for number in &mut numbers {
+            *number = parts.next()?.parse().ok()?;
+        }
+        let [sk, st, rk, rt, smk, smt, rmk, rmt] = numbers;
+        let traffic = |kernel_bytes, tcp_bytes, kernel_messages, tcp_messages| Traffic {
+            kernel_bytes,
+            tcp_bytes,
+            kernel_messages,
+            tcp_messages,
+        };
+        Some(Self {
+            key: (source, m, destination, k),
+            path,
+            reason,
+            sent: traffic(sk, st, smk, smt),
+            received: traffic(rk, rt, rmk, rmt),
+            closed: parts.next()? == "closed",
+        })
+    }
+}
+
+/// A peer's text, no longer than is kept.
+fn text(text: &str) -> &str {
+    text.char_indices().nth(LONGEST_TEXT).map_or(text, |(at, _)| &text[..at])
+}

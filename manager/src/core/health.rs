@@ -1,0 +1,113 @@
+//! Agents and instances are polled (section 4, 15), each at its own time, so that the polls of many
+//! are spread over the interval.
+
+use ssmmp::{Address, AgentHealthControlRequest, InstanceId, ServiceInstanceHealthRequest, Status};
+
+use super::{Core, Effect, InstanceState, Millis, Timer};
+
+/// Polls that may go unanswered before a party counts as down.
+const MISSES_ALLOWED: u32 = 3;
+/// Polls of instances a second at most; when that is too few for the interval, the interval grows.
+const POLLS_A_SECOND: u64 = 5_000;
+/// Polls wait for each other so long, to be sent together, milliseconds.
+const TOGETHER: Millis = 50;
+
+impl Core {
+    /// Plans a node's first poll, or its next ones after a pause.
+    pub(super) fn plan_node_polls(&mut self, address: Address) {
+        let seed = match address.0 {
+            std::net::IpAddr::V4(v4) => u64::from(v4.to_bits()),
+            std::net::IpAddr::V6(v6) => v6.to_bits() as u64,
+        };
+        let at = self.now + self.config.health_interval / 2 + spread(seed, self.config.health_interval / 2);
+        self.plan_node_poll(address, at);
+    }
+
+    fn plan_node_poll(&mut self, address: Address, at: Millis) {
+        let at = at.next_multiple_of(TOGETHER);
+        if let Some(polls) = self.inventory.node_polls(address) {
+            polls.next = at;
+            self.at(at, Timer::PollNode(address));
+        }
+    }
+
+    /// Plans the first poll of an instance that runs now.
+    pub(super) fn plan_instance_polls(&mut self, id: InstanceId) {
+        let interval = self.instance_interval();
+        self.plan_instance_poll(id, self.now + interval / 2 + spread(id.0, interval / 2));
+    }
+
+    fn plan_instance_poll(&mut self, id: InstanceId, at: Millis) {
+        let at = at.next_multiple_of(TOGETHER);
+        if self.inventory.change(id, |instance| instance.polls.next = at).is_some() {
+            self.at(at, Timer::PollInstance(id));
+        }
+    }
+
+    fn instance_interval(&self) -> Millis {
+        self.config.health_interval.max(self.inventory.running() as u64 * 1_000 / POLLS_A_SECOND)
+    }
+
+    /// Asks an agent how it is; one that left too many polls unanswered is cut off.
+    pub(super) fn poll_node(&mut self, address: Address, at: Millis) {
+        let Some(node) = self.inventory.node(address).filter(|node| node.polls.next == at) else { return };
+        let (Some(connection), misses) = (node.connection, node.polls.misses) else { return };
+        if misses >= MISSES_ALLOWED {
+            self.effect(Effect::Close(connection));
+            self.connection_lost(connection);
+            return;
+        }
+        if let Some(polls) = self.inventory.node_polls(address) {
+            polls.misses += 1;
+        }
+        let request =
+            AgentHealthControlRequest { message_id: self.message_id(), agent_network_address: address };
+        self.send_to(address, request, None);
+        self.plan_node_poll(address, self.now + self.config.health_interval);
+    }
+
+    /// Asks an instance how it is, ends one that left too many polls unanswered, or that is idle.
+    pub(super) fn poll_instance(&mut self, id: InstanceId, at: Millis) {
+        let instance = self.inventory.instance(id).filter(|instance| instance.polls.next == at);
+        let Some(instance) = instance.filter(|instance| instance.state == InstanceState::Running) else {
+            return;
+        };
+        let (address, misses) = (instance.address, instance.polls.misses);
+        self.plan_instance_poll(id, self.now + self.instance_interval());
+        if self.inventory.node(address).is_some_and(|node| node.connection.is_some()) {
+            if misses >= MISSES_ALLOWED {
+                self.publish(
+                    "instance-failed",
+                    format!("instance {id}"),
+                    "it does not answer; it is ended".into(),
+                );
+                self.force_end(id);
+                return;
+            }
+            self.inventory.change(id, |instance| instance.polls.misses += 1);
+            let request = ServiceInstanceHealthRequest {
+                message_id: self.message_id(),
+                service_instance_id: id,
+                service_instance_network_address: address,
+            };
+            self.send_to(address, request, None);
+        }
+        self.end_if_idle(id);
+    }
+
+    /// An instance has answered, whichever poll it was.
+    pub(super) fn instance_health(&mut self, id: InstanceId, status: Status) {
+        if status.is_success() || status == Status::OVERLOADED {
+            self.inventory.change(id, |instance| {
+                instance.polls.misses = 0;
+                instance.overloaded = status == Status::OVERLOADED;
+            });
+        }
+    }
+}
+
+/// A time within the interval, another one for each.
+fn spread(seed: u64, interval: Millis) -> Millis {
+    // Fibonacci hashing: neighbours come to lie far apart.
+    ((seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) * interval) >> 32
+}

@@ -1,0 +1,82 @@
+//! What lives on one node, and which ports it takes.
+
+use std::collections::BTreeSet;
+
+use ssmmp::{InstanceId, Port, SOCKET_PORTS};
+
+use crate::core::state::Instance;
+
+/// Ports in [`SOCKET_PORTS`].
+const RANGE: usize = (*SOCKET_PORTS.end() - *SOCKET_PORTS.start()) as usize + 1;
+const WORDS: usize = RANGE.div_ceil(64);
+
+/// A node's living instances.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OnNode {
+    /// They live.
+    pub alive: BTreeSet<InstanceId>,
+    /// How many of them run.
+    pub running: usize,
+    /// Taken ports of [`SOCKET_PORTS`], a bit each.
+    range: Vec<u64>,
+    /// Taken ports outside of it: gateways'.
+    fixed: BTreeSet<u16>,
+}
+
+impl OnNode {
+    pub(super) fn add(&mut self, instance: &Instance) {
+        self.alive.insert(instance.id);
+        for (_, port) in &instance.sockets {
+            self.set(*port, true);
+        }
+    }
+
+    pub(super) fn remove(&mut self, instance: &Instance) {
+        self.alive.remove(&instance.id);
+        for (_, port) in &instance.sockets {
+            self.set(*port, false);
+        }
+    }
+
+    /// Whether a living instance has a port.
+    pub fn is_taken(&self, port: Port) -> bool {
+        match place(port) {
+            Some((word, bit)) => self.range.get(word).is_some_and(|bits| bits & bit != 0),
+            None => self.fixed.contains(&port.0),
+        }
+    }
+
+    /// The free ports of [`SOCKET_PORTS`], lowest first.
+    pub fn free_ports(&self) -> impl Iterator<Item = Port> {
+        (0..WORDS)
+            .flat_map(|word| {
+                let mut free = !self.range.get(word).copied().unwrap_or(0);
+                std::iter::from_fn(move || {
+                    let bit = (free != 0).then(|| free.trailing_zeros() as usize)?;
+                    free &= free - 1;
+                    Some(word * 64 + bit)
+                })
+            })
+            .take_while(|offset| *offset < RANGE)
+            .map(|offset| Port(SOCKET_PORTS.start() + offset as u16))
+    }
+
+    fn set(&mut self, port: Port, taken: bool) {
+        match place(port) {
+            Some((word, bit)) => {
+                self.range.resize(WORDS, 0);
+                match taken {
+                    true => self.range[word] |= bit,
+                    false => self.range[word] &= !bit,
+                }
+            }
+            None if taken => drop(self.fixed.insert(port.0)),
+            None => drop(self.fixed.remove(&port.0)),
+        }
+    }
+}
+
+fn place(port: Port) -> Option<(usize, u64)> {
+    let offset = usize::from(port.0.checked_sub(*SOCKET_PORTS.start())?);
+    (offset < RANGE).then_some((offset / 64, 1 << (offset % 64)))
+}

@@ -1,0 +1,90 @@
+//! A session as the Manager knows it, kept small: there may be a million.
+
+use std::sync::Arc;
+
+use patchbay_api::Traffic;
+use ssmmp::{Address, InstanceId, MessageId, Name, Port, Status};
+
+use super::state::Millis;
+
+/// What tells sessions apart (section 5): source address, m, destination address, k.
+pub type SessionKey = (Address, Port, Address, Port);
+
+/// An abstract connection of an application's graph: (C, (P, S), D).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Edge {
+    /// The application.
+    pub app: Name,
+    /// C, the source's service.
+    pub source: Name,
+    /// P, its plug.
+    pub plug: Name,
+    /// S, the destination's socket.
+    pub socket: Name,
+    /// D, the destination's service.
+    pub destination: Name,
+}
+
+/// The states of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionState {
+    /// Answered, not yet acknowledged.
+    Pending,
+    /// Acknowledged.
+    Open,
+    /// Over.
+    Closed,
+}
+
+/// A session.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// The Manager's number.
+    pub id: u64,
+    /// The abstract connection that it realises, shared by all that do.
+    pub edge: Arc<Edge>,
+    /// The request's id.
+    pub message_id: MessageId,
+    /// The source.
+    pub source: InstanceId,
+    /// Its address.
+    pub source_address: Address,
+    /// m; unknown until it is acknowledged.
+    pub source_port: Port,
+    /// The destination.
+    pub destination: InstanceId,
+    /// Its address.
+    pub destination_address: Address,
+    /// k.
+    pub destination_port: Port,
+    /// l.
+    pub new_port: Port,
+    /// Where it stands.
+    pub state: SessionState,
+    /// When it was answered, then acknowledged.
+    pub opened: Millis,
+    /// When it ended.
+    pub closed: Option<Millis>,
+    /// The status it ended with.
+    pub status: Option<Status>,
+    /// `kernel`, `tcp` or `unknown`.
+    pub path: Arc<str>,
+    /// Why not in the kernel.
+    pub reason: Option<Arc<str>>,
+    /// From source to destination.
+    pub sent: Traffic,
+    /// Back.
+    pub received: Traffic,
+}
+
+impl Session {
+    /// Its key, once it is acknowledged.
+    pub fn key(&self) -> Option<SessionKey> {
+        self.source_port.is_known().then_some((
+            self.source_address,
+            self.source_port,
+            self.destination_address,
+            self.destination_port,
+        ))
+    }
+}

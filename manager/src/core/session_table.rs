@@ -1,0 +1,217 @@
+//! All sessions, with the indexes by which messages name them. They change only through here.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
+use ssmmp::{InstanceId, MessageId, Port, Status};
+
+use super::ENDED_KEPT;
+use super::interned::Interned;
+use super::session::{Session, SessionKey, SessionState};
+use super::state::Millis;
+
+/// How long an answered session may stay without its acknowledgement, milliseconds.
+const ACKNOWLEDGE_WITHIN: Millis = 10_000;
+
+/// The one owner of sessions.
+#[derive(Debug, Default)]
+pub struct SessionTable {
+    all: BTreeMap<u64, Box<Session>>,
+    /// Acknowledged ones by what tells them apart; a closed one stays for late counters until its
+    /// ports are used again. The tables hold ids only: the sessions hold the keys.
+    by_key: HashTable<u64>,
+    /// Open ones by source and m.
+    by_source: HashTable<u64>,
+    pending: HashMap<(InstanceId, MessageId), u64>,
+    /// Answered ones in their order; those that were acknowledged meanwhile are passed over.
+    unacknowledged: VecDeque<(Millis, u64)>,
+    /// In the order in which they ended.
+    ended: VecDeque<u64>,
+    open: usize,
+    hashes: RandomState,
+    pub(super) interned: Interned,
+}
+
+impl SessionTable {
+    /// A session, open or remembered.
+    pub fn get(&self, id: u64) -> Option<&Session> {
+        self.all.get(&id).map(Box::as_ref)
+    }
+
+    /// All sessions, also remembered ones, in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.all.values().map(Box::as_ref)
+    }
+
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// The session that answered a request that is not acknowledged yet.
+    pub fn pending(&self, source: InstanceId, request: MessageId) -> Option<u64> {
+        self.pending.get(&(source, request)).copied()
+    }
+
+    /// The session with a key.
+    pub fn by_key(&self, key: SessionKey) -> Option<u64> {
+        let hash = self.hashes.hash_one(key);
+        self.by_key.find(hash, |id| self.get(*id).and_then(Session::key) == Some(key)).copied()
+    }
+
+    /// The only open session of a source with its port m; `None` when there are several.
+    pub fn by_source(&self, source: InstanceId, port: Port) -> Option<u64> {
+        let is_it = |id: &&u64| {
+            self.get(**id).is_some_and(|session| (session.source, session.source_port) == (source, port))
+        };
+        let mut same = self.by_source.iter_hash(self.hashes.hash_one((source, port))).filter(is_it);
+        let only = same.next().copied();
+        only.filter(|_| same.next().is_none())
+    }
+
+    /// A new session, answered; or one read back from disk, whose texts are its own still.
+    pub fn add(&mut self, mut session: Session) {
+        let id = session.id;
+        session.edge = self.interned.edge(session.edge);
+        session.path = self.interned.text(session.path);
+        session.reason = session.reason.map(|reason| self.interned.text(reason));
+        if session.state == SessionState::Pending {
+            self.pending.insert((session.source, session.message_id), id);
+            self.unacknowledged.push_back((session.opened + ACKNOWLEDGE_WITHIN, id));
+        }
+        let opened = session.state == SessionState::Open;
+        self.all.insert(id, Box::new(session));
+        if opened {
+            self.index(id);
+        }
+    }
+
+    /// A session is acknowledged.
+    pub fn acknowledge(&mut self, id: u64, now: Millis, port: Port, new_port: Port) -> Option<&Session> {
+        let session = self.all.get_mut(&id).filter(|session| session.state == SessionState::Pending)?;
+        self.pending.remove(&(session.source, session.message_id));
+        session.state = SessionState::Open;
+        session.opened = now;
+        session.source_port = port;
+        session.new_port = if new_port.is_known() { new_port } else { session.destination_port };
+        self.index(id);
+        self.get(id)
+    }
+
+    /// A session is over. `None` when it was so before; else what it was.
+    pub fn close(&mut self, id: u64, now: Millis, status: Status) -> Option<SessionState> {
+        let session = self.all.get_mut(&id)?;
+        let before = session.state;
+        session.state = SessionState::Closed;
+        session.closed = session.closed.or(Some(now));
+        session.status = session.status.or(Some(status));
+        let (source, message_id, port) = (session.source, session.message_id, session.source_port);
+        match before {
+            SessionState::Pending => drop(self.pending.remove(&(source, message_id))),
+            SessionState::Open => {
+                self.open -= 1;
+                remove(&mut self.by_source, self.hashes.hash_one((source, port)), id);
+            }
+            SessionState::Closed => return None,
+        }
+        self.ended.push_back(id);
+        while self.ended.len() > ENDED_KEPT {
+            if let Some(oldest) = self.ended.pop_front() {
+                self.forget(oldest);
+            }
+        }
+        Some(before)
+    }
+
+    /// What of a session no index is made of changes through this: its path and its counters.
+    pub(super) fn counters(&mut self, id: u64, change: impl FnOnce(&mut Session, &mut Interned)) {
+        if let Some(session) = self.all.get_mut(&id) {
+            change(session, &mut self.interned);
+        }
+    }
+
+    /// When to look again for sessions that are overdue for their acknowledgement.
+    pub fn next_overdue(&self) -> Option<Millis> {
+        self.unacknowledged.front().map(|(at, _)| *at)
+    }
+
+    /// Takes a session whose acknowledgement did not come in time.
+    pub fn overdue(&mut self, now: Millis) -> Option<u64> {
+        while let Some((at, id)) = self.unacknowledged.front().copied() {
+            let pending = self.get(id).is_some_and(|session| session.state == SessionState::Pending);
+            if pending && at > now {
+                return None;
+            }
+            self.unacknowledged.pop_front();
+            if pending {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    fn index(&mut self, id: u64) {
+        let Some(session) = self.all.get(&id) else { return };
+        let hashes = &self.hashes;
+        let by_source = |id: &u64| {
+            let one = self.all.get(id);
+            one.map_or(0, |one| hashes.hash_one((one.source, one.source_port)))
+        };
+        let by_key = |id: &u64| {
+            let key = self.all.get(id).and_then(|one| one.key());
+            key.map_or(0, |key| hashes.hash_one(key))
+        };
+        self.open += 1;
+        self.by_source.insert_unique(by_source(&id), id, by_source);
+        let Some(key) = session.key() else { return };
+        let same = |other: &u64| self.all.get(other).and_then(|one| one.key()) == Some(key);
+        match self.by_key.entry(by_key(&id), same, by_key) {
+            hashbrown::hash_table::Entry::Occupied(mut entry) => *entry.get_mut() = id,
+            hashbrown::hash_table::Entry::Vacant(entry) => drop(entry.insert(id)),
+        }
+    }
+
+    fn forget(&mut self, id: u64) {
+        let Some(key) = self.get(id).and_then(Session::key) else {
+            self.all.remove(&id);
+            return;
+        };
+        remove(&mut self.by_key, self.hashes.hash_one(key), id);
+        self.all.remove(&id);
+    }
+}
+
+fn remove(table: &mut HashTable<u64>, hash: u64, id: u64) {
+    if let Ok(entry) = table.find_entry(hash, |found| *found == id) {
+        entry.remove();
+    }
+}
+
+#[cfg(test)]
+impl SessionTable {
+    /// Fails when an index disagrees with the sessions.
+    pub(super) fn assert_recount(&self) {
+        let of = |state| self.iter().filter(move |session| session.state == state).collect::<Vec<_>>();
+        let (open, pending) = (of(SessionState::Open), of(SessionState::Pending));
+        assert_eq!((self.open, self.by_source.len()), (open.len(), open.len()));
+        assert_eq!(self.pending.len(), pending.len());
+        for session in pending {
+            assert_eq!(self.pending(session.source, session.message_id), Some(session.id));
+            assert!(self.unacknowledged.iter().any(|(_, id)| *id == session.id));
+        }
+        for session in &open {
+            let end = |other: &Session| (other.source, other.source_port);
+            let alone = open.iter().filter(|other| end(other) == end(session)).count() == 1;
+            assert_eq!(self.by_source(session.source, session.source_port), alone.then_some(session.id));
+        }
+        let keys: std::collections::HashSet<_> = self.iter().filter_map(Session::key).collect();
+        assert!(self.by_key.len() <= keys.len());
+        for id in &self.by_key {
+            let key = self.get(*id).and_then(Session::key).expect("an indexed session exists");
+            assert_eq!(self.by_key(key), Some(*id));
+        }
+        assert!(open.iter().all(|session| session.key().is_none_or(|key| self.by_key(key).is_some())));
+        assert_eq!(self.ended.len(), of(SessionState::Closed).len());
+    }
+}
