@@ -180,6 +180,13 @@ impl Node {
                     warn!(%local, %remote, "the connection could not be ended: {error}");
                 }
             }
+            Effect::CloseWithin(request, within) => {
+                let events = self.events.clone();
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(within).await;
+                    drop(events.send(Event::CloseOverdue(request)).await);
+                });
+            }
             Effect::Keep(profiles) => {
                 if let Err(error) = profile_file::write(&self.places.state, &profiles) {
                     warn!("the programs' profiles can't be kept: {error:#}");

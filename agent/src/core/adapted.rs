@@ -1,12 +1,7 @@
 //! The agent speaks SSMMP for programs that do not: it asks for their plugs' targets before they start,
 //! and acknowledges and reports the connections that it sees in the kernel.
 
-use std::net::SocketAddr;
-
-use ssmmp::{
-    DestServiceSessionCloseInfo, Envelope, InstanceId, Message, MessageId, Name, PlugTarget, Port,
-    SessionRequest, Status,
-};
+use ssmmp::{InstanceId, MessageId, PlugTarget, Port, SessionRequest, Status};
 
 use super::{Asked, Core, Effect, Stage, acknowledgement};
 use crate::datapath::{Cause, SessionReport};
@@ -117,39 +112,9 @@ impl Core {
         let Some(instance) = self.instances.get(&id) else { return };
         let port = report.destination.port();
         let socket = instance.start.sockets.0.iter().find(|s| s.port.0 == port).map(|s| s.socket.clone());
-        let (Some(socket), Ok(unknown)) = (socket, Name::new("-")) else { return };
-        let service = instance.start.service.clone();
-        let info = DestServiceSessionCloseInfo {
-            message_id: self.message_id(),
-            source_service_instance_network_address: report.source.ip().into(),
-            source_plug_name: unknown,
-            source_plug_port: Port(report.source.port()),
-            dest_service_name: service,
-            dest_service_instance_network_address: report.destination.ip().into(),
-            dest_service_instance_id: id,
-            dest_socket_name: socket,
-            dest_socket_port: Port(port),
-            dest_socket_new_port: Port(port),
-            status,
-        };
-        self.tell_manager(info);
-    }
-
-    /// An adapted program can't be asked to close: the kernel ends the connection.
-    pub(super) fn close_adapted(&mut self, envelope: &Envelope) {
-        let ends = match &envelope.message {
-            Message::SourceServiceSessionCloseRequest(r) => (
-                SocketAddr::new(r.source_service_instance_network_address.0, r.source_plug_port.0),
-                SocketAddr::new(r.dest_service_instance_network_address.0, r.dest_socket_port.0),
-            ),
-            Message::DestServiceSessionCloseRequest(r) => (
-                SocketAddr::new(r.dest_service_instance_network_address.0, r.dest_socket_port.0),
-                SocketAddr::new(r.source_service_instance_network_address.0, r.source_plug_port.0),
-            ),
-            _ => return,
-        };
-        self.effect(Effect::Destroy(ends.0, ends.1));
-        self.close_answer(envelope, Status::OK);
+        if let Some(socket) = socket {
+            self.tell_socket_closed(id, socket, (report.source, report.destination), status);
+        }
     }
 
     fn is_adapted(&self, id: InstanceId) -> bool {

@@ -2,6 +2,7 @@
 //! I/O and reads no clock.
 
 mod adapted;
+mod closing;
 mod instances;
 mod observed;
 pub mod profiles;
@@ -12,6 +13,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use patchbay_ebpf_common::Reason;
 use ssmmp::{
@@ -55,6 +57,8 @@ pub enum Event {
     Habit(SessionReport),
     /// A session is on its way out of the map.
     Leaving(SessionReport),
+    /// The time of [`Effect::CloseWithin`] is over.
+    CloseOverdue(MessageId),
     /// What was seen so far of sessions that go on.
     Observed(Vec<SessionReport>),
 }
@@ -80,8 +84,10 @@ pub enum Effect {
     Declare(Declare),
     /// Forget the declarations of an instance, as source and as destination.
     Withdraw(InstanceId),
-    /// End a connection from outside its process; source and destination.
+    /// End a connection from outside its process; its own end and the other.
     Destroy(SocketAddr, SocketAddr),
+    /// Give back [`Event::CloseOverdue`] for this close request after a time.
+    CloseWithin(MessageId, Duration),
     /// The Manager knows this agent now.
     Registered,
     /// The Manager refused the registration.
@@ -202,6 +208,7 @@ pub struct Core {
     declared: BTreeMap<(InstanceId, SocketAddr), Declared>,
     asked: HashMap<(InstanceId, MessageId), Asked>,
     live: BTreeMap<(InstanceId, Port), Live>,
+    closing: HashMap<MessageId, closing::Closing>,
     registered: bool,
     registration: MessageId,
     unsent: VecDeque<Envelope>,
@@ -229,6 +236,7 @@ impl Core {
             instances: BTreeMap::new(),
             asked: HashMap::new(),
             live: BTreeMap::new(),
+            closing: HashMap::new(),
             registered: false,
             registration: MessageId::from(1),
             unsent: VecDeque::new(),
@@ -258,6 +266,7 @@ impl Core {
             }
             Event::Habit(report) => self.observed(&report, false),
             Event::Leaving(report) => self.left(&report),
+            Event::CloseOverdue(request) => self.close_overdue(&request),
             Event::Observed(reports) => {
                 for report in &reports {
                     self.observed(report, false);

@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 
 use patchbay_ebpf_common::Reason;
 use ssmmp::{
-    Envelope, Hop, InstanceId, Message, Name, Port, SessionResponse, SourceServiceSessionCloseInfo,
-    SourceServiceSessionCloseResponse, Status,
+    Envelope, Hop, InstanceId, Message, Name, Port, SessionResponse, SourceServiceSessionCloseInfo, Status,
 };
 
 use super::profiles::{Endpoint, Ends, known_habits};
@@ -65,7 +64,11 @@ impl Core {
                     return;
                 }
             }
-            Message::SourceServiceSessionCloseResponse(_) | Message::DestServiceSessionCloseResponse(_) => {}
+            Message::SourceServiceSessionCloseResponse(_) | Message::DestServiceSessionCloseResponse(_) => {
+                if !self.close_answered(id, &envelope.message.message_id()) {
+                    return;
+                }
+            }
             // Nothing else comes from an instance.
             _ => return,
         }
@@ -153,25 +156,6 @@ impl Core {
             source: Endpoint::new(&response.source_service_name, plug),
             destination: Endpoint::new(&response.dest_service_name, &response.dest_socket_name),
             tested: [tested(source), tested(destination)],
-        }
-    }
-
-    /// The Manager asks an instance to close a session.
-    pub(super) fn close_asked(&mut self, id: InstanceId, envelope: Envelope) {
-        match self.instances.get(&id).map(|instance| instance.kind) {
-            Some(Kind::Native) => self.effect(Effect::ToInstance(id, envelope.forward(Hop::AgentToInstance))),
-            Some(Kind::Adapted) => self.close_adapted(&envelope),
-            None => self.close_answer(&envelope, Status::NOT_FOUND),
-        }
-    }
-
-    pub(super) fn close_answer(&mut self, envelope: &Envelope, status: Status) {
-        let message_id = envelope.message.message_id();
-        match &envelope.message {
-            Message::SourceServiceSessionCloseRequest(_) => {
-                self.tell_manager(SourceServiceSessionCloseResponse { message_id, status });
-            }
-            _ => self.tell_manager(ssmmp::DestServiceSessionCloseResponse { message_id, status }),
         }
     }
 

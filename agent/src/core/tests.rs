@@ -193,6 +193,61 @@ fn shutdowns_are_answered_when_the_process_is_gone() {
     );
 }
 
+const CLOSE: &str = "type: source_service_session_close_request ~ message_id: 60 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: P ~ source_plug_port: 40000 ~ dest_service_name: B ~ dest_service_instance_network_address: 10.0.0.1 ~ dest_socket_name: in ~ dest_socket_port: 54009 ~ dest_socket_new_port: 54009 ~ x_within: 250";
+
+fn open_session() -> Node {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    node.session(9, "10.0.0.1", "auto");
+    node.instance(7, "type: session_ack ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_port: 40000 ~ status: 200");
+    node
+}
+
+#[test]
+fn a_session_that_an_instance_does_not_close_is_closed_in_the_kernel() {
+    let mut node = open_session();
+    let effects = node.manager(CLOSE);
+    let [Effect::CloseWithin(request, within), Effect::ToInstance(InstanceId(7), _)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(within.as_millis(), 250);
+    assert!(
+        matches!(&node.manager(CLOSE)[..], [Effect::ToInstance(..)]),
+        "a repeated request has one deadline"
+    );
+    let effects = node.0.handle(Event::CloseOverdue(request.clone()));
+    let [Effect::Destroy(local, remote), Effect::ToManager(info), Effect::ToManager(answer)] = &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    assert_eq!((local.to_string(), remote.port()), ("10.0.0.1:40000".into(), 54009));
+    assert!(matches!(&info.message, Message::SourceServiceSessionCloseInfo(i) if i.status == Status::BROKEN));
+    assert!(answer.extension("x_forced").is_some());
+    assert!(node.0.handle(Event::CloseOverdue(request.clone())).is_empty());
+    let late = "type: source_service_session_close_response ~ message_id: 60 ~ status: 200";
+    assert!(node.instance(7, late).is_empty(), "the Manager has its answer");
+}
+
+#[test]
+fn a_close_request_is_answered_once_by_whoever_it_was_for() {
+    let mut node = open_session();
+    node.manager(CLOSE);
+    let answer = "type: source_service_session_close_response ~ message_id: 60 ~ status: 200";
+    assert!(node.instance(9, answer).is_empty(), "another instance was asked");
+    assert!(matches!(&node.instance(7, answer)[..], [Effect::ToManager(_)]));
+    assert!(node.0.handle(Event::CloseOverdue(60u64.into())).is_empty());
+}
+
+#[test]
+fn an_instance_that_ends_has_closed_what_it_was_asked_to() {
+    let mut node = open_session();
+    node.manager(CLOSE);
+    let effects = node.0.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()));
+    let answered = effects.iter().any(|effect| {
+        matches!(effect, Effect::ToManager(e) if matches!(e.message, Message::SourceServiceSessionCloseResponse(_)))
+    });
+    assert!(answered, "{effects:?}");
+}
+
 #[test]
 fn an_adapted_program_gets_its_targets_before_it_starts() {
     let mut node = Node::registered();

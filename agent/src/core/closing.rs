@@ -1,0 +1,161 @@
+//! The Manager asks for the end of a session (section 4, 11). An instance that does not obey in time has
+//! its connection ended in the kernel.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ssmmp::{
+    DestServiceSessionCloseInfo, DestServiceSessionCloseResponse, Envelope, Hop, InstanceId, Message,
+    MessageId, Name, Port, SourceServiceSessionCloseResponse, Status,
+};
+
+use super::{Core, Effect};
+use crate::repository::Kind;
+
+/// How long an instance may take when the Manager says nothing (`x_within`).
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// Longest time that the Manager may give.
+const LONGEST: Duration = Duration::from_secs(3_600);
+/// Close requests that may wait for their instances; further ones are answered with 503.
+const MAX_CLOSING: usize = 10_000;
+
+/// A close request that an instance has to answer.
+#[derive(Debug)]
+pub(super) struct Closing {
+    instance: InstanceId,
+    request: Envelope,
+}
+
+impl Core {
+    /// The Manager asks an instance to close a session.
+    pub(super) fn close_asked(&mut self, id: InstanceId, envelope: Envelope) {
+        match self.instances.get(&id).map(|instance| instance.kind) {
+            Some(Kind::Native) => self.close_native(id, envelope),
+            Some(Kind::Adapted) => {
+                // An adapted program can't be asked: the kernel ends the connection.
+                if let Some((local, remote)) = ends(&envelope.message) {
+                    self.effect(Effect::Destroy(local, remote));
+                }
+                self.close_answer(&envelope, Status::OK, None);
+            }
+            None => self.close_answer(&envelope, Status::NOT_FOUND, None),
+        }
+    }
+
+    fn close_native(&mut self, id: InstanceId, envelope: Envelope) {
+        let message_id = envelope.message.message_id();
+        if self.closing.len() >= MAX_CLOSING && !self.closing.contains_key(&message_id) {
+            self.close_answer(&envelope, Status::UNAVAILABLE, None);
+            return;
+        }
+        let said =
+            envelope.extension("x_within").and_then(|text| text.parse().ok()).map(Duration::from_millis);
+        let within = said.unwrap_or(CLOSE_WITHIN).min(LONGEST);
+        let request = envelope.clone();
+        if self.closing.insert(message_id.clone(), Closing { instance: id, request }).is_none() {
+            self.effect(Effect::CloseWithin(message_id, within));
+        }
+        self.effect(Effect::ToInstance(id, envelope.forward(Hop::AgentToInstance)));
+    }
+
+    /// An instance answers a close request; false when it was not asked, or too late.
+    pub(super) fn close_answered(&mut self, id: InstanceId, request: &MessageId) -> bool {
+        let asked = self.closing.get(request).is_some_and(|closing| closing.instance == id);
+        asked && self.closing.remove(request).is_some()
+    }
+
+    /// An instance did not close a session in time.
+    pub(super) fn close_overdue(&mut self, request: &MessageId) {
+        let Some(Closing { instance, request }) = self.closing.remove(request) else { return };
+        if let Some((local, remote)) = ends(&request.message) {
+            self.effect(Effect::Destroy(local, remote));
+        }
+        match &request.message {
+            Message::SourceServiceSessionCloseRequest(asked) => {
+                self.tell_source_closed(instance, asked.source_plug_port, Status::BROKEN);
+            }
+            Message::DestServiceSessionCloseRequest(asked) => {
+                if let Some((local, remote)) = ends(&request.message) {
+                    let socket = asked.dest_socket_name.clone();
+                    self.tell_socket_closed(instance, socket, (remote, local), Status::BROKEN);
+                }
+            }
+            _ => {}
+        }
+        self.close_answer(
+            &request,
+            Status::OK,
+            Some("the instance did not close it in time; the kernel did"),
+        );
+    }
+
+    /// An instance is gone, and its connections with it: what it was asked to close is closed.
+    pub(super) fn closing_ended(&mut self, id: InstanceId) {
+        let gone: Vec<MessageId> = self
+            .closing
+            .iter()
+            .filter(|(_, closing)| closing.instance == id)
+            .map(|(message_id, _)| message_id.clone())
+            .collect();
+        for message_id in gone {
+            if let Some(closing) = self.closing.remove(&message_id) {
+                self.close_answer(&closing.request, Status::OK, None);
+            }
+        }
+    }
+
+    fn close_answer(&mut self, request: &Envelope, status: Status, forced: Option<&str>) {
+        let message_id = request.message.message_id();
+        let mut envelope = match &request.message {
+            Message::SourceServiceSessionCloseRequest(_) => {
+                Envelope::new(SourceServiceSessionCloseResponse { message_id, status }, Hop::AgentToManager)
+            }
+            _ => Envelope::new(DestServiceSessionCloseResponse { message_id, status }, Hop::AgentToManager),
+        };
+        if let Some(forced) = forced {
+            envelope = envelope.with("x_forced", forced);
+        }
+        self.send_to_manager(envelope);
+    }
+
+    /// Says for a destination that a session to one of its sockets ended; source and destination.
+    pub(super) fn tell_socket_closed(
+        &mut self,
+        id: InstanceId,
+        socket: Name,
+        (source, destination): (SocketAddr, SocketAddr),
+        status: Status,
+    ) {
+        let service = self.instances.get(&id).map(|instance| instance.start.service.clone());
+        let (Some(service), Ok(unknown)) = (service, Name::new("-")) else { return };
+        let info = DestServiceSessionCloseInfo {
+            message_id: self.message_id(),
+            source_service_instance_network_address: source.ip().into(),
+            source_plug_name: unknown,
+            source_plug_port: Port(source.port()),
+            dest_service_name: service,
+            dest_service_instance_network_address: destination.ip().into(),
+            dest_service_instance_id: id,
+            dest_socket_name: socket,
+            dest_socket_port: Port(destination.port()),
+            dest_socket_new_port: Port(destination.port()),
+            status,
+        };
+        self.tell_manager(info);
+    }
+}
+
+/// The connection that a close request means: the asked instance's own end first.
+fn ends(request: &Message) -> Option<(SocketAddr, SocketAddr)> {
+    match request {
+        Message::SourceServiceSessionCloseRequest(r) => Some((
+            SocketAddr::new(r.source_service_instance_network_address.0, r.source_plug_port.0),
+            SocketAddr::new(r.dest_service_instance_network_address.0, r.dest_socket_port.0),
+        )),
+        Message::DestServiceSessionCloseRequest(r) => Some((
+            SocketAddr::new(r.dest_service_instance_network_address.0, r.dest_socket_port.0),
+            SocketAddr::new(r.source_service_instance_network_address.0, r.source_plug_port.0),
+        )),
+        _ => None,
+    }
+}

@@ -1,0 +1,185 @@
+//! Commands that change what runs: each says how many sessions it interrupts, and asks.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use clap::Args;
+use patchbay_api as api;
+
+use crate::client::{Client, Failure};
+use crate::output::Output;
+use crate::tables;
+
+#[derive(Args)]
+pub struct Consent {
+    /// Do not ask, even if sessions are interrupted
+    #[arg(long, short)]
+    yes: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  patchbay stop social\n  patchbay stop --instance 7 --yes")]
+pub struct Stop {
+    /// The application
+    #[arg(required_unless_present = "instance", conflicts_with = "instance")]
+    app: Option<String>,
+    /// One instance, by its id; it is replaced if its service has too few then
+    #[arg(long, value_name = "ID")]
+    instance: Option<u64>,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  patchbay close 12\n  patchbay close --connection social gateway.posts\n  \
+                  patchbay close --instance 7\n\nServices that follow the protocol finish the message at hand, \
+                  close, and ask for a new session.")]
+pub struct Close {
+    /// One session, as `patchbay sessions` numbers it
+    #[arg(required_unless_present_any = ["connection", "instance"], conflicts_with_all = ["connection", "instance"])]
+    session: Option<u64>,
+    /// All sessions of an abstract connection
+    #[arg(long, num_args = 2, value_names = ["APP", "SERVICE.PLUG"], conflicts_with = "instance")]
+    connection: Option<Vec<String>>,
+    /// All sessions of an instance
+    #[arg(long, value_name = "ID")]
+    instance: Option<u64>,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  patchbay move 7 b")]
+pub struct Move {
+    /// The instance, as `patchbay instances` numbers it
+    instance: u64,
+    /// The node, by its name or address
+    node: String,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  patchbay drain a && patchbay instances")]
+pub struct Drain {
+    /// The node, by its name or address
+    node: String,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+#[derive(Args)]
+pub struct Undrain {
+    /// The node, by its name or address
+    node: String,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  patchbay scale social posts 3\n  patchbay scale social posts auto")]
+pub struct Scale {
+    /// The application
+    app: String,
+    /// The service
+    service: String,
+    /// How many instances, within the graph's bounds; `auto` leaves it to the load again
+    replicas: Replicas,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+#[derive(Clone, Copy)]
+struct Replicas(Option<u32>);
+
+impl std::str::FromStr for Replicas {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self(None)),
+            number => number.parse().map(|number| Self(Some(number))).map_err(|_| "a number or `auto`".into()),
+        }
+    }
+}
+
+impl Stop {
+    pub fn run(&self, client: &Client, output: Output) -> Result<(), Failure> {
+        let path = match (&self.app, self.instance) {
+            (Some(app), _) => format!("/v1/apps/{app}/stop"),
+            (None, Some(id)) => format!("/v1/instances/{id}/stop"),
+            (None, None) => return Err(Failure::Said("name an application or an instance".into())),
+        };
+        self.consent.post(client, output, &path, "")
+    }
+}
+
+impl Close {
+    pub fn run(&self, client: &Client, output: Output) -> Result<(), Failure> {
+        let path = match (self.session, self.connection.as_deref(), self.instance) {
+            (Some(id), ..) => format!("/v1/sessions/{id}/close"),
+            (_, Some([app, plug]), _) => format!("/v1/apps/{app}/connections/{plug}/close"),
+            (.., Some(id)) => format!("/v1/instances/{id}/close"),
+            _ => return Err(Failure::Said("name a session, a connection or an instance".into())),
+        };
+        self.consent.post(client, output, &path, "")
+    }
+}
+
+impl Move {
+    pub fn run(&self, client: &Client, output: Output) -> Result<(), Failure> {
+        let path = format!("/v1/instances/{}/move", self.instance);
+        self.consent.post(client, output, &path, &format!("to={}", self.node))
+    }
+}
+
+impl Drain {
+    pub fn run(&self, client: &Client, output: Output) -> Result<(), Failure> {
+        self.consent.post(client, output, &format!("/v1/nodes/{}/drain", self.node), "")
+    }
+}
+
+impl Undrain {
+    pub fn run(&self, client: &Client, output: Output) -> Result<(), Failure> {
+        let done: api::Done = client.post(&format!("/v1/nodes/{}/undrain", self.node))?;
+        output.show(&done, tables::done)
+    }
+}
+
+impl Scale {
+    pub fn run(&self, client: &Client, output: Output) -> Result<(), Failure> {
+        let path = format!("/v1/apps/{}/services/{}/scale", self.app, self.service);
+        let query = self.replicas.0.map(|replicas| format!("replicas={replicas}")).unwrap_or_default();
+        self.consent.post(client, output, &path, &query)
+    }
+}
+
+impl Consent {
+    /// Does it, once whoever asked knows what it interrupts.
+    fn post(&self, client: &Client, output: Output, path: &str, query: &str) -> Result<(), Failure> {
+        if self.dry_run || !self.yes {
+            let would: api::Done = client.post(&format!("{path}?{query}&dry_run=true"))?;
+            if self.dry_run {
+                return output.show(&would, |would| format!("would {}", would.text));
+            }
+            if would.sessions > 0 && !confirmed(&would)? {
+                return Err(Failure::Said("nothing was done".into()));
+            }
+        }
+        output.show(&client.post::<api::Done>(&format!("{path}?{query}"))?, tables::done)
+    }
+}
+
+fn confirmed(would: &api::Done) -> Result<bool, Failure> {
+    let sessions = would.sessions;
+    let text = format!("this would {}", would.text);
+    if !std::io::stdin().is_terminal() {
+        let message = format!("{text}\nIt asks {sessions} sessions to close; say --yes if that is meant.");
+        return Err(Failure::Said(message));
+    }
+    eprint!("{text}\nIt asks {sessions} sessions to close. Go on? [y/N] ");
+    std::io::stderr().flush().map_err(Failure::Output)?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).map_err(Failure::Output)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
