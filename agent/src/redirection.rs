@@ -241,7 +241,7 @@ impl Redirection {
     }
 
     /// Counters that changed since the last report, in as many messages as they need.
-    pub fn report(&mut self, address: Address, mut message_id: impl FnMut() -> MessageId) -> Vec<Envelope> {
+    pub fn report(&mut self, address: Address, message_id: impl FnMut() -> MessageId) -> Vec<Envelope> {
         let live = match &self.kind {
             Kind::Tcp(sessions, _) => sessions.sessions(),
             Kind::Kernel(datapath) => match datapath.sessions() {
@@ -257,24 +257,32 @@ impl Redirection {
         };
         let ended: Vec<SessionReport> = std::mem::take(&mut self.ended);
         let changed =
-            live.iter().filter(|session| !self.reported.contains(session)).map(|session| (session, "open"));
-        let items: Vec<String> = changed
-            .chain(ended.iter().map(|session| (session, "closed")))
-            .map(|(session, state)| item(session, state))
-            .collect();
+            live.iter().filter(|session| !self.reported.contains(session)).map(|session| (session, true));
+        let messages =
+            report_messages(address, changed.chain(ended.iter().map(|session| (session, false))), message_id);
         self.reported = live;
-        items
-            .chunks(SESSIONS_IN_A_MESSAGE)
-            .map(|items| {
-                let response = AgentHealthControlResponse {
-                    message_id: message_id(),
-                    agent_network_address: address,
-                    status: Status::OK,
-                };
-                Envelope::new(response, Hop::AgentToManager).with("x_sessions", &items.join(" & "))
-            })
-            .collect()
+        messages
     }
+}
+
+/// Counters of sessions, each open or not, in as many messages as they need.
+pub fn report_messages<'a>(
+    address: Address,
+    sessions: impl Iterator<Item = (&'a SessionReport, bool)>,
+    mut message_id: impl FnMut() -> MessageId,
+) -> Vec<Envelope> {
+    let items: Vec<String> = sessions.map(|(session, open)| item(session, open)).collect();
+    items
+        .chunks(SESSIONS_IN_A_MESSAGE)
+        .map(|items| {
+            let response = AgentHealthControlResponse {
+                message_id: message_id(),
+                agent_network_address: address,
+                status: Status::OK,
+            };
+            Envelope::new(response, Hop::AgentToManager).with("x_sessions", &items.join(" & "))
+        })
+        .collect()
 }
 
 /// Sessions that were never in the map are counted by TCP itself.
@@ -300,7 +308,8 @@ fn add_plain_tcp(sessions: &mut [SessionReport]) {
 }
 
 /// One item of `x_sessions` (docs/protocol.md).
-fn item(session: &SessionReport, state: &str) -> String {
+fn item(session: &SessionReport, open: bool) -> String {
+    let state = if open { "open" } else { "closed" };
     let (path, reason) = match session.path {
         Path::Kernel => ("kernel", "-"),
         Path::Tcp(reason) => ("tcp", reason.text()),

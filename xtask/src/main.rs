@@ -6,6 +6,7 @@ mod fuzz;
 mod licences;
 mod lint;
 mod setup;
+mod simulate;
 mod test;
 mod toolchain;
 mod transparency;
@@ -37,6 +38,8 @@ enum Task {
     Test,
     /// Run programs that nobody here wrote, with redirection off and on, and compare their results
     Transparency(transparency::Transparency),
+    /// Run Manager, agents and instances under virtual time with faults, by seed
+    Simulate(simulate::Simulate),
     /// Check format, clippy, documentation and dependency licences
     Lint,
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Drive(drive) => demo::run_drive(&drive),
         Task::Test => test::run(),
         Task::Transparency(transparency) => transparency::run(&transparency),
+        Task::Simulate(simulate) => setup::run().and_then(|()| simulate::run(&simulate)),
         Task::Lint => setup::run().and_then(|()| lint::run()),
     };
     match result {

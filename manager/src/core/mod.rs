@@ -5,6 +5,7 @@ mod apps;
 mod counters;
 mod execution;
 mod health;
+mod inspect;
 mod interned;
 pub mod inventory;
 mod nodes;

@@ -1,0 +1,30 @@
+//! The state as tests and simulations see it.
+
+use super::{App, Core, Instance, Node, Session};
+
+impl Core {
+    /// Every application, by name.
+    pub fn every_app(&self) -> impl Iterator<Item = (&String, &App)> {
+        self.apps.iter()
+    }
+
+    /// Every node that has ever registered or has instances.
+    pub fn every_node(&self) -> impl Iterator<Item = &Node> {
+        self.inventory.nodes()
+    }
+
+    /// Every instance, the remembered ones too.
+    pub fn every_instance(&self) -> impl Iterator<Item = &Instance> {
+        self.inventory.instances()
+    }
+
+    /// Every session, the remembered ones too.
+    pub fn every_session(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.iter()
+    }
+
+    /// Session requests that wait for an instance to start.
+    pub fn waiting_requests(&self) -> usize {
+        self.apps.values().flat_map(|app| app.waiting.values()).map(Vec::len).sum()
+    }
+}

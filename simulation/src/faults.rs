@@ -1,0 +1,144 @@
+//! What goes wrong, and what people do meanwhile.
+
+use crate::manager::Call;
+use crate::plan::FaultKind;
+use crate::schedule::Happening;
+use crate::trace::Party;
+use crate::world::World;
+
+impl World {
+    /// One fault of the kinds that this run has, then the next.
+    pub fn fault(&mut self) {
+        if self.quiet {
+            return;
+        }
+        let pause = self.random(self.plan.fault_every / 4, self.plan.fault_every * 2);
+        self.after(pause, Happening::Fault);
+        let acute: Vec<FaultKind> = self
+            .plan
+            .faults
+            .iter()
+            .copied()
+            .filter(|kind| {
+                !matches!(kind, FaultKind::BadStarts | FaultKind::Misbehaviour | FaultKind::Delays)
+            })
+            .collect();
+        if acute.is_empty() {
+            return;
+        }
+        let kind = acute[self.random(0, acute.len() as u64 - 1) as usize];
+        let node = self.random(0, self.nodes.len() as u64 - 1) as usize;
+        match kind {
+            FaultKind::LinkCut => {
+                let link = self.nodes[node].agent.as_ref().and_then(|agent| agent.link);
+                if let Some(link) = link {
+                    self.cut(link);
+                }
+            }
+            FaultKind::Partition => self.part(node),
+            FaultKind::AgentCrash => {
+                let effects = self.random(0, 10) as u32;
+                if let Some(agent) = &mut self.nodes[node].agent {
+                    agent.crash_in.get_or_insert(effects);
+                }
+            }
+            FaultKind::ManagerCrash => {
+                let effects = self.random(0, 20) as u32;
+                self.manager.crash_in.get_or_insert(effects);
+            }
+            FaultKind::NodeCrash => self.node_crashes(node),
+            FaultKind::InstanceCrash => {
+                if let Some(process) = self.some_process() {
+                    self.process_ends(process, "signal 9");
+                }
+            }
+            FaultKind::Freeze => match self.random(0, 3) {
+                0 => self.manager_freezes(),
+                1 => self.agent_freezes(node),
+                _ => {
+                    if let Some(process) = self.some_process() {
+                        self.process_freezes(process);
+                    }
+                }
+            },
+            FaultKind::ClockJump => {
+                let hours = self.random(0, 48) as i64 - 24;
+                self.manager.clock_ahead += hours * 3_600_000;
+                let text = format!("its clock jumps by {hours} hours, to be seen at its next start");
+                self.note(Party::Manager, &text);
+            }
+            FaultKind::BadStarts | FaultKind::Misbehaviour | FaultKind::Delays => {}
+        }
+    }
+
+    fn some_process(&mut self) -> Option<u64> {
+        let all: Vec<u64> = self.processes.keys().copied().collect();
+        if all.is_empty() {
+            return None;
+        }
+        let index = self.random(0, all.len() as u64 - 1) as usize;
+        Some(all[index])
+    }
+
+    /// A node and the Manager can't reach each other for a while; nobody is told.
+    fn part(&mut self, node: usize) {
+        let time = self.random(200, 30_000);
+        let until = self.schedule.now + time;
+        self.nodes[node].parted_until = self.nodes[node].parted_until.max(until);
+        self.note(Party::Agent(node), &format!("and the Manager can't reach each other for {time} ms"));
+    }
+
+    /// People use the API.
+    pub fn api_call(&mut self) {
+        if self.quiet {
+            return;
+        }
+        let pause = self.random(1_000, 12_000);
+        self.after(pause, Happening::ApiCall);
+        let app = self.random(0, self.applications.len() as u64 - 1) as usize;
+        let name = self.applications[app].name.clone();
+        match self.random(0, 9) {
+            0..=2 => self.apply(app),
+            3 => self.call(Call::StopApp(name)),
+            4..=6 => {
+                let id = self.some_process().map(|number| self.processes[&number].start.id.0);
+                if let Some(id) = id {
+                    self.call(Call::StopInstance(id));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An application is applied, in one of its versions.
+    pub fn apply(&mut self, app: usize) {
+        let version = self.random(0, 1) as usize;
+        let application = &self.applications[app];
+        let call = Call::Apply(application.name.clone(), application.versions[version].clone());
+        self.call(call);
+    }
+
+    /// Faults end: everything is started, continued, joined again.
+    pub fn quiet(&mut self) {
+        self.quiet = true;
+        self.quiet_since = self.schedule.now;
+        self.note(Party::Outside, "from here on nothing goes wrong");
+        self.manager.crash_in = None;
+        self.manager_starts();
+        self.manager_thaws(self.manager.life);
+        for node in 0..self.nodes.len() {
+            self.nodes[node].parted_until = 0;
+            self.node_boots(node);
+            self.agent_starts(node);
+            if let Some(agent) = &mut self.nodes[node].agent {
+                agent.crash_in = None;
+                let life = agent.life;
+                self.agent_thaws(node, life);
+            }
+        }
+        let all: Vec<u64> = self.processes.keys().copied().collect();
+        for number in all {
+            self.process_thaws(number);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! A node: its kernel's declarations, its agent, and what survives the agent.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use patchbay_agent::core::profiles::Profiles;
+use patchbay_agent::core::{Core, Event, Redirects};
+use patchbay_agent::datapath::SessionReport;
+use patchbay_agent::repository::Repository;
+use ssmmp::{Address, InstanceId};
+
+use crate::schedule::{Happening, Life, Millis};
+use crate::trace::Party;
+use crate::world::World;
+
+/// First port of plugs; a real kernel's range is elsewhere and as long.
+const FIRST_PLUG_PORT: u16 = 20_000;
+/// Plug ports of a node; none is used again within a run of usual length, as TIME_WAIT sees to.
+const PLUG_PORTS: u16 = 30_000;
+/// Between two reports of counters, milliseconds.
+pub const REPORT_EVERY: Millis = 1_000;
+
+/// A machine.
+pub struct Node {
+    /// Its address.
+    pub address: Address,
+    /// Whether it runs.
+    pub up: bool,
+    /// What its agent can execute.
+    pub repository: Repository,
+    /// Its agent, while it runs.
+    pub agent: Option<Agent>,
+    /// Until when it and the Manager can't reach each other.
+    pub parted_until: Millis,
+    /// What the kernel was told: source and place, with the destination instance.
+    pub declared: BTreeMap<(InstanceId, SocketAddr), InstanceId>,
+    /// When the kernel last told its agent something.
+    pub kernel_told: Millis,
+    /// What agents keep for their successors.
+    pub profiles: Profiles,
+    next_port: u16,
+}
+
+/// A running agent: the real core and what its shell keeps.
+pub struct Agent {
+    /// The real core.
+    pub core: Core,
+    /// Which of the node's agents it is.
+    pub life: Life,
+    /// Whether it is stopped (SIGSTOP).
+    pub frozen: bool,
+    /// Events that wait because it is stopped.
+    pub waiting: VecDeque<Event>,
+    /// Its link to the Manager.
+    pub link: Option<u64>,
+    /// Failed tries to connect in a row.
+    pub tries: u32,
+    /// Instances that are connected, with their processes.
+    pub connected: BTreeMap<InstanceId, u64>,
+    /// Lines for instances that have not connected yet.
+    pub early: BTreeMap<InstanceId, Vec<Rc<str>>>,
+    /// Instances whose processes it watches.
+    pub watched: BTreeMap<InstanceId, u64>,
+    /// Instances with a cgroup.
+    pub prepared: std::collections::BTreeSet<InstanceId>,
+    /// Ended sessions to report.
+    pub ended: Vec<SessionReport>,
+    /// Sessions reported as open.
+    pub reported: Vec<SessionReport>,
+    /// The id of the last report.
+    pub reports: u64,
+    /// Effects until it is killed.
+    pub crash_in: Option<u32>,
+}
+
+impl Node {
+    /// A node that has not booted.
+    pub fn new(address: Address, repository: Repository) -> Self {
+        Self {
+            address,
+            up: false,
+            repository,
+            agent: None,
+            parted_until: 0,
+            declared: BTreeMap::new(),
+            kernel_told: 0,
+            profiles: Profiles::default(),
+            next_port: FIRST_PLUG_PORT,
+        }
+    }
+}
+
+impl World {
+    /// A new plug port of a node.
+    pub fn next_port(&mut self, node: usize) -> SocketAddr {
+        let node = &mut self.nodes[node];
+        node.next_port += 1;
+        if node.next_port == FIRST_PLUG_PORT + PLUG_PORTS {
+            node.next_port = FIRST_PLUG_PORT;
+        }
+        SocketAddr::new(node.address.0, node.next_port)
+    }
+
+    /// A node boots: nothing of before is there but its disk.
+    pub fn node_boots(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        if node.up {
+            return;
+        }
+        node.up = true;
+        node.declared.clear();
+        self.note(Party::Agent(index), "its node boots");
+        self.agent_starts(index);
+    }
+
+    /// A node goes down with everything on it.
+    pub fn node_crashes(&mut self, index: usize) {
+        if !self.nodes[index].up {
+            return;
+        }
+        self.note(Party::Agent(index), "its node goes down");
+        self.nodes[index].up = false;
+        self.agent_gone(index);
+        let gone: Vec<u64> =
+            self.processes.values().filter(|process| process.node == index).map(|p| p.number).collect();
+        for number in gone {
+            let Some(process) = self.processes.remove(&number) else { continue };
+            let connections: Vec<u64> = process.connections.iter().copied().collect();
+            self.lose_all_of(number, &connections);
+        }
+        self.nodes[index].declared.clear();
+        let pause = self.random(1_000, 25_000);
+        self.after(pause, Happening::NodeBoots(index));
+    }
+
+    /// A node's agent starts and takes over what an earlier one left.
+    pub fn agent_starts(&mut self, index: usize) {
+        if !self.nodes[index].up || self.nodes[index].agent.is_some() {
+            return;
+        }
+        self.lives += 1;
+        let life = self.lives;
+        let node = &mut self.nodes[index];
+        let redirects = Redirects { description: "kernel".into(), observes: true, harmful: u32::MAX };
+        let core = Core::new(
+            node.address,
+            format!("n{index}"),
+            redirects,
+            node.repository.clone(),
+            node.profiles.clone(),
+        );
+        node.agent = Some(Agent {
+            core,
+            life,
+            frozen: false,
+            waiting: VecDeque::new(),
+            link: None,
+            tries: 0,
+            connected: BTreeMap::new(),
+            early: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            prepared: std::collections::BTreeSet::new(),
+            ended: Vec::new(),
+            reported: Vec::new(),
+            reports: 0,
+            crash_in: None,
+        });
+        node.kernel_told = self.schedule.now;
+        self.note(Party::Agent(index), "starts");
+        self.adopt(index);
+        let pause = self.random(0, 50);
+        self.after(pause, Happening::AgentConnects(index, life));
+        let phase = self.random(0, REPORT_EVERY);
+        self.after(phase, Happening::AgentReports(index, life));
+    }
+
+    /// What an earlier agent left: instances that listen are taken over, others ended.
+    fn adopt(&mut self, index: usize) {
+        let left: Vec<(u64, bool)> = self
+            .processes
+            .values()
+            .filter(|process| process.node == index)
+            .map(|process| (process.number, process.listening))
+            .collect();
+        let mut adopted = Vec::new();
+        for (number, listening) in left {
+            if listening {
+                adopted.push(number);
+            } else {
+                self.process_ends(number, "killed by the next agent");
+            }
+        }
+        let ids: Vec<(InstanceId, u64)> =
+            adopted.iter().map(|number| (self.processes[number].start.id, *number)).collect();
+        let alive: std::collections::BTreeSet<InstanceId> = ids.iter().map(|(id, _)| *id).collect();
+        let node = &mut self.nodes[index];
+        // Declarations of sources that are gone are withdrawn.
+        node.declared.retain(|(source, _), _| alive.contains(source));
+        if let Some(agent) = &mut node.agent {
+            agent.watched.extend(ids.iter().copied());
+            agent.prepared.extend(alive);
+        }
+        let reports: Vec<SessionReport> = self
+            .connections
+            .values()
+            .filter(|connection| connection.nodes.0 == index && connection.declared.is_some())
+            .map(|connection| connection.report())
+            .collect();
+        for (id, number) in ids {
+            let start = self.processes[&number].start.clone();
+            let own = reports.iter().filter(|report| report.source_instance == id.0).cloned().collect();
+            self.agent_handles(index, Event::Adopted(start, own));
+        }
+    }
+
+    /// An agent is killed; its instances go on.
+    pub fn agent_crashes(&mut self, index: usize) {
+        if self.nodes[index].agent.is_none() {
+            return;
+        }
+        self.note(Party::Agent(index), "is killed");
+        self.agent_gone(index);
+        let pause = self.random(50, 12_000);
+        self.after(pause, Happening::AgentStarts(index));
+    }
+
+    fn agent_gone(&mut self, index: usize) {
+        let Some(agent) = self.nodes[index].agent.take() else { return };
+        if let Some(link) = agent.link {
+            self.link_ends_at_agent(link);
+        }
+        let ends: Vec<u64> = agent.connected.values().copied().collect();
+        for process in ends {
+            if let Some(process) = self.processes.get_mut(&process) {
+                process.agent = None;
+            }
+            let pause = self.random(20, 2_000);
+            self.after(pause, Happening::ProcessConnects(process));
+        }
+    }
+}
