@@ -15,7 +15,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::core::Event;
 use crate::graph::{Graph, MAX_FILE_BYTES};
-use crate::shell::{Gone, Handle, Input};
+use crate::shell::{Handle, Input, NoAnswer};
 
 /// Events read from disk at once.
 const EVENTS_AT_ONCE: u32 = 10_000;
@@ -29,9 +29,9 @@ impl IntoResponse for Failure {
     }
 }
 
-impl From<Gone> for Failure {
-    fn from(gone: Gone) -> Self {
-        failure(StatusCode::SERVICE_UNAVAILABLE, gone.to_string())
+impl From<NoAnswer> for Failure {
+    fn from(reason: NoAnswer) -> Self {
+        failure(StatusCode::SERVICE_UNAVAILABLE, reason.to_string())
     }
 }
 
@@ -103,7 +103,7 @@ fn read(body: &Bytes) -> Result<(Graph, String, Vec<api::Problem>), Failure> {
     }
 }
 
-async fn differences(handle: &Handle, graph: Graph) -> Result<(String, Vec<api::Change>), Gone> {
+async fn differences(handle: &Handle, graph: Graph) -> Result<(String, Vec<api::Change>), NoAnswer> {
     let app = graph.app.clone();
     let changes = handle
         .ask(move |core, _| {

@@ -4,6 +4,7 @@
 pub mod core;
 pub mod graph;
 pub mod http;
+pub mod maintenance;
 pub mod server;
 pub mod shell;
 pub mod store;

@@ -4,11 +4,13 @@ use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use patchbay_manager::core::{Config, Core};
-use patchbay_manager::store::Store;
+use patchbay_manager::maintenance::Task;
+use patchbay_manager::store::{Fsync, Kept, Store};
 use patchbay_manager::{http, server, shell};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,9 +21,13 @@ use tracing::info;
 #[command(
     version,
     after_help = "Examples:\n  patchbay-manager --database /var/lib/patchbay/manager.db\n  \
-                  patchbay-manager --listen-agents 10.0.0.1:55555 --listen-http 127.0.0.1:55580"
+                  patchbay-manager --listen-agents 10.0.0.1:55555 --listen-http 127.0.0.1:55580\n  \
+                  patchbay-manager backup --database /var/lib/patchbay/manager.db /backups/manager.db"
 )]
 struct Arguments {
+    /// Without one, the Manager runs
+    #[command(subcommand)]
+    task: Option<Task>,
     /// Where agents connect
     #[arg(long, env = "PATCHBAY_LISTEN_AGENTS", default_value = "[::]:55555", value_name = "ADDRESS:PORT")]
     listen_agents: SocketAddr,
@@ -34,8 +40,27 @@ struct Arguments {
     )]
     listen_http: SocketAddr,
     /// The SQLite database; made if it is not there
-    #[arg(long, env = "PATCHBAY_DATABASE", default_value = "patchbay.db", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "PATCHBAY_DATABASE",
+        default_value = "patchbay.db",
+        value_name = "FILE"
+    )]
     database: PathBuf,
+    /// Which changes are forced to the disk before anything is said of them
+    ///
+    /// A crash of the Manager loses nothing either way. After a power cut, `instances` may have lost the
+    /// sessions and events of the last moments, never an application or an instance; `all` nothing that was
+    /// said, at one forced write for each group of sessions.
+    #[arg(long, env = "PATCHBAY_FSYNC", default_value = "instances", value_enum)]
+    fsync: Fsync,
+    /// How long ended instances, sessions and events are kept for questions, as in 12h or 7days
+    #[arg(long, env = "PATCHBAY_KEEP_HISTORY", default_value = "7days", value_parser = humantime::parse_duration, value_name = "TIME")]
+    keep_history: Duration,
+    /// How many instances, sessions and events are kept at most, of each, the newest ones
+    #[arg(long, env = "PATCHBAY_KEEP_ROWS", default_value_t = 1_000_000, value_name = "ROWS")]
+    keep_rows: u64,
     /// How long an instance may take to start, in seconds
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     start_timeout: u64,
@@ -64,12 +89,10 @@ enum LogFormat {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_logging(&arguments.log_format);
-    let result = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("the runtime can't be started")
-        .and_then(|runtime| runtime.block_on(run(arguments)));
+    let result = match &arguments.task {
+        Some(task) => task.run(&arguments.database),
+        None => run_manager(arguments),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -77,6 +100,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_manager(arguments: Arguments) -> Result<()> {
+    start_logging(&arguments.log_format);
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime can't be started")
+        .and_then(|runtime| runtime.block_on(run(arguments)))
 }
 
 fn start_logging(format: &LogFormat) {
@@ -102,7 +134,9 @@ async fn run(arguments: Arguments) -> Result<()> {
     };
     let database = &arguments.database;
     let opened = || format!("the database {} can't be used", database.display());
-    let store = Store::open(database).with_context(opened)?;
+    let mut store = Store::open(database).with_context(opened)?;
+    store.set_fsync(arguments.fsync);
+    store.keep(Kept { time: arguments.keep_history, rows: arguments.keep_rows.max(1) });
     let mut core = Core::new(config, store.next_epoch().with_context(opened)?, shell::now());
     store.restore(&mut core).with_context(opened)?;
 
@@ -113,7 +147,8 @@ async fn run(arguments: Arguments) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         () = server::serve(agents, handle.clone()) => {}
-        result = async { axum::serve(people, http::router(handle)).await } => result.context("the HTTP server failed")?,
+        () = handle.ended() => anyhow::bail!("the core's thread has ended: this is a fault in Patchbay, please report it"),
+        result = async { axum::serve(people, http::router(handle.clone())).await } => result.context("the HTTP server failed")?,
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
     }

@@ -48,7 +48,7 @@ pub async fn serve(listener: TcpListener, handle: Handle) {
             let connection = Connection(NEXT.fetch_add(1, Ordering::Relaxed));
             let reason = serve_agent(stream, peer, connection, &handle).await;
             info!(%peer, "agent's connection ended: {reason}");
-            let _ = handle.send(Input::Event(Event::Lost(connection))).await;
+            let _ = handle.deliver(Input::Event(Event::Lost(connection))).await;
             drop(place);
         });
     }
@@ -59,7 +59,7 @@ async fn serve_agent(stream: TcpStream, peer: SocketAddr, connection: Connection
     let (mut reader, mut writer) = stream.into_split();
     let (sender, mut outbound) = mpsc::channel::<Envelope>(MAX_UNSENT);
     let refusals = sender.clone().downgrade();
-    if handle.send(Input::Connected(connection, sender)).await.is_err() {
+    if handle.deliver(Input::Connected(connection, sender)).await.is_err() {
         return "the Manager is shutting down".into();
     }
     let writing = async {
@@ -99,7 +99,7 @@ async fn serve_agent(stream: TcpStream, peer: SocketAddr, connection: Connection
                     Ok(envelope) => {
                         malformed = 0;
                         registered |= matches!(envelope.message, Message::InitiationRequest(_));
-                        if handle.send(Input::Event(Event::Message(connection, envelope))).await.is_err() {
+                        if handle.deliver(Input::Event(Event::Message(connection, envelope))).await.is_err() {
                             return "the Manager is shutting down".to_owned();
                         }
                     }

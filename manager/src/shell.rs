@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use patchbay_api as api;
 use ssmmp::Envelope;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::core::{Connection, Core, Effect, Event};
@@ -40,44 +40,81 @@ pub enum Input {
 pub struct Handle {
     inputs: mpsc::Sender<Input>,
     events: broadcast::Sender<api::Event>,
+    trouble: watch::Receiver<Option<String>>,
 }
 
-/// The core's thread has ended.
+/// Why nothing is answered.
 #[derive(Debug, thiserror::Error)]
-#[error("the Manager is shutting down")]
-pub struct Gone;
+pub enum NoAnswer {
+    /// The core's thread has ended.
+    #[error("the Manager is shutting down")]
+    Ending,
+    /// What would be said can't be kept.
+    #[error(
+        "the database refuses to be written, nothing is answered until it can be; what was asked may still be done then: {0}"
+    )]
+    Unwritable(String),
+}
 
 impl Handle {
     /// Hands something over; waits while the queue is full.
     ///
     /// # Errors
+    /// The thread has ended, or the queue is full because the database can't be written.
+    pub async fn send(&self, input: Input) -> Result<(), NoAnswer> {
+        self.unless_unwritable(self.inputs.send(input)).await?.map_err(|_| NoAnswer::Ending)
+    }
+
+    /// Hands over what an agent said; waits while the queue is full, as its connection does then.
+    ///
+    /// # Errors
     /// The thread has ended.
-    pub async fn send(&self, input: Input) -> Result<(), Gone> {
-        self.inputs.send(input).await.map_err(|_| Gone)
+    pub async fn deliver(&self, input: Input) -> Result<(), NoAnswer> {
+        self.inputs.send(input).await.map_err(|_| NoAnswer::Ending)
     }
 
     /// Asks a question about the state.
     ///
     /// # Errors
-    /// The thread has ended.
+    /// The thread has ended, or the database can't be written.
     pub async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Core, &Store) -> T + Send + 'static,
-    ) -> Result<T, Gone> {
+    ) -> Result<T, NoAnswer> {
         let (sender, receiver) = oneshot::channel();
         let ask: Question = Box::new(move |core, store| drop(sender.send(question(core, store))));
         self.send(Input::Ask(ask)).await?;
-        receiver.await.map_err(|_| Gone)
+        self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
     }
 
     /// Has all agents tell their counters; waits for them, bounded by the core.
     ///
     /// # Errors
-    /// The thread has ended.
-    pub async fn refresh(&self) -> Result<(), Gone> {
+    /// The thread has ended, or the database can't be written.
+    pub async fn refresh(&self) -> Result<(), NoAnswer> {
         let (sender, receiver) = oneshot::channel();
         self.send(Input::Refresh(sender)).await?;
-        receiver.await.map_err(|_| Gone)
+        self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
+    }
+
+    async fn unless_unwritable<T>(&self, work: impl Future<Output = T>) -> Result<T, NoAnswer> {
+        let mut trouble = self.trouble.clone();
+        let unwritable = async {
+            match trouble.wait_for(Option::is_some).await {
+                Ok(problem) => NoAnswer::Unwritable(problem.clone().unwrap_or_default()),
+                Err(_) => NoAnswer::Ending,
+            }
+        };
+        tokio::select! {
+            biased;
+            result = work => Ok(result),
+            no = unwritable => Err(no),
+        }
+    }
+
+    /// Waits until the core's thread has ended, which only a fault makes it do before the Manager ends.
+    pub async fn ended(&self) {
+        self.inputs.closed().await;
     }
 
     /// Events from now on.
@@ -93,12 +130,14 @@ impl Handle {
 pub fn start(core: Core, store: Store) -> std::io::Result<Handle> {
     let (inputs, receiver) = mpsc::channel(QUEUE);
     let (events, _) = broadcast::channel(READERS_BEHIND);
-    let handle = Handle { inputs, events: events.clone() };
+    let (trouble, watched) = watch::channel(None);
+    let handle = Handle { inputs, events: events.clone(), trouble: watched };
     let runtime = tokio::runtime::Handle::current();
     let shell = Shell {
         core,
         store,
         events,
+        trouble,
         connections: HashMap::new(),
         refreshing: HashMap::new(),
         next_ticket: 0,
@@ -116,6 +155,7 @@ struct Shell {
     core: Core,
     store: Store,
     events: broadcast::Sender<api::Event>,
+    trouble: watch::Sender<Option<String>>,
     connections: HashMap<Connection, mpsc::Sender<Envelope>>,
     refreshing: HashMap<u64, oneshot::Sender<()>>,
     next_ticket: u64,
@@ -124,13 +164,10 @@ struct Shell {
 impl Shell {
     fn run(mut self, mut inputs: mpsc::Receiver<Input>, runtime: &tokio::runtime::Handle) {
         loop {
-            let pause = self.core.next_deadline().map(|at| Duration::from_millis(at.saturating_sub(now())));
-            let input = runtime.block_on(async {
-                match pause {
-                    Some(pause) => tokio::time::timeout(pause, inputs.recv()).await,
-                    None => Ok(inputs.recv().await),
-                }
-            });
+            let due = self.store.prune_due();
+            let due = self.core.next_deadline().map_or(due, |deadline| deadline.min(due));
+            let pause = Duration::from_millis(due.saturating_sub(now()));
+            let input = runtime.block_on(async { tokio::time::timeout(pause, inputs.recv()).await });
             let mut effects = Vec::new();
             match input {
                 Ok(None) => return,
@@ -145,6 +182,16 @@ impl Shell {
                 }
             }
             self.perform(effects);
+            self.prune();
+        }
+    }
+
+    fn prune(&mut self) {
+        let now = now();
+        if self.store.prune_due() <= now
+            && let Err(problem) = self.store.prune(now)
+        {
+            warn!("old history can't be removed, it is tried again: {problem}");
         }
     }
 
@@ -173,13 +220,17 @@ impl Shell {
     }
 
     fn perform(&mut self, mut effects: Vec<Effect>) {
-        let mut told = false;
         while let Err(problem) = self.store.write(&self.core, &mut effects) {
-            if !told {
+            // Said once; the queue fills meanwhile, then agents' connections wait.
+            if self.trouble.borrow().is_none() {
                 error!("the database refuses to be written, nothing is answered until it can be: {problem}");
-                told = true;
             }
+            self.trouble.send_replace(Some(problem.to_string()));
             std::thread::sleep(WRITE_RETRY);
+        }
+        if self.trouble.borrow().is_some() {
+            info!("the database can be written again");
+            self.trouble.send_replace(None);
         }
         for effect in effects {
             match effect {

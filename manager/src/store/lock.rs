@@ -1,0 +1,67 @@
+//! One database has one Manager: a lock on a file beside it, which ends with the process.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+
+/// Held as long as the Manager uses the database.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "the lock ends with the open file")] File);
+
+impl Lock {
+    /// Takes the lock of a database.
+    ///
+    /// # Errors
+    /// Another Manager has it, or the file can't be made.
+    pub fn take(database: &Path) -> Result<Self, StoreError> {
+        // Not the database's own file: closing it would end SQLite's locks of this process on it.
+        let path = beside(database, ".lock");
+        let failed = |error| StoreError::File { file: path.clone(), what: "locked", error };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let _ = file.read_to_string(&mut text);
+                return Err(StoreError::InUse { lock: path, holder: text.trim().parse().ok() });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        // Who holds it is only told; a full disk is no reason not to start.
+        let _ = file.set_len(0);
+        let _ = file.rewind();
+        let _ = writeln!(file, "{}", std::process::id());
+        Ok(Self(file))
+    }
+}
+
+/// A file beside the database.
+pub fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_manager_is_refused_and_told_who_has_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = folder.path().join("manager.db");
+        let first = Lock::take(&database).expect("free");
+        let error = Lock::take(&database).expect_err("taken").to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        drop(first);
+        Lock::take(&database).expect("free again");
+    }
+}

@@ -1,0 +1,210 @@
+//! Current state and history in SQLite: rows that plain SQL can question (docs/database.md).
+//!
+//! What is durable when: a commit is in the write-ahead log before anything it reveals is said, so nothing
+//! that was said is lost when the Manager is killed. Commits that change an application or an instance are
+//! also forced to the disk first ([`Fsync::Instances`]), together with everything committed before, so that
+//! a power cut neither loses them nor lets an instance's id be given twice; sessions and events of the last
+//! moments may be missing then, and the agents tell of the sessions again.
+
+mod backup;
+mod check;
+mod error;
+mod lock;
+mod prune;
+mod restore;
+mod rows;
+mod schema;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+pub use backup::backup;
+pub use check::{Report, check};
+pub use error::StoreError;
+use lock::Lock;
+use patchbay_api::Event;
+pub use prune::{Kept, Pruned};
+use rusqlite::{Connection, params};
+
+use crate::core::{Core, Effect};
+
+/// Prepared statements kept.
+const STATEMENTS: usize = 64;
+/// The write-ahead log is folded into the database whenever a commit leaves more pages in it: 4 MiB.
+const CHECKPOINT_PAGES: u32 = 1000;
+/// The log's file is cut to this after it was folded in, bytes; a reader can make it grow beyond.
+const WAL_BYTES: u32 = 64 << 20;
+
+/// Which commits are forced to the disk before anything is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Fsync {
+    /// Those that change applications or instances, and with them all before.
+    #[default]
+    Instances,
+    /// Every one: nothing said is lost in a power cut either.
+    All,
+}
+
+/// The database and its only writer.
+pub struct Store {
+    connection: Connection,
+    fsync: Fsync,
+    forces: bool,
+    sequence: u64,
+    pruner: prune::Pruner,
+    _lock: Option<Lock>,
+}
+
+impl Store {
+    /// Opens the database, made if it is not there, migrates it, and looks at it for damage for a bounded
+    /// time.
+    ///
+    /// # Errors
+    /// Another Manager uses it, it can't be opened or written, is damaged, is no database, or is of a newer
+    /// version.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let lock = (path != Path::new(":memory:")).then(|| Lock::take(path)).transpose()?;
+        let mut connection = Connection::open(path)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        connection.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
+        check::at_start(&connection)?;
+        schema::migrate(&mut connection)?;
+        let sequence = connection
+            .query_row("SELECT max(sequence) FROM events", [], |row| row.get::<_, Option<u64>>(0))?
+            .unwrap_or(0);
+        let pruner = prune::Pruner::default();
+        let mut store =
+            Self { connection, fsync: Fsync::default(), forces: true, sequence, pruner, _lock: lock };
+        store.force(true)?;
+        Ok(store)
+    }
+
+    /// Chooses which commits are forced to the disk.
+    pub fn set_fsync(&mut self, fsync: Fsync) {
+        self.fsync = fsync;
+    }
+
+    /// Chooses how much history is kept.
+    pub fn keep(&mut self, kept: Kept) {
+        self.pruner.keep(kept);
+    }
+
+    /// Counts the Manager's starts, so that message ids never repeat.
+    ///
+    /// # Errors
+    /// SQLite refused.
+    pub fn next_epoch(&self) -> Result<u64, StoreError> {
+        Ok(self.connection.query_row(
+            "INSERT INTO counters VALUES ('epoch', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1
+             RETURNING value",
+            [],
+            |row| row.get(0),
+        )?)
+    }
+
+    /// Gives the core what an earlier run wrote down.
+    ///
+    /// # Errors
+    /// SQLite refused, or a row is not understood.
+    pub fn restore(&self, core: &mut Core) -> Result<(), StoreError> {
+        let last = |table: &str| {
+            self.connection
+                .query_row(&format!("SELECT max(id) FROM {table}"), [], |row| row.get::<_, Option<u64>>(0))
+        };
+        let (last_instance, last_session) = (last("instances")?.unwrap_or(0), last("sessions")?.unwrap_or(0));
+        core.restore(
+            restore::apps(&self.connection)?,
+            restore::instances(&self.connection)?,
+            restore::sessions(&self.connection)?,
+            last_instance,
+            last_session,
+        );
+        Ok(())
+    }
+
+    /// Writes the rows of all effects in one transaction and numbers the events.
+    ///
+    /// # Errors
+    /// SQLite refused; then nothing was written and nothing may be spoken.
+    pub fn write(&mut self, core: &Core, effects: &mut [Effect]) -> Result<(), StoreError> {
+        let rows = effects.iter().filter(|effect| is_row(effect)).count();
+        if rows == 0 {
+            return Ok(());
+        }
+        let must_last =
+            effects.iter().any(|effect| matches!(effect, Effect::SaveApp(_) | Effect::SaveInstance(_)));
+        self.force(must_last || self.fsync == Fsync::All)?;
+        let transaction = self.connection.transaction()?;
+        let mut sequence = self.sequence;
+        for effect in effects {
+            match effect {
+                Effect::SaveApp(name) => rows::save_app(&transaction, core, name)?,
+                Effect::SaveInstance(id) => rows::save_instance(&transaction, core, *id)?,
+                Effect::SaveSession(id) => rows::save_session(&transaction, core, *id)?,
+                Effect::Publish(event) => {
+                    sequence += 1;
+                    event.sequence = sequence;
+                    rows::save_event(&transaction, event)?;
+                }
+                Effect::Send(..) | Effect::Close(_) | Effect::Refreshed(_) => {}
+            }
+        }
+        transaction.commit()?;
+        self.sequence = sequence;
+        Ok(())
+    }
+
+    /// Has the next commits reach the disk before they return, or only the operating system.
+    fn force(&mut self, forces: bool) -> Result<(), StoreError> {
+        if forces != self.forces {
+            self.connection.pragma_update(None, "synchronous", if forces { "FULL" } else { "NORMAL" })?;
+            self.forces = forces;
+        }
+        Ok(())
+    }
+
+    /// When [`Self::prune`] is due, milliseconds since 1970.
+    pub fn prune_due(&self) -> u64 {
+        self.pruner.due_ms()
+    }
+
+    /// Removes a bounded number of rows older than what is kept.
+    ///
+    /// # Errors
+    /// SQLite refused; it may be tried again.
+    pub fn prune(&mut self, now_ms: u64) -> Result<Pruned, StoreError> {
+        self.force(self.fsync == Fsync::All)?;
+        self.pruner.step(&mut self.connection, now_ms)
+    }
+
+    /// Kept events behind a sequence number, oldest first.
+    ///
+    /// # Errors
+    /// SQLite refused.
+    pub fn events(&self, after: u64, limit: u32) -> Result<Vec<Event>, StoreError> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT sequence, at_ms, kind, subject, text FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
+        )?;
+        let rows = statement.query_map(params![after, limit], |row| {
+            Ok(Event {
+                sequence: row.get(0)?,
+                at_ms: row.get(1)?,
+                kind: row.get(2)?,
+                subject: row.get(3)?,
+                text: row.get(4)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
+fn is_row(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::SaveApp(_) | Effect::SaveInstance(_) | Effect::SaveSession(_) | Effect::Publish(_)
+    )
+}

@@ -1,0 +1,125 @@
+//! Rows as they are read back when the Manager starts.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, Row};
+use ssmmp::{Address, InstanceId, MessageId, Name, Port};
+
+use super::StoreError;
+use crate::core::{Edge, Instance, InstanceState, Millis, Session, SessionState};
+use crate::graph::Graph;
+
+const APPS: &str = "SELECT graph, applied_ms FROM apps WHERE stopped = 0";
+
+const INSTANCES: &str = "
+SELECT id, app, service, node, address, sockets, state, created_ms FROM instances WHERE ended_ms IS NULL";
+
+const SESSIONS: &str = "
+SELECT id, app, message_id, source_instance, source_service, plug, source_address, source_port,
+    destination_instance, destination_service, socket, destination_address, destination_port, new_port,
+    opened_ms, path, reason
+FROM sessions WHERE closed_ms IS NULL AND source_port > 0";
+
+/// Applications that are not stopped.
+pub fn apps(connection: &Connection) -> Result<Vec<(Graph, String, Millis)>, StoreError> {
+    let mut statement = connection.prepare(APPS)?;
+    let rows: Vec<(String, Millis)> =
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    rows.into_iter()
+        .map(|(text, applied)| match Graph::read(&text) {
+            Ok((graph, _)) => Ok((graph, text, applied)),
+            Err(problems) => {
+                let problem = problems.first().map(|p| p.message.clone()).unwrap_or_default();
+                Err(StoreError::Row { table: "apps", problem })
+            }
+        })
+        .collect()
+}
+
+/// Instances that had not ended.
+pub fn instances(connection: &Connection) -> Result<Vec<Instance>, StoreError> {
+    let mut statement = connection.prepare(INSTANCES)?;
+    let mut rows = statement.query([])?;
+    let mut instances = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (node, sockets, state): (String, String, String) = (row.get(3)?, row.get(5)?, row.get(6)?);
+        let sockets: Vec<(String, u16)> =
+            serde_json::from_str(&sockets).map_err(|error| bad("instances", error.to_string()))?;
+        let sockets = sockets
+            .into_iter()
+            .map(|(name, port)| Ok((Name::new(&name)?, Port(port))))
+            .collect::<Result<_, String>>()
+            .map_err(|problem| bad("instances", problem))?;
+        instances.push(Instance::restored(
+            InstanceId(row.get(0)?),
+            name(row, 1, "instances")?,
+            name(row, 2, "instances")?,
+            address(row, 4, "instances")?,
+            node,
+            sockets,
+            InstanceState::from_word(&state),
+            row.get(7)?,
+        ));
+    }
+    Ok(instances)
+}
+
+/// Sessions that were acknowledged and had not ended.
+pub fn sessions(connection: &Connection) -> Result<Vec<Session>, StoreError> {
+    let mut statement = connection.prepare(SESSIONS)?;
+    let mut rows = statement.query([])?;
+    let mut sessions = Vec::new();
+    while let Some(row) = rows.next()? {
+        sessions.push(session(row)?);
+    }
+    Ok(sessions)
+}
+
+fn session(row: &Row<'_>) -> Result<Session, StoreError> {
+    let name = |index| name(row, index, "sessions");
+    let address = |index| address(row, index, "sessions");
+    let message_id: String = row.get(2)?;
+    Ok(Session {
+        id: row.get(0)?,
+        edge: Arc::new(Edge {
+            app: name(1)?,
+            source: name(4)?,
+            plug: name(5)?,
+            socket: name(10)?,
+            destination: name(9)?,
+        }),
+        // Only a session that waits for its acknowledgement needs it.
+        message_id: MessageId::from(message_id.parse().unwrap_or(u64::MAX)),
+        source: InstanceId(row.get(3)?),
+        source_address: address(6)?,
+        source_port: Port(row.get(7)?),
+        destination: InstanceId(row.get(8)?),
+        destination_address: address(11)?,
+        destination_port: Port(row.get(12)?),
+        new_port: Port(row.get(13)?),
+        state: SessionState::Open,
+        opened: row.get(14)?,
+        closed: None,
+        status: None,
+        path: row.get::<_, String>(15)?.into(),
+        reason: row.get::<_, Option<String>>(16)?.map(Arc::from),
+        sent: patchbay_api::Traffic::default(),
+        received: patchbay_api::Traffic::default(),
+    })
+}
+
+fn name(row: &Row<'_>, index: usize, table: &'static str) -> Result<Name, StoreError> {
+    Name::new(row.get_ref(index)?.as_str().map_err(|error| bad(table, error.to_string()))?)
+        .map_err(|problem| bad(table, problem))
+}
+
+fn address(row: &Row<'_>, index: usize, table: &'static str) -> Result<Address, StoreError> {
+    let text = row.get_ref(index)?.as_str().map_err(|error| bad(table, error.to_string()))?;
+    let address: std::net::IpAddr =
+        text.parse().map_err(|_| bad(table, format!("`{text}` is no address")))?;
+    Ok(Address::from(address))
+}
+
+fn bad(table: &'static str, problem: String) -> StoreError {
+    StoreError::Row { table, problem }
+}

@@ -1,0 +1,107 @@
+//! Rows as they are written. Columns are named, so that a new one does not shift the others.
+
+use patchbay_api::Event;
+use rusqlite::{Connection, params};
+use ssmmp::InstanceId;
+
+use super::StoreError;
+use crate::core::Core;
+
+const SAVE_APP: &str = "
+INSERT INTO apps (name, graph, applied_ms, stopped) VALUES (?1, ?2, ?3, ?4)
+ON CONFLICT (name) DO UPDATE SET graph = ?2, applied_ms = ?3, stopped = ?4";
+
+const SAVE_INSTANCE: &str = "
+INSERT INTO instances (id, app, service, node, address, sockets, state, created_ms, ended_ms, reason, output)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+ON CONFLICT (id) DO UPDATE SET state = ?7, ended_ms = ?9, reason = ?10, output = ?11";
+
+const SAVE_INSTANCE_CHANGE: &str = "
+INSERT INTO instance_changes (instance, at_ms, state, reason) SELECT ?1, ?2, ?3, ?4
+WHERE ?3 IS NOT (SELECT state FROM instance_changes WHERE instance = ?1 ORDER BY at_ms DESC, change DESC LIMIT 1)";
+
+const SAVE_SESSION: &str = "
+INSERT INTO sessions (id, app, message_id, source_instance, source_service, plug, source_address, source_port,
+    destination_instance, destination_service, socket, destination_address, destination_port, new_port,
+    opened_ms, closed_ms, status, path, reason,
+    sent_kernel_bytes, sent_tcp_bytes, received_kernel_bytes, received_tcp_bytes)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)
+ON CONFLICT (id) DO UPDATE SET source_port = ?8, new_port = ?14, opened_ms = ?15, closed_ms = ?16, status = ?17,
+    path = ?18, reason = ?19, sent_kernel_bytes = ?20, sent_tcp_bytes = ?21, received_kernel_bytes = ?22,
+    received_tcp_bytes = ?23";
+
+const SAVE_EVENT: &str =
+    "INSERT INTO events (sequence, at_ms, kind, subject, text) VALUES (?1, ?2, ?3, ?4, ?5)";
+
+pub fn save_app(connection: &Connection, core: &Core, name: &str) -> Result<(), StoreError> {
+    let Some(app) = core.app(name) else { return Ok(()) };
+    connection.prepare_cached(SAVE_APP)?.execute(params![name, app.text, app.applied, app.stopped])?;
+    Ok(())
+}
+
+pub fn save_instance(connection: &Connection, core: &Core, id: InstanceId) -> Result<(), StoreError> {
+    let Some(instance) = core.instance(id.0) else { return Ok(()) };
+    let sockets: Vec<(&str, u16)> =
+        instance.sockets.iter().map(|(name, port)| (name.as_str(), port.0)).collect();
+    connection.prepare_cached(SAVE_INSTANCE)?.execute(params![
+        instance.id.0,
+        instance.app.as_str(),
+        instance.service.as_str(),
+        instance.node,
+        instance.address.to_string(),
+        serde_json::to_string(&sockets).unwrap_or_default(),
+        instance.state.as_str(),
+        instance.created,
+        instance.ended,
+        instance.reason,
+        instance.output.join("\n"),
+    ])?;
+    connection.prepare_cached(SAVE_INSTANCE_CHANGE)?.execute(params![
+        instance.id.0,
+        core.now,
+        instance.state.as_str(),
+        instance.reason,
+    ])?;
+    Ok(())
+}
+
+pub fn save_session(connection: &Connection, core: &Core, id: u64) -> Result<(), StoreError> {
+    let Some(session) = core.session(id) else { return Ok(()) };
+    connection.prepare_cached(SAVE_SESSION)?.execute(params![
+        session.id,
+        session.edge.app.as_str(),
+        session.message_id.as_str(),
+        session.source.0,
+        session.edge.source.as_str(),
+        session.edge.plug.as_str(),
+        session.source_address.to_string(),
+        session.source_port.0,
+        session.destination.0,
+        session.edge.destination.as_str(),
+        session.edge.socket.as_str(),
+        session.destination_address.to_string(),
+        session.destination_port.0,
+        session.new_port.0,
+        session.opened,
+        session.closed,
+        session.status.map(ssmmp::Status::code),
+        session.path,
+        session.reason,
+        session.sent.kernel_bytes,
+        session.sent.tcp_bytes,
+        session.received.kernel_bytes,
+        session.received.tcp_bytes,
+    ])?;
+    Ok(())
+}
+
+pub fn save_event(connection: &Connection, event: &Event) -> Result<(), StoreError> {
+    connection.prepare_cached(SAVE_EVENT)?.execute(params![
+        event.sequence,
+        event.at_ms,
+        event.kind,
+        event.subject,
+        event.text
+    ])?;
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The store with real files: what is kept, what is refused, what ends.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::*;
+use crate::core::{Config, Event as CoreEvent};
+use crate::graph::Graph;
+
+const GRAPH: &str = include_str!("../../../examples/hello/hello.toml");
+
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn database(&self) -> PathBuf {
+        self.folder.path().join("manager.db")
+    }
+
+    fn sql(&self, text: &str) {
+        Connection::open(self.database()).expect("opened").execute_batch(text).expect(text);
+    }
+
+    fn count(&self, what: &str) -> u64 {
+        let connection = Connection::open(self.database()).expect("opened");
+        connection.query_row(&format!("SELECT count(*) FROM {what}"), [], |row| row.get(0)).expect(what)
+    }
+
+    /// A database with one application, written by a Manager.
+    fn with_an_app(&self) -> Store {
+        let mut store = Store::open(&self.database()).expect("opened");
+        let mut core = Core::new(Config::default(), 1, 0);
+        let (graph, _) = Graph::read(GRAPH).expect("good");
+        let mut effects = core.handle(1_000, CoreEvent::Apply(graph, GRAPH.into()));
+        store.write(&core, &mut effects).expect("written");
+        store
+    }
+}
+
+fn restored(store: &Store) -> Core {
+    let mut core = Core::new(Config::default(), 2, 0);
+    store.restore(&mut core).expect("restored");
+    core
+}
+
+#[test]
+fn what_was_written_is_read_back() {
+    let place = Place::new();
+    drop(place.with_an_app());
+    let core = restored(&Store::open(&place.database()).expect("opened"));
+    assert_eq!(core.app("hello").map(|app| app.text.as_str()), Some(GRAPH));
+}
+
+#[test]
+fn a_database_of_the_first_schema_is_migrated_with_its_rows() {
+    let place = Place::new();
+    place.sql(include_str!("migrations/001-first.sql"));
+    place.sql(
+        "PRAGMA user_version = 1;
+         INSERT INTO instances VALUES (7, 'a', 's', 'n', '10.0.0.1', '[[\"api\",54000]]', 'running', 5, NULL, NULL, '');
+         INSERT INTO sessions VALUES (9, 'a', '1', 7, 's', 'p', '10.0.0.1', 40000, 8, 'd', 'api', '10.0.0.2', 54001,
+             54001, 6, NULL, NULL, 'kernel', NULL, 1, 2, 3, 4);",
+    );
+    let core = restored(&Store::open(&place.database()).expect("migrated"));
+    assert_eq!(core.instance(7).map(|instance| instance.sockets[0].1), Some(ssmmp::Port(54_000)));
+    assert!(core.session(9).is_some());
+    assert!(check(&place.database()).expect("sound").rows.contains(&("sessions".into(), 1)));
+}
+
+#[test]
+fn a_second_manager_is_refused() {
+    let place = Place::new();
+    let first = place.with_an_app();
+    let error = Store::open(&place.database()).err().expect("refused").to_string();
+    assert!(error.contains("another Manager (process "), "{error}");
+    drop(first);
+    drop(Store::open(&place.database()).expect("free again"));
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused_with_advice() {
+    let place = Place::new();
+    std::fs::write(place.database(), "this is a letter, not a database. ".repeat(200)).expect("written");
+    for error in [Store::open(&place.database()).err(), check(&place.database()).err()] {
+        let error = error.expect("refused").to_string();
+        assert!(error.contains("is no SQLite database") && error.contains("put a backup"), "{error}");
+    }
+}
+
+#[test]
+fn damaged_pages_are_found_at_start_and_by_check() {
+    let place = Place::new();
+    drop(place.with_an_app());
+    damage(&place.database());
+    for error in [Store::open(&place.database()).err(), check(&place.database()).err()] {
+        let error = error.expect("found").to_string();
+        assert!(error.contains("it is damaged") && error.contains("put a backup"), "{error}");
+    }
+}
+
+/// Overwrites all pages but the first, which holds the schema.
+fn damage(database: &Path) {
+    let mut bytes = std::fs::read(database).expect("read");
+    assert!(bytes.len() > 8192, "there is more than the schema");
+    bytes[4096..].fill(0x55);
+    std::fs::write(database, bytes).expect("written");
+}
+
+#[test]
+fn a_backup_is_taken_while_the_manager_writes_and_serves_as_a_database() {
+    let place = Place::new();
+    let mut store = place.with_an_app();
+    let target = place.folder.path().join("backup.db");
+    let mut told = 0;
+    backup(&place.database(), &target, |copied, all| told = all - copied).expect("copied");
+    assert_eq!(told, 0);
+    let core = restored(&store);
+    store.write(&core, &mut [Effect::SaveApp("hello".into())]).expect("the Manager goes on");
+    let again = backup(&place.database(), &target, |_, _| {}).expect_err("not overwritten").to_string();
+    assert!(again.contains("is there already"), "{again}");
+    let core = restored(&Store::open(&target).expect("it is a database"));
+    assert!(core.app("hello").is_some());
+    let names: Vec<_> = std::fs::read_dir(place.folder.path())
+        .expect("read")
+        .map(|e| e.expect("entry").file_name())
+        .collect();
+    assert!(!names.iter().any(|name| name.to_string_lossy().contains("partial")), "{names:?}");
+}
+
+#[test]
+fn checking_what_is_not_there_makes_nothing() {
+    let place = Place::new();
+    let error = check(&place.database()).expect_err("absent").to_string();
+    assert!(error.contains("can't be read"), "{error}");
+    assert!(!place.database().exists());
+}
+
+#[test]
+fn old_history_ends_in_bounded_steps_and_open_sessions_stay() {
+    let place = Place::new();
+    let mut store = place.with_an_app();
+    place.sql(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200)
+         INSERT INTO sessions SELECT i, 'a', '1', 7, 's', 'p', '10.0.0.1', 40000, 8, 'd', 'api', '10.0.0.2', 54001,
+             54001, i, CASE i WHEN 600 THEN NULL ELSE i + 1 END, 111, 'kernel', NULL, 1, 2, 3, 4 FROM n;
+         INSERT INTO instances VALUES (7, 'a', 's', 'n', '10.0.0.1', '[]', 'ended', 5, 6, NULL, '');
+         INSERT INTO instances VALUES (8, 'a', 's', 'n', '10.0.0.1', '[]', 'ended', 5, 6, NULL, '');
+         INSERT INTO instance_changes VALUES (1, 7, 5, 'running', NULL);",
+    );
+    store.keep(Kept { time: Duration::from_millis(1_000), rows: 1_000_000 });
+    let mut steps = 0;
+    // Sessions from number 1100 on are young enough.
+    while store.prune(2_101).expect("pruned") == Pruned::More {
+        steps += 1;
+    }
+    assert_eq!(steps, 2);
+    assert_eq!(place.count("sessions"), 102);
+    assert_eq!(place.count("sessions WHERE id = 600"), 1, "it is open");
+    assert_eq!(place.count("instances"), 1, "the newest tells which ids were given");
+    assert_eq!(place.count("instance_changes"), 0);
+    store.keep(Kept { time: Duration::from_secs(1_000), rows: 10 });
+    while store.prune(2_101).expect("pruned") == Pruned::More {}
+    assert_eq!(place.count("sessions"), 11);
+}
