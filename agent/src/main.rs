@@ -113,6 +113,9 @@ struct Run {
     /// Unread redirected bytes allowed for each direction; 0 for the receiver's buffer size
     #[arg(long, default_value_t = datapath::DEFAULT_IN_FLIGHT_BYTES, value_name = "BYTES")]
     in_flight_bytes: u32,
+    /// Older dialects that instances may speak besides SSMMP/1.1; they are answered in kind
+    #[arg(long, value_enum, value_name = "DIALECT")]
+    accept_dialect: Vec<Dialect>,
     /// Log lines for people or for programs
     #[arg(long, default_value = "text", value_enum)]
     log_format: LogFormat,
@@ -122,6 +125,13 @@ struct Run {
 enum Switch {
     On,
     Off,
+}
+
+/// A dialect besides SSMMP/1.1.
+#[derive(Clone, PartialEq, clap::ValueEnum)]
+enum Dialect {
+    /// Fields joined by `;`, as the public Java implementation sends them
+    Semi,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -237,6 +247,8 @@ async fn run(arguments: Run) -> Result<()> {
     };
     let (events, event_receiver) = mpsc::channel(EVENT_QUEUE);
     let (manager, manager_receiver) = mpsc::channel(MANAGER_QUEUE);
+    let (said, said_receiver) = mpsc::channel(instance_listener::QUEUE);
+    let room = std::sync::Arc::new(tokio::sync::Notify::new());
     let directory = Directory::default();
     let address = arguments.address.into();
     let redirects = Redirects {
@@ -250,12 +262,22 @@ async fn run(arguments: Run) -> Result<()> {
     let (controls, control_receiver) = mpsc::channel(16);
     let signals = watch_signals(controls)?;
     let cgroup = places.cgroup.clone();
-    let mut node = Node::new(core, redirection, directory.clone(), places, address, manager, events.clone());
+    let mut node = Node::new(
+        core,
+        redirection,
+        directory.clone(),
+        places,
+        address,
+        manager,
+        events.clone(),
+        room.clone(),
+    );
     node.adopt(adopted);
-    tokio::spawn(instance_listener::serve(listener, directory, events.clone()));
-    tokio::spawn(manager_link::run(arguments.manager, events, manager_receiver));
+    let semi = arguments.accept_dialect.contains(&Dialect::Semi);
+    tokio::spawn(instance_listener::serve(listener, directory, said, semi));
+    tokio::spawn(manager_link::run(arguments.manager, events, manager_receiver, room));
     tokio::spawn(signals);
-    if node.run(event_receiver, control_receiver).await {
+    if node.run(event_receiver, said_receiver, control_receiver).await {
         info!("ended; the instances go on and wait for the next agent");
         return Ok(());
     }

@@ -1,11 +1,14 @@
 //! The connection to the Manager: made, kept, made again with growing, jittered pauses.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use ssmmp::{Envelope, Line, LineBuffer};
+use nix::sys::socket::{setsockopt, sockopt};
+use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Speaker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::core::Event;
@@ -16,12 +19,25 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// A Manager whose host says nothing for so long is looked for again.
+const SILENT_AFTER: Duration = Duration::from_secs(18);
+/// A Manager that takes none of what is written for so long is looked for again.
+const WRITE_WITHIN: Duration = Duration::from_secs(10);
+/// Malformed messages in a row after which the connection is made anew.
+const MAX_MALFORMED: u32 = 100;
 /// Bytes read at once.
 const READ_BYTES: usize = 16 * 1024;
+/// Bytes written at once, about.
+const WRITE_BYTES: usize = 64 * 1024;
 
 /// Keeps the connection until the agent ends. Messages sent while it is down are dropped: the core
-/// keeps what must not be lost.
-pub async fn run(manager: String, events: mpsc::Sender<Event>, mut outbound: mpsc::Receiver<Envelope>) {
+/// keeps what must not be lost. `room` is told whenever messages have left the queue.
+pub async fn run(
+    manager: String,
+    events: mpsc::Sender<Event>,
+    mut outbound: mpsc::Receiver<Envelope>,
+    room: Arc<Notify>,
+) {
     let mut pause = FIRST_PAUSE;
     let mut told = false;
     loop {
@@ -33,7 +49,9 @@ pub async fn run(manager: String, events: mpsc::Sender<Event>, mut outbound: mps
                 if events.send(Event::ManagerUp).await.is_err() {
                     return;
                 }
-                let reason = talk(stream, &events, &mut outbound).await;
+                let reason = talk(stream, &events, &mut outbound, &room).await;
+                while outbound.try_recv().is_ok() {}
+                room.notify_one();
                 warn!(manager, "the Manager's connection ended: {reason}");
                 if events.send(Event::ManagerLost).await.is_err() {
                     return;
@@ -58,51 +76,58 @@ async fn talk(
     stream: TcpStream,
     events: &mpsc::Sender<Event>,
     outbound: &mut mpsc::Receiver<Envelope>,
+    room: &Notify,
 ) -> String {
     let _ = stream.set_nodelay(true);
+    notice_silence(&stream);
     let (mut reader, mut writer) = stream.into_split();
     let writing = async {
         let mut text = String::new();
         while let Some(envelope) = outbound.recv().await {
             text.clear();
-            text.push_str(&envelope.encode());
-            while let Ok(more) = outbound.try_recv() {
-                text.push_str(&more.encode());
+            envelope.encode_into(&mut text);
+            while text.len() < WRITE_BYTES
+                && let Ok(more) = outbound.try_recv()
+            {
+                more.encode_into(&mut text);
             }
-            if let Err(error) = writer.write_all(text.as_bytes()).await {
-                return format!("writing failed: {error}");
+            room.notify_one();
+            match timeout(WRITE_WITHIN, writer.write_all(text.as_bytes())).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return format!("writing failed: {error}"),
+                Err(_) => return "it does not read its messages".to_owned(),
             }
         }
         "the agent ends".to_owned()
     };
     let reading = async {
-        let mut lines = LineBuffer::default();
+        let mut conversation = Conversation::new(Speaker::Server, MAX_MESSAGE_BYTES);
         let mut bytes = vec![0; READ_BYTES];
+        let mut malformed = 0;
         loop {
             match reader.read(&mut bytes).await {
                 Ok(0) => return "the Manager closed it".to_owned(),
-                Ok(length) => lines.push(&bytes[..length]),
+                Ok(length) => conversation.push(&bytes[..length]),
                 Err(error) => return format!("reading failed: {error}"),
             }
-            while let Some(line) = lines.next_line() {
-                let parsed = match &line {
-                    Line::Whole(bytes) => Envelope::parse_bytes(bytes),
-                    Line::TooLong(beginning) => Err(Envelope::too_long(beginning, lines.limit())),
-                };
-                match parsed {
+            while let Some(message) = conversation.next_message() {
+                let event = match message {
                     Ok(envelope) => {
-                        if events.send(Event::FromManager(envelope)).await.is_err() {
-                            return "the agent ends".to_owned();
-                        }
+                        malformed = 0;
+                        Event::FromManager(envelope)
                     }
                     Err(problem) => {
-                        warn!("refused a message of the Manager: {problem}");
-                        if let Some(refusal) = problem.refusal
-                            && events.send(Event::Refusal(*refusal)).await.is_err()
-                        {
-                            return "the agent ends".to_owned();
+                        malformed += 1;
+                        if malformed >= MAX_MALFORMED {
+                            return format!("{malformed} malformed messages in a row");
                         }
+                        warn!("refused a message of the Manager: {problem}");
+                        let Some(refusal) = problem.refusal else { continue };
+                        Event::Refusal(*refusal)
                     }
+                };
+                if events.send(event).await.is_err() {
+                    return "the agent ends".to_owned();
                 }
             }
         }
@@ -110,5 +135,20 @@ async fn talk(
     tokio::select! {
         reason = writing => reason,
         reason = reading => reason,
+    }
+}
+
+/// Has the kernel end a connection whose other end says nothing any more (TCP keepalive and
+/// TCP_USER_TIMEOUT, Linux 2.6.37), so that a Manager that was cut off is looked for again.
+fn notice_silence(stream: &TcpStream) {
+    let set = || -> nix::Result<()> {
+        setsockopt(stream, sockopt::KeepAlive, &true)?;
+        setsockopt(stream, sockopt::TcpKeepIdle, &(SILENT_AFTER.as_secs() as u32 / 2))?;
+        setsockopt(stream, sockopt::TcpKeepInterval, &(SILENT_AFTER.as_secs() as u32 / 6))?;
+        setsockopt(stream, sockopt::TcpKeepCount, &3)?;
+        setsockopt(stream, sockopt::TcpUserTimeout, &(SILENT_AFTER.as_millis() as u32))
+    };
+    if let Err(error) = set() {
+        warn!("a Manager that was cut off will be noticed late: {error}");
     }
 }

@@ -1,22 +1,25 @@
 //! The shell around the core: it performs the effects and feeds back what came of them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ssmmp::{Address, Envelope, InstanceId, MessageId, Status};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::core::{Core, Effect, Event, Start};
-use crate::instance_listener::Directory;
+use crate::instance_listener::{Directory, Said};
 use crate::processes::{self, Places, Process};
 use crate::redirection::Redirection;
 use crate::{profile_file, socket_table};
 
 /// How often changed counters are told to the Manager.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Messages that may wait for the Manager before instances are read further.
+const MAX_AHEAD: usize = 1_024;
 /// How long instances may take to end when the agent ends.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -47,6 +50,8 @@ pub struct Node {
     pub manager: mpsc::Sender<Envelope>,
     /// Back to itself.
     pub events: mpsc::Sender<Event>,
+    /// Told when messages to the Manager have left their queue.
+    room: Arc<Notify>,
     running: HashMap<InstanceId, mpsc::Sender<()>>,
     tasks: TaskTracker,
     next_report: u64,
@@ -62,6 +67,7 @@ impl Node {
         address: Address,
         manager: mpsc::Sender<Envelope>,
         events: mpsc::Sender<Event>,
+        room: Arc<Notify>,
     ) -> Self {
         Self {
             core,
@@ -71,6 +77,7 @@ impl Node {
             address,
             manager,
             events,
+            room,
             running: HashMap::new(),
             tasks: TaskTracker::new(),
             next_report: 0,
@@ -80,7 +87,7 @@ impl Node {
     /// Takes over instances of an earlier agent, before anything else happens.
     pub fn adopt(&mut self, adopted: Vec<(Start, u64, Process)>) {
         for (start, cgroup, _) in &adopted {
-            self.directory.add(start.id, *cgroup);
+            self.directory.add(start.id, &start.service, *cgroup);
         }
         self.redirection.adopt(&self.directory);
         let sessions = self.redirection.sessions();
@@ -96,6 +103,7 @@ impl Node {
     pub async fn run(
         mut self,
         mut events: mpsc::Receiver<Event>,
+        mut said: mpsc::Receiver<Said>,
         mut controls: mpsc::Receiver<Control>,
     ) -> bool {
         let mut report = interval(REPORT_EVERY);
@@ -103,6 +111,11 @@ impl Node {
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
+                // What instances say is only taken while it can go on: they wait, not the Manager.
+                Some(Said { id, envelope, .. }) = said.recv(), if self.has_room() => {
+                    Some(Event::FromInstance(id, envelope))
+                }
+                () = self.room.notified(), if !self.has_room() => continue,
                 event = self.redirection.next_event() => Some(event),
                 control = controls.recv() => {
                     match control {
@@ -129,6 +142,10 @@ impl Node {
         }
         self.end(&mut events).await;
         false
+    }
+
+    fn has_room(&self) -> bool {
+        self.manager.max_capacity() - self.manager.capacity() < MAX_AHEAD
     }
 
     fn handle(&mut self, event: Event) {
@@ -159,7 +176,7 @@ impl Node {
                 let entry = self.core.entry(&start.service);
                 if let Some(Ok(cgroup)) = entry.map(|entry| processes::prepare(&self.places, &start, entry)) {
                     // What failed here fails again, and is told, when the instance is started.
-                    self.directory.add(start.id, cgroup);
+                    self.directory.add(start.id, &start.service, cgroup);
                 }
             }
             Effect::Start(start) => self.start(&start),
@@ -218,7 +235,7 @@ impl Node {
         let id = start.id;
         let Some(entry) = self.core.entry(&start.service) else { return };
         let started = processes::prepare(&self.places, start, entry).and_then(|cgroup| {
-            self.directory.add(id, cgroup);
+            self.directory.add(id, &start.service, cgroup);
             Ok((processes::start(&self.places, start, entry)?, cgroup))
         });
         match started {

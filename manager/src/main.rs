@@ -76,9 +76,22 @@ struct Arguments {
     /// How long a lost agent may take to return before its instances count as lost, in seconds
     #[arg(long, default_value_t = 15, value_name = "SECONDS")]
     agent_grace: u64,
+    /// Older dialects that agents may speak besides SSMMP/1.1; they are answered in kind
+    #[arg(long, value_enum, value_name = "DIALECT")]
+    accept_dialect: Vec<Dialect>,
+    /// Connections of agents from one address; further ones are closed
+    #[arg(long, default_value_t = server::Options::default().max_per_address, value_name = "CONNECTIONS")]
+    max_connections_per_address: usize,
     /// Log lines for people or for programs
     #[arg(long, default_value = "text", value_enum)]
     log_format: LogFormat,
+}
+
+/// A dialect besides SSMMP/1.1.
+#[derive(Clone, PartialEq, clap::ValueEnum)]
+enum Dialect {
+    /// Fields joined by `;`, as the public Java implementation sends them
+    Semi,
 }
 
 #[derive(Clone, clap::ValueEnum)]
@@ -144,9 +157,13 @@ async fn run(arguments: Arguments) -> Result<()> {
     let people = listen(arguments.listen_http, "--listen-http").await?;
     info!(agents = %agents.local_addr()?, http = %people.local_addr()?, database = %database.display(), "ready");
     let handle = shell::start(core, store).context("the core's thread can't be started")?;
+    let options = server::Options {
+        accept_semi: arguments.accept_dialect.contains(&Dialect::Semi),
+        max_per_address: arguments.max_connections_per_address,
+    };
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
-        () = server::serve(agents, handle.clone()) => {}
+        () = server::serve(agents, handle.clone(), options) => {}
         () = handle.ended() => anyhow::bail!("the core's thread has ended: this is a fault in Patchbay, please report it"),
         result = async { axum::serve(people, http::router(handle.clone())).await } => result.context("the HTTP server failed")?,
         _ = tokio::signal::ctrl_c() => {}

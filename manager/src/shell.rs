@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use patchbay_api as api;
 use ssmmp::Envelope;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::core::{Connection, Core, Effect, Event};
@@ -27,6 +27,8 @@ type Question = Box<dyn FnOnce(&Core, &Store) + Send>;
 pub enum Input {
     /// An event for the core.
     Event(Event),
+    /// An agent's message, and its place among those of its connection that may wait.
+    Message(Connection, Envelope, OwnedSemaphorePermit),
     /// A new agent connection and the way to it.
     Connected(Connection, mpsc::Sender<Envelope>),
     /// A question.
@@ -202,6 +204,10 @@ impl Shell {
                     self.connections.remove(connection);
                 }
                 effects.extend(self.core.handle(now(), event));
+            }
+            Input::Message(connection, envelope, place) => {
+                effects.extend(self.core.handle(now(), Event::Message(connection, envelope)));
+                drop(place);
             }
             Input::Connected(connection, sender) => {
                 self.connections.insert(connection, sender);

@@ -98,8 +98,8 @@ message! {
     DestServiceSessionCloseRequest {
         /// The destination's service.
         dest_service_name: Name,
-        /// The destination.
-        dest_service_instance_id: InstanceId,
+        /// The destination; its agent finds it by the socket's port where it is unknown.
+        dest_service_instance_id: InstanceId = optional,
         /// The destination's address.
         dest_service_instance_network_address: Address,
         /// The source's address.

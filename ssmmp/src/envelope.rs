@@ -52,6 +52,11 @@ impl Envelope {
         self.extensions.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
+    /// How many of the lines nobody here knows are no extensions: a peer's own, ignored and counted.
+    pub fn unknown_fields(&self) -> usize {
+        self.extensions.iter().filter(|(name, _)| !name.starts_with("x_")).count()
+    }
+
     /// The same message on the next hop: only its sub_type changes.
     #[must_use]
     pub fn forward(mut self, hop: Hop) -> Self {
@@ -101,8 +106,7 @@ impl Envelope {
         if !name.eq_ignore_ascii_case("type") {
             return Err(Problem::TypeNotFirst { found: quote(name) });
         }
-        let message_type =
-            MessageType::find(type_text).ok_or_else(|| Problem::UnknownType(quote(type_text)))?;
+        let message_type = MessageType::find(type_text).ok_or_else(|| unknown_type(type_text))?;
         let message_type = instance_health_by_fields(message_type, type_text, fields);
         fields.take_text("type", &[])?;
         let message_id = fields.take("message_id", &[])?;
@@ -135,24 +139,38 @@ impl Envelope {
     /// The wire form, ended by one newline.
     pub fn encode(&self) -> String {
         let mut out = String::with_capacity(256);
+        self.encode_into(&mut out);
+        out
+    }
+
+    /// Appends the wire form, ended by one newline.
+    pub fn encode_into(&self, out: &mut String) {
         let message_type = self.message.message_type();
-        fields::put_text(&mut out, "type", message_type.as_str());
-        fields::put(&mut out, "message_id", &self.message.message_id());
+        fields::put_first(out, message_type.as_str());
+        fields::put(out, "message_id", &self.message.message_id());
         if let Some(sub_type) = sub_type(message_type, self.hop) {
-            fields::put_text(&mut out, "sub_type", sub_type);
+            fields::put_text(out, "sub_type", sub_type);
         }
-        self.message.put(&mut out);
+        self.message.put(out);
         for (name, value) in &self.extensions {
-            fields::put_text(&mut out, name, value);
+            fields::put_text(out, name, value);
         }
         out.push('\n');
-        out
+    }
+}
+
+fn unknown_type(text: &str) -> Problem {
+    match text.contains(";message_id:") {
+        true => Problem::DialectNotAccepted,
+        false => Problem::UnknownType(quote(text)),
     }
 }
 
 /// The older name `health_control_*` means an instance when it carries an instance's id.
 fn instance_health_by_fields(found: MessageType, text: &str, fields: &Fields<'_>) -> MessageType {
-    let names_instance = fields.peek("service_instance_id").is_some();
+    let names_instance = ["service_instance_id", "service_instance", "service_name"]
+        .iter()
+        .any(|field| fields.peek(field).is_some());
     match text {
         "health_control_request" if names_instance => MessageType::ServiceInstanceHealthRequest,
         "health_control_response" if names_instance => MessageType::ServiceInstanceHealthResponse,
@@ -193,10 +211,8 @@ fn hop(message_type: MessageType, sub_type: Option<&str>) -> Hop {
 fn refusal(fields: &Fields<'_>, message_type: MessageType, message_id: MessageId) -> Option<Message> {
     use crate::value::Value;
     let status = Status::BAD_REQUEST;
-    let name = |field: &str| {
-        let text = fields.peek(field).unwrap_or("-");
-        Name::read(text).or_else(|_| Name::read("-")).ok()
-    };
+    let name =
+        |field: &str| fields.peek(field).and_then(|text| Name::read(text).ok()).unwrap_or_else(Name::unnamed);
     let instance = |field: &str| {
         fields.peek(field).and_then(|text| InstanceId::read(text).ok()).unwrap_or(InstanceId::UNKNOWN)
     };
@@ -208,11 +224,11 @@ fn refusal(fields: &Fields<'_>, message_type: MessageType, message_id: MessageId
         MessageType::ExecutionRequest => ExecutionResponse { message_id, status }.into(),
         MessageType::SessionRequest => SessionResponse {
             message_id,
-            source_service_name: name("source_service_name")?,
+            source_service_name: name("source_service_name"),
             source_service_instance_id: instance("source_service_instance_id"),
-            dest_service_name: name("dest_service_name")?,
+            dest_service_name: name("dest_service_name"),
             dest_service_instance_id: InstanceId::UNKNOWN,
-            dest_socket_name: name("dest_socket_name")?,
+            dest_socket_name: name("dest_socket_name"),
             dest_service_instance_network_address: Address::UNKNOWN,
             dest_socket_port: Port::UNKNOWN,
             status,

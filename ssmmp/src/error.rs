@@ -46,6 +46,9 @@ pub enum Problem {
     /// A type that SSMMP/1.1 does not have.
     #[error("unknown message type `{0}`")]
     UnknownType(String),
+    /// The line is one of a dialect that is not accepted here.
+    #[error("the peer speaks the `semi` dialect, which is accepted only with `--accept-dialect semi`")]
+    DialectNotAccepted,
     /// A mandatory field is absent.
     #[error("the field `{0}` is missing")]
     Missing(&'static str),

@@ -100,10 +100,14 @@ pub(crate) fn put_text(out: &mut String, name: &str, value: &str) {
     out.push_str(value);
 }
 
+/// Appends the field that every message begins with.
+pub(crate) fn put_first(out: &mut String, message_type: &str) {
+    out.push_str("type: ");
+    out.push_str(message_type);
+}
+
 fn start(out: &mut String, name: &str) {
-    if !out.is_empty() {
-        out.push_str(SEPARATOR);
-    }
+    out.push_str(SEPARATOR);
     out.push_str(name);
     out.push_str(": ");
 }

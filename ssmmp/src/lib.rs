@@ -5,9 +5,11 @@
 //!
 //! The way through: bytes → [`LineBuffer`] → one line → [`Envelope::parse`] → [`Message`].
 //! The way back: [`Envelope::encode`]. Strict in what is emitted, liberal in what is accepted.
+//! [`Conversation`] is both ways of one connection, in the dialect that the peer speaks.
 
 mod closing;
 mod configuration;
+mod conversation;
 mod envelope;
 mod error;
 mod execution;
@@ -16,6 +18,7 @@ mod framing;
 mod health;
 mod message;
 mod registration;
+mod semi;
 mod session;
 mod shutdown;
 mod value;
@@ -25,6 +28,7 @@ pub use closing::{
     SourceServiceSessionCloseInfo, SourceServiceSessionCloseRequest, SourceServiceSessionCloseResponse,
 };
 pub use configuration::{NameList, PlugConfiguration, PlugTarget, SocketConfiguration, SocketPort};
+pub use conversation::Conversation;
 pub use envelope::{Envelope, Extensions, Hop};
 pub use error::{ParseError, Problem};
 pub use execution::{ExecutionRequest, ExecutionResponse};
@@ -35,6 +39,7 @@ pub use health::{
 };
 pub use message::{Message, MessageType};
 pub use registration::{InitiationRequest, InitiationResponse};
+pub use semi::Speaker;
 pub use session::{SessionAck, SessionRequest, SessionResponse};
 pub use shutdown::{
     GracefulShutdownRequest, GracefulShutdownResponse, HardShutdownRequest, HardShutdownResponse,

@@ -9,6 +9,8 @@ use crate::*;
 
 /// A message's own fields: how they are taken from a line and put on one.
 pub(crate) trait Body: Sized {
+    /// The fields' names in wire order.
+    const FIELDS: &'static [&'static str];
     fn take(message_id: MessageId, fields: &mut Fields<'_>) -> Result<Self, Problem>;
     fn put(&self, out: &mut String);
 }
@@ -33,6 +35,8 @@ macro_rules! message {
         }
 
         impl $crate::message::Body for $name {
+            const FIELDS: &'static [&'static str] = &[$(stringify!($field)),*];
+
             fn take(
                 message_id: $crate::MessageId,
                 fields: &mut $crate::fields::Fields<'_>,
@@ -81,6 +85,11 @@ macro_rules! messages {
 
             pub(crate) fn find(text: &str) -> Option<Self> {
                 match text { $( $text $( | $alias )* => Some(Self::$name), )* _ => None }
+            }
+
+            /// The name of the type's last field.
+            pub(crate) fn last_field(self) -> Option<&'static str> {
+                match self { $( Self::$name => $name::FIELDS.last().copied(), )* }
             }
 
             pub(crate) fn sub_types(self) -> SubTypes {

@@ -47,7 +47,7 @@ message! {
     /// The source has connected (or could not).
     SessionAck {
         /// The source's service; absent in older dialects.
-        source_service_name: Name ["service_name"],
+        source_service_name: Name = optional ["service_name"],
         /// The source.
         source_service_instance_id: InstanceId = optional ["service_instance_id", "service_instance"],
         /// The plug's local port.

@@ -6,7 +6,7 @@ use ssmmp::{Line, LineBuffer};
 
 const LIMIT: usize = 32;
 
-fn lines<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Vec<Line> {
+fn lines<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Vec<Option<Vec<u8>>> {
     let mut buffer = LineBuffer::with_limit(LIMIT);
     let mut lines = Vec::new();
     for chunk in chunks {
@@ -14,10 +14,11 @@ fn lines<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Vec<Line> {
         while let Some(line) = buffer.next_line() {
             lines.push(match line {
                 // How much is kept of an over-long line depends on how it arrived.
-                Line::TooLong(_) => Line::TooLong(Vec::new()),
-                whole => whole,
+                Line::TooLong(_) => None,
+                Line::Whole(bytes) => Some(bytes.to_vec()),
             });
         }
+        assert!(buffer.held() <= LIMIT + 1, "no more than one line is held");
     }
     lines
 }

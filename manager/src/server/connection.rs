@@ -1,0 +1,247 @@
+//! One agent's connection: read, understood, answered, ended.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ssmmp::{
+    Address, Conversation, Envelope, Hop, InitiationRequest, InitiationResponse, MAX_MESSAGE_BYTES, Message,
+    ParseError, Problem, Speaker, Status,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{debug, info, warn};
+
+use super::places::Place;
+use super::{COUNTERS, Counter, Options};
+use crate::core::{Connection, Event};
+use crate::shell::{Handle, Input};
+
+/// Messages that may wait to be sent to one agent; one that lets more wait is cut off.
+const MAX_UNSENT: usize = 65_536;
+/// A connection must register within this time, however slowly its bytes come.
+const REGISTER_WITHIN: Duration = Duration::from_secs(10);
+/// A peer that takes none of what is written for so long is cut off.
+const WRITE_WITHIN: Duration = Duration::from_secs(10);
+/// Malformed messages in a row after which a connection is closed.
+const MAX_MALFORMED: u32 = 100;
+/// Malformed messages of a connection that are logged one by one; further ones are only counted.
+const MAX_LOGGED: u32 = 20;
+/// Messages of one connection that may wait for the core; it is not read meanwhile, so that a flood
+/// waits for itself and others only wait for so many of it.
+const MAX_WAITING: usize = 256;
+/// Bytes read at once.
+const READ_BYTES: usize = 16 * 1024;
+/// Bytes written at once, about.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// Serves a connection until it ends; returns why.
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    connection: Connection,
+    handle: &Handle,
+    place: &mut Place,
+    options: &Options,
+) -> String {
+    let _ = stream.set_nodelay(true);
+    let (reader, writer) = stream.into_split();
+    let (sender, outbound) = mpsc::channel::<Envelope>(MAX_UNSENT);
+    let refusals = sender.downgrade();
+    if handle.deliver(Input::Connected(connection, sender)).await.is_err() {
+        return "the Manager is shutting down".into();
+    }
+    let conversation =
+        Conversation::new(Speaker::Agent, MAX_MESSAGE_BYTES).accepting_semi(options.accept_semi);
+    let agent = Agent { peer, connection, handle, conversation: Mutex::new(conversation), refusals };
+    tokio::select! {
+        reason = agent.write(writer, outbound) => reason,
+        reason = agent.read(reader, place) => reason,
+    }
+}
+
+struct Agent<'a> {
+    peer: SocketAddr,
+    connection: Connection,
+    handle: &'a Handle,
+    conversation: Mutex<Conversation>,
+    refusals: mpsc::WeakSender<Envelope>,
+}
+
+/// What the messages of one connection have shown so far.
+#[derive(Default)]
+struct Record {
+    address: Option<Address>,
+    malformed_in_a_row: u32,
+    malformed: u32,
+    ignored: u64,
+}
+
+impl Agent<'_> {
+    fn conversation(&self) -> MutexGuard<'_, Conversation> {
+        self.conversation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write(&self, mut writer: OwnedWriteHalf, mut outbound: mpsc::Receiver<Envelope>) -> String {
+        let mut text = String::new();
+        while let Some(envelope) = outbound.recv().await {
+            text.clear();
+            let answers = self.encode(envelope, &mut outbound, &mut text);
+            match timeout(WRITE_WITHIN, writer.write_all(text.as_bytes())).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return format!("writing failed: {error}"),
+                Err(_) => return "it does not read its messages".into(),
+            }
+            for answer in answers {
+                let input = Input::Event(Event::Message(self.connection, answer));
+                if self.handle.deliver(input).await.is_err() {
+                    return "the Manager is shutting down".into();
+                }
+            }
+        }
+        "closed by the Manager".into()
+    }
+
+    /// A message and those that wait behind it as text, and the answers that a dialect has no message for.
+    fn encode(
+        &self,
+        first: Envelope,
+        outbound: &mut mpsc::Receiver<Envelope>,
+        text: &mut String,
+    ) -> Vec<Envelope> {
+        let mut conversation = self.conversation();
+        let mut answers = Vec::new();
+        let mut next = Some(first);
+        while let Some(envelope) = next {
+            answers.extend(conversation.encode(&envelope, text));
+            next = if text.len() < WRITE_BYTES { outbound.try_recv().ok() } else { None };
+        }
+        answers
+    }
+
+    async fn read(&self, mut reader: OwnedReadHalf, place: &mut Place) -> String {
+        let mut bytes = vec![0; READ_BYTES];
+        let mut record = Record::default();
+        let waiting = Arc::new(Semaphore::new(MAX_WAITING));
+        let register_until = Instant::now() + REGISTER_WITHIN;
+        loop {
+            let read = match place.is_registered() {
+                true => reader.read(&mut bytes).await,
+                false => match timeout_at(register_until, reader.read(&mut bytes)).await {
+                    Ok(read) => read,
+                    Err(_) => return "it did not register in time".into(),
+                },
+            };
+            let length = match read {
+                Ok(length) => length,
+                Err(error) => return format!("reading failed: {error}"),
+            };
+            self.conversation().push(&bytes[..length]);
+            while let Some(message) = self.next(length == 0) {
+                let envelope = match message.and_then(|envelope| self.check(envelope, &mut record)) {
+                    Ok(envelope) => envelope,
+                    Err(problem) => match self.refuse(problem, &mut record) {
+                        Some(reason) => return reason,
+                        None => continue,
+                    },
+                };
+                if matches!(envelope.message, Message::InitiationRequest(_)) {
+                    place.register();
+                }
+                let Ok(permit) = waiting.clone().acquire_owned().await else { break };
+                if self.handle.deliver(Input::Message(self.connection, envelope, permit)).await.is_err() {
+                    return "the Manager is shutting down".into();
+                }
+            }
+            if length == 0 {
+                return "the peer closed it".into();
+            }
+        }
+    }
+
+    /// The next message of what was read; at the end of the stream also one without a newline.
+    fn next(&self, ended: bool) -> Option<Result<Envelope, ParseError>> {
+        let mut conversation = self.conversation();
+        if ended { conversation.finish() } else { conversation.next_message() }
+    }
+
+    /// What the connection itself says about a message.
+    fn check(&self, mut envelope: Envelope, record: &mut Record) -> Result<Envelope, ParseError> {
+        if let Message::InitiationRequest(request) = &mut envelope.message {
+            self.check_address(request, record)?;
+        }
+        record.malformed_in_a_row = 0;
+        COUNTERS.add(Counter::Messages);
+        let unknown = envelope.unknown_fields();
+        if unknown > 0 {
+            COUNTERS.add_many(Counter::UnknownFields, unknown as u64);
+        }
+        if envelope.hop != Hop::AgentToManager {
+            COUNTERS.add(Counter::OtherHop);
+            debug!(peer = %self.peer, hop = ?envelope.hop, "a message names another hop");
+        }
+        let ignored = self.conversation().ignored();
+        COUNTERS.add_many(Counter::Ignored, ignored - record.ignored);
+        record.ignored = ignored;
+        Ok(envelope)
+    }
+
+    /// One connection is one agent; where it says a host's name or nothing, its address is the peer's.
+    fn check_address(&self, request: &mut InitiationRequest, record: &mut Record) -> Result<(), ParseError> {
+        let peer = Address::from(self.peer.ip());
+        if !request.agent_network_address.is_known() {
+            request.agent_network_address = peer;
+        }
+        let address = request.agent_network_address;
+        let refused = |status, reason: &str| {
+            let response = InitiationResponse { message_id: request.message_id, status };
+            let envelope = Envelope::new(response, Hop::ManagerToAgent).with("x_reason", reason);
+            ParseError {
+                problem: Problem::Invalid {
+                    field: "agent_network_address",
+                    value: address.to_string(),
+                    reason: reason.into(),
+                },
+                message_type: Some(ssmmp::MessageType::InitiationRequest),
+                message_id: Some(request.message_id),
+                refusal: Some(Box::new(envelope)),
+            }
+        };
+        // An agent elsewhere can't have a loopback address: its instances could not be reached.
+        if address.0.is_loopback() && !peer.0.is_loopback() {
+            let reason = "a loopback address can't be reached from other nodes";
+            return Err(refused(Status::BAD_REQUEST, reason));
+        }
+        if record.address.is_some_and(|earlier| earlier != address) {
+            let reason = "this connection has registered another address";
+            return Err(refused(Status::CONFLICT, reason));
+        }
+        if address != peer && record.address.is_none() {
+            info!(peer = %self.peer, %address, "an agent's address is not the one it connects from");
+        }
+        record.address = Some(address);
+        Ok(())
+    }
+
+    /// Answers a message that was not understood; says why the connection is to end, if it is.
+    fn refuse(&self, problem: ParseError, record: &mut Record) -> Option<String> {
+        record.malformed_in_a_row += 1;
+        record.malformed += 1;
+        COUNTERS.add(if problem.refusal.is_some() { Counter::Refused } else { Counter::Dropped });
+        if record.malformed <= MAX_LOGGED {
+            warn!(peer = %self.peer, "refused: {problem}");
+        }
+        if record.malformed == MAX_LOGGED {
+            warn!(peer = %self.peer, "further malformed messages of this connection are only counted");
+        }
+        if let (Some(refusal), Some(sender)) = (problem.refusal, self.refusals.upgrade()) {
+            // An agent that lets so much wait is cut off by the next message to it.
+            let _ = sender.try_send(*refusal);
+        }
+        let malformed = record.malformed_in_a_row;
+        (malformed >= MAX_MALFORMED).then(|| format!("{malformed} malformed messages in a row"))
+    }
+}

@@ -1,0 +1,71 @@
+//! Agents' connections: bytes to messages and back, with bounds on everything a peer can do.
+
+mod connection;
+mod counters;
+mod places;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tracing::{debug, info, warn};
+
+pub use counters::{COUNTERS, Counter, Counters};
+pub use places::{MAX_CONNECTIONS, MAX_UNREGISTERED, MAX_UNREGISTERED_PER_ADDRESS, Places};
+
+use crate::core::{Connection, Event};
+use crate::shell::{Handle, Input};
+
+/// Pause after the listener failed, which it does when descriptors are short.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// How agents are served.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Whether agents may speak the `semi` dialect.
+    pub accept_semi: bool,
+    /// Connections from one address; further ones are closed.
+    pub max_per_address: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { accept_semi: false, max_per_address: 2_048 }
+    }
+}
+
+/// Accepts agents until the listener fails.
+pub async fn serve(listener: TcpListener, handle: Handle, options: Options) {
+    let places = Places::new(options.max_per_address);
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!("accepting an agent failed: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let mut place = match places.enter(peer.ip()) {
+            Ok(place) => place,
+            Err(full) => {
+                if COUNTERS.add(Counter::RefusedConnections).is_power_of_two() {
+                    warn!(%peer, "a connection is refused: {full}");
+                }
+                continue;
+            }
+        };
+        let (handle, options) = (handle.clone(), options.clone());
+        tokio::spawn(async move {
+            let connection = Connection(NEXT.fetch_add(1, Ordering::Relaxed));
+            let reason = connection::serve(stream, peer, connection, &handle, &mut place, &options).await;
+            match place.is_registered() {
+                true => info!(%peer, "agent's connection ended: {reason}"),
+                false => debug!(%peer, "the connection of a peer that never registered ended: {reason}"),
+            }
+            let _ = handle.deliver(Input::Event(Event::Lost(connection))).await;
+        });
+    }
+}

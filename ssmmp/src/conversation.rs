@@ -1,0 +1,305 @@
+//! A peer's bytes become messages, and messages its dialect's text.
+
+use crate::error::ParseError;
+use crate::fields::SEPARATOR;
+use crate::semi::{self, Semi};
+use crate::{Envelope, Line, LineBuffer, MessageType, Speaker};
+
+/// One connection's way from bytes to messages and back, in the dialect of the peer's first message.
+///
+/// Accepts the canonical form, the same as separate lines (`type: …` alone on the first), and, where
+/// it is allowed, the `semi` dialect of the public Java implementation, which is answered in kind.
+#[derive(Debug)]
+pub struct Conversation {
+    lines: LineBuffer,
+    /// A message that arrives as separate lines.
+    gathered: Option<Gathered>,
+    /// A message that was complete before it was asked for.
+    next: Option<Result<Envelope, ParseError>>,
+    speaker: Speaker,
+    accepts_semi: bool,
+    dialect: Option<Dialect>,
+    ignored: u64,
+}
+
+#[derive(Debug)]
+enum Dialect {
+    Tilde,
+    Semi(Box<Semi>),
+}
+
+/// The lines of one message so far, as one text.
+#[derive(Debug)]
+struct Gathered {
+    text: String,
+    message_type: MessageType,
+    state: Gathering,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Gathering {
+    Open,
+    /// Over the limit, which was said; its further lines are skipped.
+    TooLong,
+    /// Its last field has come; further lines are none of ours.
+    Done,
+}
+
+impl Conversation {
+    /// A conversation with this peer in the canonical form, whose messages may have `limit` bytes.
+    pub fn new(speaker: Speaker, limit: usize) -> Self {
+        Self {
+            lines: LineBuffer::with_limit(limit),
+            gathered: None,
+            next: None,
+            speaker,
+            accepts_semi: false,
+            dialect: None,
+            ignored: 0,
+        }
+    }
+
+    /// Whether a peer whose first message is in the `semi` dialect is understood.
+    #[must_use]
+    pub fn accepting_semi(mut self, accepts: bool) -> Self {
+        self.accepts_semi = accepts;
+        self
+    }
+
+    /// Whether the peer's first message has come, so that its dialect is known.
+    pub fn is_begun(&self) -> bool {
+        self.dialect.is_some()
+    }
+
+    /// Messages that the peer's dialect has and SSMMP does not; nothing came of them.
+    pub fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    /// Bytes that wait for the rest of their message; never more than one message and one read.
+    pub fn held(&self) -> usize {
+        self.lines.held() + self.gathered.as_ref().map_or(0, |gathered| gathered.text.len())
+    }
+
+    /// Adds bytes as they came. Call [`Self::next_message`] until `None` after each.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.lines.push(bytes);
+    }
+
+    /// The next message, or what is wrong with the peer's next line.
+    pub fn next_message(&mut self) -> Option<Result<Envelope, ParseError>> {
+        if let Some(next) = self.next.take() {
+            return Some(next);
+        }
+        loop {
+            let limit = self.lines.limit();
+            let read = match self.lines.next_line()? {
+                Line::TooLong(beginning) => Read::Message(Err(Envelope::too_long(beginning, limit))),
+                Line::Whole(line) => {
+                    let dialect =
+                        self.dialect.get_or_insert_with(|| match self.accepts_semi && semi::is_semi(line) {
+                            true => Dialect::Semi(Box::new(Semi::new(self.speaker.clone()))),
+                            false => Dialect::Tilde,
+                        });
+                    match dialect {
+                        Dialect::Semi(semi) => match semi.read(line) {
+                            Ok(Some(envelope)) => Read::Message(Ok(envelope)),
+                            Ok(None) => Read::Ignored,
+                            Err(problem) => Read::Message(Err(problem)),
+                        },
+                        Dialect::Tilde => tilde(&mut self.gathered, line, limit),
+                    }
+                }
+            };
+            match read {
+                Read::More => {}
+                Read::Ignored => self.ignored += 1,
+                Read::Message(message) => return Some(message),
+                Read::Two(first, second) => {
+                    self.next = second;
+                    return Some(first);
+                }
+            }
+        }
+    }
+
+    /// What the stream ended with, when it ended without a newline or in the middle of lines.
+    pub fn finish(&mut self) -> Option<Result<Envelope, ParseError>> {
+        if self.lines.held() > 0 {
+            // A newline makes the rest a line like any other.
+            self.lines.push(b"\n");
+        }
+        self.next_message().or_else(|| self.gathered.take().and_then(Gathered::into_message))
+    }
+
+    /// Appends a message in the peer's dialect. Where that has no such message nothing is sent, and
+    /// what is returned stands for the peer's answer.
+    pub fn encode(&mut self, envelope: &Envelope, out: &mut String) -> Option<Envelope> {
+        match &mut self.dialect {
+            Some(Dialect::Semi(semi)) => semi.write(envelope, out),
+            _ => {
+                envelope.encode_into(out);
+                None
+            }
+        }
+    }
+}
+
+enum Read {
+    More,
+    Ignored,
+    Message(Result<Envelope, ParseError>),
+    Two(Result<Envelope, ParseError>, Option<Result<Envelope, ParseError>>),
+}
+
+/// A line in the canonical form, or one of a message that arrives as separate lines.
+fn tilde(gathered: &mut Option<Gathered>, line: &[u8], limit: usize) -> Read {
+    let begun = alone(line).map(|(text, message_type)| Gathered {
+        text: text.to_owned(),
+        message_type,
+        state: Gathering::Open,
+    });
+    let Some(open) = gathered else {
+        if begun.is_some() {
+            *gathered = begun;
+            return Read::More;
+        }
+        return Read::Message(Envelope::parse_bytes(line));
+    };
+    let is_blank = line.trim_ascii().is_empty();
+    if is_blank || is_type(line) {
+        let before = gathered.take().and_then(Gathered::into_message);
+        let now = match begun {
+            Some(_) => {
+                *gathered = begun;
+                None
+            }
+            None if is_blank => None,
+            None => Some(Envelope::parse_bytes(line)),
+        };
+        return match (before, now) {
+            (Some(before), now) => Read::Two(before, now),
+            (None, Some(now)) => Read::Message(now),
+            (None, None) => Read::More,
+        };
+    }
+    open.add(line, limit)
+}
+
+impl Gathered {
+    fn add(&mut self, line: &[u8], limit: usize) -> Read {
+        if self.state != Gathering::Open {
+            return Read::More;
+        }
+        if self.text.len() + SEPARATOR.len() + line.len() > limit {
+            self.state = Gathering::TooLong;
+            let beginning = std::mem::take(&mut self.text);
+            return Read::Message(Err(Envelope::too_long(beginning.as_bytes(), limit)));
+        }
+        let Ok(text) = std::str::from_utf8(line) else {
+            self.state = Gathering::Done;
+            let mut bytes = std::mem::take(&mut self.text).into_bytes();
+            bytes.extend_from_slice(SEPARATOR.as_bytes());
+            bytes.extend_from_slice(line);
+            return Read::Message(Envelope::parse_bytes(&bytes));
+        };
+        self.text.push_str(SEPARATOR);
+        self.text.push_str(text);
+        let name = text.split_once(':').map(|(name, _)| name.trim());
+        if name.is_some_and(|name| Some(name) == self.message_type.last_field()) {
+            self.state = Gathering::Done;
+            return Read::Message(Envelope::parse(&std::mem::take(&mut self.text)));
+        }
+        Read::More
+    }
+
+    fn into_message(self) -> Option<Result<Envelope, ParseError>> {
+        (self.state == Gathering::Open).then(|| Envelope::parse(&self.text))
+    }
+}
+
+/// A line that holds a known type and nothing else begins a message of separate lines.
+fn alone(line: &[u8]) -> Option<(&str, MessageType)> {
+    let text = std::str::from_utf8(line).ok()?.trim();
+    let (name, value) = text.split_once(':')?;
+    let message_type = MessageType::find(value.trim())?;
+    name.trim().eq_ignore_ascii_case("type").then_some((text, message_type))
+}
+
+fn is_type(line: &[u8]) -> bool {
+    let line = line.trim_ascii_start();
+    line.len() > 4
+        && line[..4].eq_ignore_ascii_case(b"type")
+        && line[4..].trim_ascii_start().starts_with(b":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The messages of a stream: their wire form, or what is wrong.
+    fn messages(stream: &[u8]) -> Vec<String> {
+        let text = |read: Result<Envelope, ParseError>| match read {
+            Ok(envelope) => envelope.encode().trim_end().to_owned(),
+            Err(error) => format!("error: {}", error.problem),
+        };
+        let mut conversation = Conversation::new(Speaker::Agent, 200);
+        let mut found = Vec::new();
+        for piece in stream.chunks(7) {
+            conversation.push(piece);
+            while let Some(read) = conversation.next_message() {
+                found.push(text(read));
+            }
+            assert!(conversation.held() <= 2 * 207);
+        }
+        while let Some(read) = conversation.finish() {
+            found.push(text(read));
+        }
+        found
+    }
+
+    const SHUT: &str =
+        "type: graceful_shutdown_response ~ message_id: 7 ~ sub_type: agent_to_Manager ~ status: 200";
+    const LINES: &str =
+        "type: graceful_shutdown_response\nmessage_id: 7\nsub_type: agent_to_Manager\nstatus: 200\n";
+
+    #[test]
+    fn a_message_may_come_as_separate_lines() {
+        assert_eq!(messages(LINES.as_bytes()), [SHUT]);
+        assert_eq!(messages(format!("{LINES}\n{LINES}").as_bytes()), [SHUT, SHUT]);
+        assert_eq!(messages(format!("{LINES}{SHUT}\n{LINES}").as_bytes()), [SHUT, SHUT, SHUT]);
+        assert_eq!(messages(LINES.replace('\n', "\r\n").as_bytes()), [SHUT]);
+    }
+
+    #[test]
+    fn separate_lines_end_at_a_blank_line_the_next_type_or_the_end() {
+        let reordered = "type: graceful_shutdown_response\nstatus_text: fine\nSTATUS: 200\nmessage_id: 7\nsub_type: agent_to_Manager\n";
+        let expected = [format!("{SHUT} ~ status_text: fine")];
+        assert_eq!(messages(format!("{reordered}\n").as_bytes()), expected);
+        assert_eq!(messages(reordered.as_bytes()), expected);
+        assert_eq!(messages(format!("{reordered}{SHUT}\n").as_bytes()), [&expected[0], SHUT]);
+        assert_eq!(messages(format!("{LINES}x_more: late\n{LINES}").as_bytes()), [SHUT, SHUT]);
+    }
+
+    #[test]
+    fn separate_lines_over_the_limit_are_told_once_and_skipped() {
+        let long = format!("type: graceful_shutdown_response\n{}\n{SHUT}\n", "x_more: much\n".repeat(50));
+        assert_eq!(messages(long.as_bytes()), ["error: the message is longer than 200 bytes", SHUT]);
+        let torn = b"type: graceful_shutdown_response\nmessage_id: \xff\nstatus: 200\n\n";
+        assert_eq!(messages(torn), ["error: the message is not UTF-8"]);
+    }
+
+    #[test]
+    fn the_end_of_the_stream_ends_the_last_message() {
+        assert_eq!(messages(SHUT.as_bytes()), [SHUT]);
+        assert_eq!(
+            messages(b"type: graceful_shutdown_response"),
+            ["error: the field `message_id` is missing"]
+        );
+    }
+
+    #[test]
+    fn a_blank_line_alone_is_an_empty_message() {
+        assert_eq!(messages(b"\n"), ["error: the message is empty"]);
+    }
+}
