@@ -1,6 +1,6 @@
 //! A peer's bytes become messages, and messages its dialect's text.
 
-use crate::error::ParseError;
+use crate::error::{ParseError, Problem};
 use crate::fields::SEPARATOR;
 use crate::semi::{self, Semi};
 use crate::{Envelope, Line, LineBuffer, MessageType, Speaker};
@@ -207,8 +207,13 @@ impl Gathered {
         self.text.push_str(text);
         let name = text.split_once(':').map(|(name, _)| name.trim());
         if name.is_some_and(|name| Some(name) == self.message_type.last_field()) {
-            self.state = Gathering::Done;
-            return Read::Message(Envelope::parse(&std::mem::take(&mut self.text)));
+            let read = Envelope::parse(&self.text);
+            // In another order the last field comes early: what is missing may still come.
+            if !matches!(&read, Err(ParseError { problem: Problem::Missing(_), .. })) {
+                self.state = Gathering::Done;
+                self.text = String::new();
+                return Read::Message(read);
+            }
         }
         Read::More
     }

@@ -34,8 +34,8 @@ message! {
 message! {
     /// The process and everything it started are gone.
     HardShutdownResponse {
-        /// The instance.
-        service_instance_id: InstanceId ["source_service_instance_id", "service_instance"],
+        /// The instance; absent in the oldest dialect.
+        service_instance_id: InstanceId = optional ["source_service_instance_id", "service_instance"],
         /// 200, 404 no such instance, 500.
         status: Status,
     }
