@@ -29,8 +29,6 @@ use tracing::{info, warn};
 
 /// Events that may wait for the core; senders wait when it is full.
 const EVENT_QUEUE: usize = 4_096;
-/// Messages that may wait for the Manager.
-const MANAGER_QUEUE: usize = 65_536;
 /// Threads besides the main one; the agent waits more than it works.
 const RUNTIME_THREADS: usize = 2;
 /// Ports of sockets, the Manager's and the agent's: no plug may take them by chance.
@@ -246,9 +244,8 @@ async fn run(arguments: Run) -> Result<()> {
         Switch::Off => Redirection::off(),
     };
     let (events, event_receiver) = mpsc::channel(EVENT_QUEUE);
-    let (manager, manager_receiver) = mpsc::channel(MANAGER_QUEUE);
+    let (manager, manager_receiver) = manager_link::queue();
     let (said, said_receiver) = mpsc::channel(instance_listener::QUEUE);
-    let room = std::sync::Arc::new(tokio::sync::Notify::new());
     let directory = Directory::default();
     let address = arguments.address.into();
     let redirects = Redirects {
@@ -262,20 +259,11 @@ async fn run(arguments: Run) -> Result<()> {
     let (controls, control_receiver) = mpsc::channel(16);
     let signals = watch_signals(controls)?;
     let cgroup = places.cgroup.clone();
-    let mut node = Node::new(
-        core,
-        redirection,
-        directory.clone(),
-        places,
-        address,
-        manager,
-        events.clone(),
-        room.clone(),
-    );
+    let mut node = Node::new(core, redirection, directory.clone(), places, address, manager, events.clone());
     node.adopt(adopted);
     let semi = arguments.accept_dialect.contains(&Dialect::Semi);
     tokio::spawn(instance_listener::serve(listener, directory, said, semi));
-    tokio::spawn(manager_link::run(arguments.manager, events, manager_receiver, room));
+    tokio::spawn(manager_link::run(arguments.manager, events, manager_receiver));
     tokio::spawn(signals);
     if node.run(event_receiver, said_receiver, control_receiver).await {
         info!("ended; the instances go on and wait for the next agent");

@@ -25,19 +25,56 @@ const SILENT_AFTER: Duration = Duration::from_secs(18);
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
 /// Malformed messages in a row after which the connection is made anew.
 const MAX_MALFORMED: u32 = 100;
+/// Messages that may wait for the Manager; further ones are lost until it reconciles.
+pub const MAX_UNSENT: usize = 65_536;
+/// Messages that may wait for the Manager before instances are read further.
+pub const MAX_AHEAD: usize = 1_024;
 /// Bytes read at once.
 const READ_BYTES: usize = 16 * 1024;
 /// Bytes written at once, about.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// Keeps the connection until the agent ends. Messages sent while it is down are dropped: the core
-/// keeps what must not be lost. `room` is told whenever messages have left the queue.
-pub async fn run(
-    manager: String,
-    events: mpsc::Sender<Event>,
-    mut outbound: mpsc::Receiver<Envelope>,
+/// Messages to the Manager on their way to its connection.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    sender: mpsc::Sender<Envelope>,
     room: Arc<Notify>,
-) {
+}
+
+/// The other end of a [`Queue`].
+#[derive(Debug)]
+pub struct Outbound {
+    receiver: mpsc::Receiver<Envelope>,
+    room: Arc<Notify>,
+}
+
+/// A queue for the Manager's messages.
+pub fn queue() -> (Queue, Outbound) {
+    let (sender, receiver) = mpsc::channel(MAX_UNSENT);
+    let room = Arc::new(Notify::new());
+    (Queue { sender, room: room.clone() }, Outbound { receiver, room })
+}
+
+impl Queue {
+    /// Sends a message; false when [`MAX_UNSENT`] wait already.
+    pub fn send(&self, envelope: Envelope) -> bool {
+        self.sender.try_send(envelope).is_ok()
+    }
+
+    /// Whether so few messages wait that instances may be read further.
+    pub fn has_room(&self) -> bool {
+        self.sender.max_capacity() - self.sender.capacity() < MAX_AHEAD
+    }
+
+    /// Waits until messages have left the queue.
+    pub async fn left(&self) {
+        self.room.notified().await;
+    }
+}
+
+/// Keeps the connection until the agent ends. Messages sent while it is down are dropped: the core
+/// keeps what must not be lost.
+pub async fn run(manager: String, events: mpsc::Sender<Event>, mut outbound: Outbound) {
     let mut pause = FIRST_PAUSE;
     let mut told = false;
     loop {
@@ -45,13 +82,12 @@ pub async fn run(
             Ok(Ok(stream)) => {
                 info!(manager, "connected to the Manager");
                 (pause, told) = (FIRST_PAUSE, false);
-                while outbound.try_recv().is_ok() {}
+                outbound.clear();
                 if events.send(Event::ManagerUp).await.is_err() {
                     return;
                 }
-                let reason = talk(stream, &events, &mut outbound, &room).await;
-                while outbound.try_recv().is_ok() {}
-                room.notify_one();
+                let reason = talk(stream, &events, &mut outbound).await;
+                outbound.clear();
                 warn!(manager, "the Manager's connection ended: {reason}");
                 if events.send(Event::ManagerLost).await.is_err() {
                     return;
@@ -72,26 +108,28 @@ pub async fn run(
     }
 }
 
-async fn talk(
-    stream: TcpStream,
-    events: &mpsc::Sender<Event>,
-    outbound: &mut mpsc::Receiver<Envelope>,
-    room: &Notify,
-) -> String {
+impl Outbound {
+    fn clear(&mut self) {
+        while self.receiver.try_recv().is_ok() {}
+        self.room.notify_one();
+    }
+}
+
+async fn talk(stream: TcpStream, events: &mpsc::Sender<Event>, outbound: &mut Outbound) -> String {
     let _ = stream.set_nodelay(true);
     notice_silence(&stream);
     let (mut reader, mut writer) = stream.into_split();
     let writing = async {
         let mut text = String::new();
-        while let Some(envelope) = outbound.recv().await {
+        while let Some(envelope) = outbound.receiver.recv().await {
             text.clear();
             envelope.encode_into(&mut text);
             while text.len() < WRITE_BYTES
-                && let Ok(more) = outbound.try_recv()
+                && let Ok(more) = outbound.receiver.try_recv()
             {
                 more.encode_into(&mut text);
             }
-            room.notify_one();
+            outbound.room.notify_one();
             match timeout(WRITE_WITHIN, writer.write_all(text.as_bytes())).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return format!("writing failed: {error}"),

@@ -1,25 +1,23 @@
 //! The shell around the core: it performs the effects and feeds back what came of them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ssmmp::{Address, Envelope, InstanceId, MessageId, Status};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::core::{Core, Effect, Event, Start};
 use crate::instance_listener::{Directory, Said};
+use crate::manager_link::Queue;
 use crate::processes::{self, Places, Process};
 use crate::redirection::Redirection;
 use crate::{profile_file, socket_table};
 
 /// How often changed counters are told to the Manager.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-/// Messages that may wait for the Manager before instances are read further.
-const MAX_AHEAD: usize = 1_024;
 /// How long instances may take to end when the agent ends.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -47,11 +45,9 @@ pub struct Node {
     /// The node's address.
     pub address: Address,
     /// To the Manager.
-    pub manager: mpsc::Sender<Envelope>,
+    pub manager: Queue,
     /// Back to itself.
     pub events: mpsc::Sender<Event>,
-    /// Told when messages to the Manager have left their queue.
-    room: Arc<Notify>,
     running: HashMap<InstanceId, mpsc::Sender<()>>,
     tasks: TaskTracker,
     next_report: u64,
@@ -65,9 +61,8 @@ impl Node {
         directory: Directory,
         places: Places,
         address: Address,
-        manager: mpsc::Sender<Envelope>,
+        manager: Queue,
         events: mpsc::Sender<Event>,
-        room: Arc<Notify>,
     ) -> Self {
         Self {
             core,
@@ -77,7 +72,6 @@ impl Node {
             address,
             manager,
             events,
-            room,
             running: HashMap::new(),
             tasks: TaskTracker::new(),
             next_report: 0,
@@ -112,10 +106,10 @@ impl Node {
             let event = tokio::select! {
                 event = events.recv() => event,
                 // What instances say is only taken while it can go on: they wait, not the Manager.
-                Some(Said { id, envelope, .. }) = said.recv(), if self.has_room() => {
+                Some(Said { id, envelope, .. }) = said.recv(), if self.manager.has_room() => {
                     Some(Event::FromInstance(id, envelope))
                 }
-                () = self.room.notified(), if !self.has_room() => continue,
+                () = self.manager.left(), if !self.manager.has_room() => continue,
                 event = self.redirection.next_event() => Some(event),
                 control = controls.recv() => {
                     match control {
@@ -142,10 +136,6 @@ impl Node {
         }
         self.end(&mut events).await;
         false
-    }
-
-    fn has_room(&self) -> bool {
-        self.manager.max_capacity() - self.manager.capacity() < MAX_AHEAD
     }
 
     fn handle(&mut self, event: Event) {
@@ -215,7 +205,7 @@ impl Node {
     }
 
     fn send_to_manager(&self, envelope: Envelope) {
-        if self.manager.try_send(envelope).is_err() {
+        if !self.manager.send(envelope) {
             warn!("the Manager does not read; a message to it is lost until it reconciles");
         }
     }
