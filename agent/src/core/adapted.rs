@@ -21,7 +21,11 @@ impl Core {
         let Some(socket) = plug.socket.clone() else { return };
         let service = instance.start.service.clone();
         let message_id = self.message_id();
-        self.asked.insert((id, message_id), Asked { plug: plug.plug.clone(), answer: None, port });
+        let asked = Asked { plug: plug.plug.clone(), answer: None, port };
+        if !self.asked.insert(id, message_id, asked) {
+            // So many connections at once are not known to the Manager; they stay what they are.
+            return;
+        }
         self.tell_manager(SessionRequest {
             message_id,
             source_service_name: service,
@@ -49,10 +53,10 @@ impl Core {
             }
             return;
         }
-        let Some(asked) = self.asked.get(&(id, message_id)) else { return };
+        let Some(asked) = self.asked.get(id, message_id) else { return };
         let Some(live) = asked.answer.clone() else { return };
         if let Some(port) = asked.port {
-            self.asked.remove(&(id, message_id));
+            self.asked.remove(id, message_id);
             self.tell_manager(acknowledgement(id, port, &live));
             self.live.insert((id, port), live);
             return;
@@ -71,16 +75,16 @@ impl Core {
         let id = InstanceId(report.source_instance);
         let Some(instance) = self.instances.get(&id).filter(|i| i.kind == Kind::Adapted) else { return };
         let port = Port(report.source.port());
-        let mut waiting: Vec<MessageId> = self
+        let waiting = self
             .asked
-            .iter()
-            .filter(|((asker, _), asked)| *asker == id && asked.port.is_none())
-            .filter(|(_, asked)| asked.answer.as_ref().is_some_and(|live| live.at == report.destination))
-            .map(|((_, message_id), _)| *message_id)
-            .collect();
-        waiting.sort();
-        if let Some(message_id) = waiting.first()
-            && let Some(live) = self.asked.remove(&(id, *message_id)).and_then(|asked| asked.answer)
+            .of(id)
+            .find(|(_, asked)| {
+                asked.port.is_none()
+                    && asked.answer.as_ref().is_some_and(|live| live.at == report.destination)
+            })
+            .map(|(message_id, _)| message_id);
+        if let Some(message_id) = waiting
+            && let Some(live) = self.asked.remove(id, message_id).and_then(|asked| asked.answer)
         {
             self.tell_manager(acknowledgement(id, port, &live));
             self.live.insert((id, port), live);

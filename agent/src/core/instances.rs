@@ -128,7 +128,7 @@ impl Core {
         if instance.stage == Stage::Plugs {
             self.effect(Effect::Abandon(instance.start));
         }
-        self.asked.retain(|(asker, _), _| *asker != id);
+        self.asked.forget(id);
         if let Some((message_id, graceful)) = instance.shutdown {
             self.shutdown_answer(id, message_id, graceful, Status::OK);
         } else {
@@ -146,7 +146,7 @@ impl Core {
         let Some(instance) = self.instances.remove(&id) else { return };
         self.withdraw(id);
         self.closing_ended(id);
-        self.asked.retain(|(asker, _), _| *asker != id);
+        self.asked.forget(id);
         let ended: Vec<_> = self.live.range((id, Port(0))..=(id, Port(u16::MAX))).map(|(k, _)| *k).collect();
         for (source, port) in ended {
             self.tell_source_closed(source, port, Status::BROKEN);

@@ -2,16 +2,18 @@
 //! I/O and reads no clock.
 
 mod adapted;
+mod asked;
 mod closing;
 mod instances;
 mod observed;
 pub mod profiles;
 mod sessions;
+mod unsent;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -23,10 +25,11 @@ use ssmmp::{
 
 use crate::datapath::{Cause, SessionReport};
 use crate::repository::{Kind, Repository};
+pub use asked::MAX_ASKED;
+use asked::{Asked, AskedTable};
 use profiles::{Ends, Profiles};
-
-/// Messages kept for the Manager while it is away; the oldest go first and are counted.
-pub const MAX_UNSENT: usize = 10_000;
+use unsent::Unsent;
+pub use unsent::{MAX_UNSENT, MAX_UNSENT_OF_ONE};
 
 /// What happens to the agent.
 #[derive(Debug)]
@@ -169,16 +172,6 @@ struct Live {
     at: SocketAddr,
 }
 
-/// A request on its way.
-#[derive(Debug, Clone)]
-struct Asked {
-    plug: Name,
-    /// The answer, once it is here.
-    answer: Option<Live>,
-    /// The port of an adapted instance's connection that exists already.
-    port: Option<Port>,
-}
-
 /// A declaration and what it was decided from.
 #[derive(Debug, Clone)]
 struct Declared {
@@ -206,13 +199,12 @@ pub struct Core {
     instances: BTreeMap<InstanceId, Instance>,
     profiles: Profiles,
     declared: BTreeMap<(InstanceId, SocketAddr), Declared>,
-    asked: HashMap<(InstanceId, MessageId), Asked>,
+    asked: AskedTable,
     live: BTreeMap<(InstanceId, Port), Live>,
     closing: HashMap<MessageId, closing::Closing>,
     registered: bool,
     registration: MessageId,
-    unsent: VecDeque<Envelope>,
-    dropped: u64,
+    unsent: Unsent,
     next_message: u64,
     effects: Vec<Effect>,
 }
@@ -234,13 +226,12 @@ impl Core {
             profiles,
             declared: BTreeMap::new(),
             instances: BTreeMap::new(),
-            asked: HashMap::new(),
+            asked: AskedTable::default(),
             live: BTreeMap::new(),
             closing: HashMap::new(),
             registered: false,
             registration: MessageId::from(1),
-            unsent: VecDeque::new(),
-            dropped: 0,
+            unsent: Unsent::default(),
             // Far from the ids that instances count, so that people can tell them apart.
             next_message: 1_000_000_000,
             effects: Vec::new(),
@@ -278,7 +269,7 @@ impl Core {
 
     /// Messages for the Manager that were dropped because too many waited.
     pub fn dropped(&self) -> u64 {
-        self.dropped
+        self.unsent.dropped()
     }
 
     /// Whether the Manager knows this agent now.
@@ -340,7 +331,8 @@ impl Core {
                 self.close_asked(request.source_service_instance_id, envelope);
             }
             Message::DestServiceSessionCloseRequest(request) => {
-                self.close_asked(request.dest_service_instance_id, envelope);
+                let id = self.destination(request.dest_service_instance_id, request.dest_socket_port);
+                self.close_asked(id, envelope);
             }
             Message::GracefulShutdownRequest(request) => {
                 self.shutdown_asked(request.service_instance_id, request.message_id, true);
@@ -369,8 +361,7 @@ impl Core {
             let ack = acknowledgement(source, port, &live);
             self.effect(Effect::ToManager(Envelope::new(ack, Hop::AgentToManager)));
         }
-        let kept: Vec<_> = self.unsent.drain(..).collect();
-        self.effects.extend(kept.into_iter().map(Effect::ToManager));
+        self.effects.extend(self.unsent.take().map(Effect::ToManager));
     }
 
     fn effect(&mut self, effect: Effect) {
@@ -379,15 +370,16 @@ impl Core {
 
     /// Sends to the Manager, or keeps it until the Manager is back.
     fn send_to_manager(&mut self, envelope: Envelope) {
-        if self.registered {
-            self.effect(Effect::ToManager(envelope.forward(Hop::AgentToManager)));
-            return;
+        self.send_for(None, envelope);
+    }
+
+    /// The same for a message that an instance said.
+    fn send_for(&mut self, from: Option<InstanceId>, envelope: Envelope) {
+        let envelope = envelope.forward(Hop::AgentToManager);
+        match self.registered {
+            true => self.effect(Effect::ToManager(envelope)),
+            false => self.unsent.keep(from, envelope),
         }
-        if self.unsent.len() >= MAX_UNSENT {
-            self.unsent.pop_front();
-            self.dropped += 1;
-        }
-        self.unsent.push_back(envelope.forward(Hop::AgentToManager));
     }
 
     fn tell_manager(&mut self, message: impl Into<Message>) {

@@ -14,36 +14,40 @@ use crate::repository::Kind;
 
 impl Core {
     /// A message from an instance; the kernel says which one it is, whatever the message says.
-    pub(super) fn instance_said(&mut self, id: InstanceId, envelope: Envelope) {
-        if !self.instances.contains_key(&id) {
-            return;
-        }
+    pub(super) fn instance_said(&mut self, id: InstanceId, mut envelope: Envelope) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        fill_in(&mut envelope.message, id, &instance.start.service, self.address);
         match &envelope.message {
             Message::SessionRequest(request) => {
                 if request.source_service_instance_id != id {
-                    self.refuse_spoof(id, request.clone());
+                    let reason = "the process behind this connection is another instance";
+                    self.refuse(id, request.clone(), Status::FORBIDDEN, reason);
                     return;
                 }
                 let asked = Asked { plug: request.source_plug_name.clone(), answer: None, port: None };
-                self.asked.insert((id, request.message_id), asked);
-            }
-            Message::SessionAck(ack) => {
-                if !names(ack.source_service_instance_id, id) {
+                if !self.asked.insert(id, request.message_id, asked) {
+                    let reason = "too many of its requests are unanswered or unacknowledged";
+                    self.refuse(id, request.clone(), Status::TOO_MANY, reason);
                     return;
                 }
-                let asked = self.asked.remove(&(id, ack.message_id)).and_then(|asked| asked.answer);
+            }
+            Message::SessionAck(ack) => {
+                if ack.source_service_instance_id != id {
+                    return;
+                }
+                let asked = self.asked.remove(id, ack.message_id).and_then(|asked| asked.answer);
                 if let (Some(live), true) = (asked, ack.status.is_success()) {
                     self.live.insert((id, ack.source_plug_port), live);
                 }
             }
             Message::SourceServiceSessionCloseInfo(info) => {
-                if !names(info.source_service_instance_id, id) {
+                if info.source_service_instance_id != id {
                     return;
                 }
                 self.live.remove(&(id, info.source_plug_port));
             }
             Message::DestServiceSessionCloseInfo(info) => {
-                if !names(info.dest_service_instance_id, id) {
+                if info.dest_service_instance_id != id {
                     return;
                 }
             }
@@ -72,10 +76,22 @@ impl Core {
             // Nothing else comes from an instance.
             _ => return,
         }
-        self.send_to_manager(envelope);
+        self.send_for(Some(id), envelope);
     }
 
-    fn refuse_spoof(&mut self, id: InstanceId, request: ssmmp::SessionRequest) {
+    /// The instance that a request to a destination means: its socket tells where the id does not.
+    pub(super) fn destination(&self, said: InstanceId, port: Port) -> InstanceId {
+        let listens = |instance: &super::Instance| instance.start.sockets.0.iter().any(|s| s.port == port);
+        match said.is_known() {
+            true => said,
+            false => {
+                let found = self.instances.iter().find(|(_, instance)| listens(instance));
+                found.map_or(said, |(id, _)| *id)
+            }
+        }
+    }
+
+    fn refuse(&mut self, id: InstanceId, request: ssmmp::SessionRequest, status: Status, reason: &str) {
         let response = SessionResponse {
             message_id: request.message_id,
             source_service_name: request.source_service_name,
@@ -85,10 +101,9 @@ impl Core {
             dest_socket_name: request.dest_socket_name,
             dest_service_instance_network_address: ssmmp::Address::UNKNOWN,
             dest_socket_port: Port::UNKNOWN,
-            status: Status::FORBIDDEN,
+            status,
         };
-        let envelope = Envelope::new(response, Hop::AgentToInstance)
-            .with("x_reason", "the process behind this connection is another instance");
+        let envelope = Envelope::new(response, Hop::AgentToInstance).with("x_reason", reason);
         self.effect(Effect::ToInstance(id, envelope));
     }
 
@@ -97,7 +112,7 @@ impl Core {
         let source = response.source_service_instance_id;
         let Some(instance) = self.instances.get(&source) else { return };
         let (kind, service) = (instance.kind, instance.start.service.clone());
-        let Some(asked) = self.asked.get_mut(&(source, response.message_id)) else { return };
+        let Some(asked) = self.asked.get_mut(source, response.message_id) else { return };
         let at =
             SocketAddr::new(response.dest_service_instance_network_address.0, response.dest_socket_port.0);
         let asked_plug = asked.plug.clone();
@@ -126,11 +141,12 @@ impl Core {
                 self.profiles.know(end, program.map_or(0, known_habits));
             }
             self.declare(declare, ends);
-        } else {
-            self.asked.remove(&(source, response.message_id));
+        } else if response.status.is_final() {
+            self.asked.remove(source, response.message_id);
         }
         match kind {
             Kind::Native => self.effect(Effect::ToInstance(source, envelope.forward(Hop::AgentToInstance))),
+            Kind::Adapted if !response.status.is_final() => {}
             Kind::Adapted => {
                 let reason = envelope.extension("x_reason").unwrap_or_default().to_owned();
                 self.plug_answered(source, response.message_id, response.status, &reason);
@@ -181,7 +197,27 @@ impl Core {
     }
 }
 
-/// Older dialects leave the id out; one that is there must be the sender's.
-fn names(said: InstanceId, is: InstanceId) -> bool {
-    !said.is_known() || said == is
+/// Older dialects leave out who speaks: the connection says it.
+fn fill_in(message: &mut Message, id: InstanceId, service: &Name, address: ssmmp::Address) {
+    let known = |said: &mut InstanceId| {
+        if !said.is_known() {
+            *said = id;
+        }
+    };
+    match message {
+        Message::SessionRequest(m) => {
+            if !m.source_service_instance_network_address.is_known() {
+                m.source_service_instance_network_address = address;
+            }
+        }
+        Message::SessionAck(m) => {
+            if m.source_service_name == Name::unnamed() {
+                m.source_service_name = service.clone();
+            }
+            known(&mut m.source_service_instance_id);
+        }
+        Message::SourceServiceSessionCloseInfo(m) => known(&mut m.source_service_instance_id),
+        Message::DestServiceSessionCloseInfo(m) => known(&mut m.dest_service_instance_id),
+        _ => {}
+    }
 }

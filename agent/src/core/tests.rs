@@ -1,5 +1,7 @@
 //! Scenarios of the core, through one helper.
 
+mod peers;
+
 use ssmmp::{Address, Envelope, InstanceId, Message, Status};
 
 use super::profiles::{ENOUGH_CALLS, Profiles};
