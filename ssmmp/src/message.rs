@@ -170,6 +170,27 @@ messages! {
     AgentHealthControlResponse = "agent_health_control_response" ["health_control_response"]: between(Hop::AgentToManager, true),
 }
 
+impl Message {
+    /// The status of a message that carries one.
+    pub fn status(&self) -> Option<Status> {
+        match self {
+            Self::InitiationResponse(m) => Some(m.status),
+            Self::ExecutionResponse(m) => Some(m.status),
+            Self::SessionResponse(m) => Some(m.status),
+            Self::SessionAck(m) => Some(m.status),
+            Self::SourceServiceSessionCloseInfo(m) => Some(m.status),
+            Self::DestServiceSessionCloseInfo(m) => Some(m.status),
+            Self::SourceServiceSessionCloseResponse(m) => Some(m.status),
+            Self::DestServiceSessionCloseResponse(m) => Some(m.status),
+            Self::GracefulShutdownResponse(m) => Some(m.status),
+            Self::HardShutdownResponse(m) => Some(m.status),
+            Self::ServiceInstanceHealthResponse(m) => Some(m.status),
+            Self::AgentHealthControlResponse(m) => Some(m.status),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for MessageType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -52,7 +52,7 @@ impl Core {
             envelope.extension("x_within").and_then(|text| text.parse().ok()).map(Duration::from_millis);
         let within = said.unwrap_or(CLOSE_WITHIN).min(LONGEST);
         let request = envelope.clone();
-        if self.closing.insert(message_id.clone(), Closing { instance: id, request }).is_none() {
+        if self.closing.insert(message_id, Closing { instance: id, request }).is_none() {
             self.effect(Effect::CloseWithin(message_id, within));
         }
         self.effect(Effect::ToInstance(id, envelope.forward(Hop::AgentToInstance)));
@@ -95,7 +95,7 @@ impl Core {
             .closing
             .iter()
             .filter(|(_, closing)| closing.instance == id)
-            .map(|(message_id, _)| message_id.clone())
+            .map(|(message_id, _)| *message_id)
             .collect();
         for message_id in gone {
             if let Some(closing) = self.closing.remove(&message_id) {

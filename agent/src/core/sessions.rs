@@ -205,10 +205,8 @@ fn fill_in(message: &mut Message, id: InstanceId, service: &Name, address: ssmmp
         }
     };
     match message {
-        Message::SessionRequest(m) => {
-            if !m.source_service_instance_network_address.is_known() {
-                m.source_service_instance_network_address = address;
-            }
+        Message::SessionRequest(m) if !m.source_service_instance_network_address.is_known() => {
+            m.source_service_instance_network_address = address;
         }
         Message::SessionAck(m) => {
             if m.source_service_name == Name::unnamed() {

@@ -216,7 +216,7 @@ fn a_session_that_an_instance_does_not_close_is_closed_in_the_kernel() {
         matches!(&node.manager(CLOSE)[..], [Effect::ToInstance(..)]),
         "a repeated request has one deadline"
     );
-    let effects = node.0.handle(Event::CloseOverdue(request.clone()));
+    let effects = node.0.handle(Event::CloseOverdue(*request));
     let [Effect::Destroy(local, remote), Effect::ToManager(info), Effect::ToManager(answer)] = &effects[..]
     else {
         panic!("{effects:?}")
@@ -224,7 +224,7 @@ fn a_session_that_an_instance_does_not_close_is_closed_in_the_kernel() {
     assert_eq!((local.to_string(), remote.port()), ("10.0.0.1:40000".into(), 54009));
     assert!(matches!(&info.message, Message::SourceServiceSessionCloseInfo(i) if i.status == Status::BROKEN));
     assert!(answer.extension("x_forced").is_some());
-    assert!(node.0.handle(Event::CloseOverdue(request.clone())).is_empty());
+    assert!(node.0.handle(Event::CloseOverdue(*request)).is_empty());
     let late = "type: source_service_session_close_response ~ message_id: 60 ~ status: 200";
     assert!(node.instance(7, late).is_empty(), "the Manager has its answer");
 }

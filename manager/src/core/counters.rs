@@ -18,9 +18,9 @@ impl Core {
             polls.misses = 0;
         }
         for item in envelope.extension("x_sessions").unwrap_or_default().split('&') {
-            self.session_counters(item);
+            self.session_counters(address, item);
         }
-        let waits = self.answers.take(envelope.message.message_id());
+        let waits = self.answers.take(envelope.message.message_id(), address);
         if let Some(Outstanding::Counters(ticket)) = waits
             && let Some(left) = self.refreshing.get_mut(&ticket)
         {
@@ -54,10 +54,12 @@ impl Core {
     }
 
     /// One item of `x_sessions` (docs/protocol.md).
-    pub(super) fn session_counters(&mut self, item: &str) {
+    pub(super) fn session_counters(&mut self, node: Address, item: &str) {
         let mut parts = item.split(',').map(str::trim);
         let Some(counters) = Counters::read(&mut parts) else { return };
-        let Some(id) = self.sessions.by_key(counters.key) else { return };
+        let Some(id) = self.sessions.by_key(counters.key).filter(|id| self.has_end_on(node, *id)) else {
+            return;
+        };
         self.sessions.counters(id, |session, interned| {
             session.path = interned.text(counters.path);
             session.reason = (counters.reason != "-").then(|| interned.text(counters.reason));

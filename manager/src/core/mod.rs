@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use inventory::Inventory;
 use patchbay_api as api;
+pub use requests::{MAX_PENDING_OF_ONE, MAX_WAITING, MAX_WAITING_OF_ONE};
 pub use session::{Edge, Session, SessionKey, SessionState};
 pub use session_table::SessionTable;
 use ssmmp::{Address, Envelope, InstanceId, Message, MessageId};
@@ -131,6 +132,8 @@ pub struct Core {
     next_instance: u64,
     next_session: u64,
     next_message: u64,
+    /// The current second and the refusals published in it.
+    pub(crate) refusals: (u64, u32),
     pub(crate) now: Millis,
     effects: Vec<Effect>,
 }
@@ -151,6 +154,7 @@ impl Core {
             next_session: 1,
             // A peer may read ids as 32-bit numbers: 2000 starts of a million messages fit.
             next_message: (epoch % 2000) * 1_000_000 + 30_000,
+            refusals: (0, 0),
             now,
             effects: Vec::new(),
         }
@@ -238,7 +242,7 @@ impl Core {
             Message::SessionRequest(request) => self.session_requested(connection, request.clone()),
             Message::SessionAck(ack) => self.session_acknowledged(connection, ack.clone()),
             Message::SourceServiceSessionCloseInfo(_) | Message::DestServiceSessionCloseInfo(_) => {
-                self.session_close_told(&envelope.message);
+                self.session_close_told(connection, &envelope.message);
             }
             Message::ServiceInstanceTerminationInfo(info) => {
                 if self.speaks_for(connection, info.service_instance_id) {
@@ -253,12 +257,17 @@ impl Core {
                 }
             }
             Message::AgentHealthControlResponse(_) => self.agent_health(connection, &envelope),
-            _ => self.answered(&envelope),
+            _ => self.answered(connection, &envelope),
         }
     }
 
-    fn answered(&mut self, envelope: &Envelope) {
-        let Some(outstanding) = self.answers.take(envelope.message.message_id()) else { return };
+    fn answered(&mut self, connection: Connection, envelope: &Envelope) {
+        // What only informs is not the answer yet.
+        if envelope.message.status().is_some_and(|status| !status.is_final()) {
+            return;
+        }
+        let Some(node) = self.inventory.node_of(connection) else { return };
+        let Some(outstanding) = self.answers.take(envelope.message.message_id(), node) else { return };
         match (outstanding, &envelope.message) {
             (Outstanding::Execution(id), Message::ExecutionResponse(response)) => {
                 let reason = envelope.extension("x_reason").unwrap_or("the agent gave no reason").to_owned();
@@ -310,7 +319,7 @@ impl Core {
         let message = message.into();
         let Some(connection) = self.inventory.node(node).and_then(|node| node.connection) else { return };
         if let Some(waits) = waits {
-            self.answers.expect(self.now, message.message_id(), waits);
+            self.answers.expect(self.now, message.message_id(), node, waits);
         }
         self.effect(Effect::Send(connection, Envelope::new(message, ssmmp::Hop::ManagerToAgent)));
     }

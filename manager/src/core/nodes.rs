@@ -6,6 +6,12 @@ use ssmmp::{Address, Envelope, Hop, InitiationResponse, InstanceId, Message, Sta
 
 use super::{Connection, Core, Effect, InstanceState, Node, Timer};
 
+/// Nodes that are known at once; for a new one a lost one without instances is forgotten, else it is
+/// refused with 503.
+pub const MAX_NODES: usize = 10_000;
+/// Longest name or reason of a node that is kept, in characters.
+const LONGEST_TEXT: usize = 200;
+
 impl Core {
     /// Whether an agent may speak for an instance: it must be on its node.
     pub(super) fn speaks_for(&self, connection: Connection, id: InstanceId) -> bool {
@@ -33,16 +39,20 @@ impl Core {
             self.effect(answer(Status::BAD_REQUEST));
             return;
         }
+        if self.inventory.node(address).is_none() && !self.inventory.make_room(MAX_NODES) {
+            self.effect(answer(Status::UNAVAILABLE));
+            return;
+        }
         let earlier = self.inventory.node(address).and_then(|node| node.connection);
         if let Some(earlier) = earlier.filter(|earlier| *earlier != connection) {
             self.effect(Effect::Close(earlier));
         }
-        let name = envelope.extension("x_node").map_or_else(|| address.to_string(), str::to_owned);
+        let name = envelope.extension("x_node").map_or_else(|| address.to_string(), short);
         let mut node = Node::lost(address, self.now);
         node.name.clone_from(&name);
         node.connection = Some(connection);
         node.repository = request.service_repository.0.iter().cloned().collect();
-        node.redirection = envelope.extension("x_redirection").unwrap_or("unknown").to_owned();
+        node.redirection = short(envelope.extension("x_redirection").unwrap_or("unknown"));
         let services = node.repository.len();
         self.inventory.put_node(node);
         self.plan_node_polls(address);
@@ -125,4 +135,9 @@ impl Core {
     fn living_on(&self, address: Address) -> Vec<InstanceId> {
         self.inventory.on_node(address).map(|node| node.alive.iter().copied().collect()).unwrap_or_default()
     }
+}
+
+/// An agent's text, no longer than is kept.
+fn short(text: &str) -> String {
+    text.chars().take(LONGEST_TEXT).collect()
 }

@@ -7,7 +7,13 @@ use super::{Connection, Core, Edge, Effect, Session, SessionState, Waiting};
 use crate::graph::Redirect;
 
 /// Requests that may wait for one service to start; further ones are refused with 503.
-const MAX_WAITING: usize = 10_000;
+pub const MAX_WAITING: usize = 10_000;
+/// Those of one instance; further ones are refused with 429.
+pub const MAX_WAITING_OF_ONE: usize = 1_024;
+/// Answered requests of one instance that may be unacknowledged; further ones are refused with 429.
+pub const MAX_PENDING_OF_ONE: usize = 16_384;
+/// Refusals published in one second; further ones are answered all the same.
+const MAX_REFUSALS_PUBLISHED: u32 = 100;
 
 impl Core {
     /// An instance asks where its plug connects.
@@ -15,13 +21,17 @@ impl Core {
         let waiting = Waiting { connection, request };
         let request = &waiting.request;
         let source = request.source_service_instance_id;
+        if !self.speaks_for(connection, source) {
+            self.refuse_request(&waiting, Status::FORBIDDEN, "this agent has no such instance");
+            return;
+        }
         if let Some(session) = self.sessions.pending(source, request.message_id) {
             // A repeated request gets the same answer.
             self.answer(&waiting, session);
             return;
         }
-        if !self.speaks_for(connection, source) {
-            self.refuse_request(&waiting, Status::FORBIDDEN, "this agent has no such instance");
+        if self.sessions.pending_of(source) >= MAX_PENDING_OF_ONE {
+            self.refuse_request(&waiting, Status::TOO_MANY, "too many of its sessions are unacknowledged");
             return;
         }
         match self.destination_of(request) {
@@ -92,11 +102,18 @@ impl Core {
             return;
         }
         let queue = app.waiting.entry(service.to_owned()).or_default();
-        let is_repeated = queue.iter().any(|earlier| {
-            earlier.request.source_service_instance_id == waiting.request.source_service_instance_id
-                && earlier.request.message_id == waiting.request.message_id
-        });
+        let source = waiting.request.source_service_instance_id;
+        let own = queue.iter().filter(|earlier| earlier.request.source_service_instance_id == source);
+        let (mut count, mut is_repeated) = (0, false);
+        for earlier in own {
+            count += 1;
+            is_repeated |= earlier.request.message_id == waiting.request.message_id;
+        }
         if is_repeated {
+            return;
+        }
+        if count >= MAX_WAITING_OF_ONE {
+            self.refuse_request(&waiting, Status::TOO_MANY, "too many of its requests wait for this service");
             return;
         }
         if queue.len() >= MAX_WAITING {
@@ -220,6 +237,12 @@ impl Core {
         };
         let envelope = Envelope::new(response, Hop::ManagerToAgent).with("x_reason", reason);
         self.effect(Effect::Send(waiting.connection, envelope));
+        let second = self.now / 1_000;
+        let (counted, published) = self.refusals;
+        self.refusals = if counted == second { (second, published + 1) } else { (second, 1) };
+        if self.refusals.1 > MAX_REFUSALS_PUBLISHED {
+            return;
+        }
         self.publish(
             "session-refused",
             format!(

@@ -24,6 +24,8 @@ pub struct SessionTable {
     /// Open ones by source and m.
     by_source: HashTable<u64>,
     pending: HashMap<(InstanceId, MessageId), u64>,
+    /// How many of them a source has; one without any is not in it.
+    pending_of: HashMap<InstanceId, usize>,
     /// Answered ones in their order; those that were acknowledged meanwhile are passed over.
     unacknowledged: VecDeque<(Millis, u64)>,
     /// In the order in which they ended.
@@ -54,6 +56,23 @@ impl SessionTable {
         self.pending.get(&(source, request)).copied()
     }
 
+    /// How many answered requests of a source are not acknowledged yet.
+    pub fn pending_of(&self, source: InstanceId) -> usize {
+        self.pending_of.get(&source).copied().unwrap_or(0)
+    }
+
+    fn take_pending(&mut self, source: InstanceId, request: MessageId) {
+        if self.pending.remove(&(source, request)).is_none() {
+            return;
+        }
+        if let Some(count) = self.pending_of.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.pending_of.remove(&source);
+            }
+        }
+    }
+
     /// The session with a key.
     pub fn by_key(&self, key: SessionKey) -> Option<u64> {
         let hash = self.hashes.hash_one(key);
@@ -77,7 +96,9 @@ impl SessionTable {
         session.path = self.interned.text(session.path);
         session.reason = session.reason.map(|reason| self.interned.text(reason));
         if session.state == SessionState::Pending {
-            self.pending.insert((session.source, session.message_id), id);
+            if self.pending.insert((session.source, session.message_id), id).is_none() {
+                *self.pending_of.entry(session.source).or_default() += 1;
+            }
             self.unacknowledged.push_back((session.opened + ACKNOWLEDGE_WITHIN, id));
         }
         let opened = session.state == SessionState::Open;
@@ -90,11 +111,12 @@ impl SessionTable {
     /// A session is acknowledged.
     pub fn acknowledge(&mut self, id: u64, now: Millis, port: Port, new_port: Port) -> Option<&Session> {
         let session = self.all.get_mut(&id).filter(|session| session.state == SessionState::Pending)?;
-        self.pending.remove(&(session.source, session.message_id));
+        let asked = (session.source, session.message_id);
         session.state = SessionState::Open;
         session.opened = now;
         session.source_port = port;
         session.new_port = if new_port.is_known() { new_port } else { session.destination_port };
+        self.take_pending(asked.0, asked.1);
         self.index(id);
         self.get(id)
     }
@@ -108,7 +130,7 @@ impl SessionTable {
         session.status = session.status.or(Some(status));
         let (source, message_id, port) = (session.source, session.message_id, session.source_port);
         match before {
-            SessionState::Pending => drop(self.pending.remove(&(source, message_id))),
+            SessionState::Pending => self.take_pending(source, message_id),
             SessionState::Open => {
                 self.open -= 1;
                 remove(&mut self.by_source, self.hashes.hash_one((source, port)), id);
@@ -196,6 +218,8 @@ impl SessionTable {
         let (open, pending) = (of(SessionState::Open), of(SessionState::Pending));
         assert_eq!((self.open, self.by_source.len()), (open.len(), open.len()));
         assert_eq!(self.pending.len(), pending.len());
+        assert_eq!(self.pending_of.values().sum::<usize>(), pending.len());
+        assert!(self.pending_of.values().all(|count| *count > 0));
         for session in pending {
             assert_eq!(self.pending(session.source, session.message_id), Some(session.id));
             assert!(self.unacknowledged.iter().any(|(_, id)| *id == session.id));

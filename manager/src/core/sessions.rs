@@ -1,6 +1,6 @@
 //! Sessions are acknowledged and closed (section 4, 8 to 11).
 
-use ssmmp::{Message, SessionAck, SourceServiceSessionCloseRequest, Status};
+use ssmmp::{Address, Message, SessionAck, SourceServiceSessionCloseRequest, Status};
 
 use super::{Connection, Core, Effect, Outstanding, Session, SessionState};
 
@@ -37,7 +37,7 @@ impl Core {
     }
 
     /// Either end tells that a session ended; the second report of one finds nothing.
-    pub(super) fn session_close_told(&mut self, message: &Message) {
+    pub(super) fn session_close_told(&mut self, connection: Connection, message: &Message) {
         let (key, source, status) = match message {
             Message::SourceServiceSessionCloseInfo(info) => (
                 (
@@ -61,11 +61,19 @@ impl Core {
             ),
             _ => return,
         };
-        // Loopback or translated addresses hide the key: then the source and its port m decide.
+        // Loopback or translated addresses hide the key: then the source and its port m decide, when
+        // only one session has them. Nobody ends what has no end on its node.
         let found = self.sessions.by_key(key).or_else(|| self.sessions.by_source(source?, key.1));
-        if let Some(id) = found {
+        let node = self.inventory.node_of(connection);
+        if let Some(id) = found.filter(|id| node.is_some_and(|node| self.has_end_on(node, *id))) {
             self.session_closed(id, status);
         }
+    }
+
+    /// Whether one of a session's ends is on a node.
+    pub(super) fn has_end_on(&self, node: Address, id: u64) -> bool {
+        let session = self.sessions.get(id);
+        session.is_some_and(|s| s.source_address == node || s.destination_address == node)
     }
 
     /// A session is over. Closing it again changes nothing.

@@ -1,5 +1,7 @@
 //! Scenarios of the core, through one helper: a Manager whose agents are written out as messages.
 
+mod peers;
+
 use proptest::prelude::*;
 use ssmmp::{Address, Envelope, InstanceId, Message};
 

@@ -58,12 +58,12 @@ impl Timers {
 /// Requests that wait for their answers, for [`ANSWER_WITHIN`] at most.
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
-    waiting: HashMap<MessageId, Outstanding>,
+    waiting: HashMap<MessageId, (Address, Outstanding)>,
     oldest: VecDeque<(Millis, MessageId)>,
 }
 
 impl Answers {
-    pub(crate) fn expect(&mut self, now: Millis, id: MessageId, what: Outstanding) {
+    pub(crate) fn expect(&mut self, now: Millis, id: MessageId, node: Address, what: Outstanding) {
         while let Some((asked, old)) = self.oldest.front() {
             if *asked + ANSWER_WITHIN > now && self.waiting.contains_key(old) {
                 break;
@@ -71,11 +71,13 @@ impl Answers {
             self.waiting.remove(old);
             self.oldest.pop_front();
         }
-        self.waiting.insert(id, what);
+        self.waiting.insert(id, (node, what));
         self.oldest.push_back((now, id));
     }
 
-    pub(crate) fn take(&mut self, id: MessageId) -> Option<Outstanding> {
-        self.waiting.remove(&id)
+    /// What an answer is to; `None` unless the agent that was asked gives it: ids can be guessed.
+    pub(crate) fn take(&mut self, id: MessageId, node: Address) -> Option<Outstanding> {
+        self.waiting.get(&id).filter(|(asked, _)| *asked == node)?;
+        self.waiting.remove(&id).map(|(_, what)| what)
     }
 }

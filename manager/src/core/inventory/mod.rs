@@ -114,6 +114,19 @@ impl Inventory {
         self.list(address);
     }
 
+    /// Makes sure that one more node can be known; forgets a lost one without living instances if it must.
+    /// False when there is none.
+    pub fn make_room(&mut self, most: usize) -> bool {
+        if self.nodes.len() < most {
+            return true;
+        }
+        let useless = |node: &&Node| node.connection.is_none() && self.load(node.address) == 0;
+        let Some(address) = self.nodes.values().find(useless).map(|node| node.address) else { return false };
+        self.nodes.remove(&address);
+        self.on_node.remove(&address);
+        true
+    }
+
     /// A node's connection has ended.
     pub fn disconnect(&mut self, address: Address, now: Millis) {
         self.unlist(address);
