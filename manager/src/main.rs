@@ -160,6 +160,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     let options = server::Options {
         accept_semi: arguments.accept_dialect.contains(&Dialect::Semi),
         max_per_address: arguments.max_connections_per_address,
+        ..server::Options::default()
     };
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use ssmmp::{
     Address, Conversation, Envelope, Hop, InitiationRequest, InitiationResponse, MAX_MESSAGE_BYTES, Message,
@@ -22,10 +21,6 @@ use crate::shell::{Handle, Input};
 
 /// Messages that may wait to be sent to one agent; one that lets more wait is cut off.
 const MAX_UNSENT: usize = 65_536;
-/// A connection must register within this time, however slowly its bytes come.
-const REGISTER_WITHIN: Duration = Duration::from_secs(10);
-/// A peer that takes none of what is written for so long is cut off.
-const WRITE_WITHIN: Duration = Duration::from_secs(10);
 /// Malformed messages in a row after which a connection is closed.
 const MAX_MALFORMED: u32 = 100;
 /// Malformed messages of a connection that are logged one by one; further ones are only counted.
@@ -56,7 +51,8 @@ pub(super) async fn serve(
     }
     let conversation =
         Conversation::new(Speaker::Agent, MAX_MESSAGE_BYTES).accepting_semi(options.accept_semi);
-    let agent = Agent { peer, connection, handle, conversation: Mutex::new(conversation), refusals };
+    let conversation = Mutex::new(conversation);
+    let agent = Agent { peer, connection, handle, options, conversation, refusals };
     tokio::select! {
         reason = agent.write(writer, outbound) => reason,
         reason = agent.read(reader, place) => reason,
@@ -67,6 +63,7 @@ struct Agent<'a> {
     peer: SocketAddr,
     connection: Connection,
     handle: &'a Handle,
+    options: &'a Options,
     conversation: Mutex<Conversation>,
     refusals: mpsc::WeakSender<Envelope>,
 }
@@ -90,7 +87,7 @@ impl Agent<'_> {
         while let Some(envelope) = outbound.recv().await {
             text.clear();
             let answers = self.encode(envelope, &mut outbound, &mut text);
-            match timeout(WRITE_WITHIN, writer.write_all(text.as_bytes())).await {
+            match timeout(self.options.write_within, writer.write_all(text.as_bytes())).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return format!("writing failed: {error}"),
                 Err(_) => return "it does not read its messages".into(),
@@ -126,7 +123,7 @@ impl Agent<'_> {
         let mut bytes = vec![0; READ_BYTES];
         let mut record = Record::default();
         let waiting = Arc::new(Semaphore::new(MAX_WAITING));
-        let register_until = Instant::now() + REGISTER_WITHIN;
+        let register_until = Instant::now() + self.options.register_within;
         loop {
             let read = match place.is_registered() {
                 true => reader.read(&mut bytes).await,

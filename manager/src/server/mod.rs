@@ -28,11 +28,20 @@ pub struct Options {
     pub accept_semi: bool,
     /// Connections from one address; further ones are closed.
     pub max_per_address: usize,
+    /// A connection must register within this time, however slowly its bytes come.
+    pub register_within: Duration,
+    /// A peer that takes none of what is written for so long is cut off.
+    pub write_within: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { accept_semi: false, max_per_address: 2_048 }
+        Self {
+            accept_semi: false,
+            max_per_address: 2_048,
+            register_within: Duration::from_secs(10),
+            write_within: Duration::from_secs(10),
+        }
     }
 }
 
