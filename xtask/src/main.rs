@@ -1,5 +1,6 @@
 //! Everything a developer runs: `cargo xtask --help`.
 
+mod bench;
 mod command;
 mod demo;
 mod fuzz;
@@ -34,6 +35,8 @@ enum Task {
     Demo(demo::Demo),
     #[command(hide = true)]
     Drive(demo::Drive),
+    /// Set up, build, and measure what redirection brings on this machine
+    Bench(bench::Bench),
     /// Set up and run every test there is
     Test,
     /// Run programs that nobody here wrote, with redirection off and on, and compare their results
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Build => setup::run().and_then(|()| setup::build()),
         Task::Demo(demo) => demo::run(&demo),
         Task::Drive(drive) => demo::run_drive(&drive),
+        Task::Bench(bench) => bench::run(&bench),
         Task::Test => test::run(),
         Task::Transparency(transparency) => transparency::run(&transparency),
         Task::Simulate(simulate) => setup::run().and_then(|()| simulate::run(&simulate)),

@@ -103,8 +103,7 @@ async fn run_in(exec: &Exec, cgroup: &Path) -> Result<ExitStatus> {
         }
     }
     if let Some(file) = &exec.report {
-        fs::write(file, serde_json::to_string_pretty(&runner.summary)? + "\n")
-            .with_context(|| format!("{} can't be written", file.display()))?;
+        runner.summary.write(file)?;
     }
     Ok(status)
 }

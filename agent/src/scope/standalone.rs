@@ -23,6 +23,9 @@ pub struct Standalone {
     /// Where what was learned of programs is kept
     #[arg(long, default_value = STATE, value_name = "FOLDER")]
     state_dir: PathBuf,
+    /// Also write what went which way as JSON when it ends
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 /// Redirects inside the cgroup until SIGINT or SIGTERM, then takes everything back to TCP.
@@ -58,5 +61,8 @@ pub async fn run(standalone: &Standalone) -> Result<()> {
     info!("taking sessions back to TCP");
     runner.end().await?;
     print!("{}", runner.summary.text());
+    if let Some(file) = &standalone.report {
+        runner.summary.write(file)?;
+    }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::datapath::{Path, SessionReport};
@@ -48,6 +49,15 @@ impl Summary {
         if let Path::Tcp(reason) = report.path {
             *port.reasons.entry(reason.text()).or_default() += 1;
         }
+    }
+
+    /// Writes it as JSON.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write(&self, file: &std::path::Path) -> Result<()> {
+        std::fs::write(file, serde_json::to_string_pretty(self)? + "\n")
+            .with_context(|| format!("{} can't be written", file.display()))
     }
 
     /// For people.

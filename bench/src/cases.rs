@@ -1,0 +1,11 @@
+//! All cases. A new one is added here.
+
+use crate::case::{Case, Pace};
+use crate::matrix;
+
+/// The cases of a pace.
+pub fn all(pace: &Pace) -> Vec<Box<dyn Case>> {
+    let mut all: Vec<Box<dyn Case>> = Vec::new();
+    all.extend(matrix::cases(pace));
+    all
+}

@@ -1,0 +1,56 @@
+//! What redirection brings, measured beside the alternatives. `cargo xtask bench` builds and runs it.
+
+mod case;
+mod cases;
+mod ends;
+mod lab;
+mod matrix;
+mod report;
+mod run;
+mod sample;
+mod switch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures what redirection brings on this machine.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Measure, and write the reports
+    Run(run::Run),
+    /// One end of the work, as the matrix runs it
+    #[command(subcommand)]
+    End(ends::End),
+    #[command(hide = true)]
+    Enter(lab::enter::Enter),
+    #[command(hide = true)]
+    Declare(switch::declare::Declare),
+    /// Redirect everything in a cgroup without any care, to compare with; it breaks programs
+    #[command(hide = true)]
+    UnsafeRecipe(switch::recipe::Recipe),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Run(run) => run::run(&run),
+        Task::End(end) => ends::run(&end),
+        Task::Enter(enter) => lab::enter::run(&enter),
+        Task::Declare(declare) => switch::declare::run(&declare),
+        Task::UnsafeRecipe(recipe) => switch::recipe::run(&recipe),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
