@@ -254,7 +254,9 @@ async fn run(arguments: Run) -> Result<()> {
         harmful: options.harmful,
     };
     let profiles = profile_file::read(&places.state)?;
-    let core = Core::new(address, node.clone(), redirects, repository, profiles);
+    let mut core = Core::new(address, node.clone(), redirects, repository, profiles);
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    core.number_messages_from(since_1970.as_secs() * 10);
     info!(node, address = %arguments.address, redirection = redirection.describe(), "ready");
     let (controls, control_receiver) = mpsc::channel(16);
     let signals = watch_signals(controls)?;

@@ -187,6 +187,13 @@ impl Node {
                     warn!(%local, %remote, "the connection could not be ended: {error}");
                 }
             }
+            Effect::EndWithin(id, within) => {
+                let events = self.events.clone();
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(within).await;
+                    drop(events.send(Event::EndOverdue(id)).await);
+                });
+            }
             Effect::CloseWithin(request, within) => {
                 let events = self.events.clone();
                 self.tasks.spawn(async move {

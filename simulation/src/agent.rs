@@ -91,6 +91,10 @@ impl World {
                     .declared
                     .retain(|(source, _), destination| *source != id && *destination != id);
             }
+            Effect::EndWithin(id, within) => {
+                let overdue = Box::new(Event::EndOverdue(id));
+                self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
+            }
             Effect::CloseWithin(request, within) => {
                 let overdue = Box::new(Event::CloseOverdue(request));
                 self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));

@@ -40,7 +40,7 @@ struct Arguments {
     /// Kinds of faults, or `none`, instead of what the seed says
     #[arg(long, value_name = "KIND,…", value_delimiter = ',')]
     faults: Option<Vec<String>>,
-    /// Lines of the trace to show
+    /// Lines of the trace to show, without polls
     #[arg(long, default_value_t = 60, value_name = "N")]
     trace: usize,
     /// Show a failure as it is, without looking for a simpler one
@@ -147,8 +147,9 @@ fn plan(arguments: &Arguments, seed: u64) -> Result<Plan> {
     Ok(plan)
 }
 
-/// The simplest run found that fails too.
+/// The simplest run found that fails in the same way.
 fn simplest(failing: &Plan) -> Result<Plan> {
+    let how = run(failing, 0)?.violation.map(|violation| kind(&violation));
     let mut simplest = failing.clone();
     let mut tried = 0;
     loop {
@@ -158,7 +159,7 @@ fn simplest(failing: &Plan) -> Result<Plan> {
             if tried > MAX_SIMPLER {
                 return Ok(simplest);
             }
-            if run(&simpler, 0)?.violation.is_some() {
+            if run(&simpler, 0)?.violation.map(|violation| kind(&violation)) == how {
                 found = Some(simpler);
                 break;
             }
@@ -170,10 +171,18 @@ fn simplest(failing: &Plan) -> Result<Plan> {
     }
 }
 
+/// A violation without its names and numbers.
+fn kind(violation: &str) -> String {
+    let is_plain = |word: &&str| word.chars().all(|character| character.is_alphabetic());
+    violation.split_whitespace().filter(is_plain).take(8).collect::<Vec<_>>().join(" ")
+}
+
 fn show(arguments: &Arguments, failing: &Plan) -> Result<()> {
     let plan = if arguments.as_is { failing.clone() } else { simplest(failing)? };
-    let outcome = run(&plan, arguments.trace)?;
-    for line in &outcome.trace {
+    let outcome = run(&plan, usize::MAX)?;
+    let polls = |line: &&String| !line.contains("_health_") || line.contains("[");
+    let lines: Vec<&String> = outcome.trace.iter().filter(polls).collect();
+    for line in &lines[lines.len().saturating_sub(arguments.trace)..] {
         println!("{line}");
     }
     println!("violated: {}", outcome.violation.unwrap_or_default());

@@ -143,13 +143,14 @@ impl World {
         let life = self.lives;
         let node = &mut self.nodes[index];
         let redirects = Redirects { description: "kernel".into(), observes: true, harmful: u32::MAX };
-        let core = Core::new(
+        let mut core = Core::new(
             node.address,
             format!("n{index}"),
             redirects,
             node.repository.clone(),
             node.profiles.clone(),
         );
+        core.number_messages_from(self.schedule.now);
         node.agent = Some(Agent {
             core,
             life,

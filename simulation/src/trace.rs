@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::schedule::Millis;
 
 /// Lines kept for people.
-const KEPT: usize = 100_000;
+const KEPT: usize = 20_000;
 
 /// Who did something, or to whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! The agent speaks SSMMP for programs that do not: it asks for their plugs' targets before they start,
 //! and acknowledges and reports the connections that it sees in the kernel.
 
-use ssmmp::{InstanceId, MessageId, PlugTarget, Port, SessionRequest, Status};
+use ssmmp::{Envelope, Hop, InstanceId, MessageId, PlugTarget, Port, SessionRequest, Status};
 
-use super::{Asked, Core, Effect, Stage, acknowledgement};
+use super::{Core, Effect, Live, Stage, acknowledgement, resync};
 use crate::datapath::{Cause, SessionReport};
 use crate::repository::Kind;
 
@@ -21,12 +21,7 @@ impl Core {
         let Some(socket) = plug.socket.clone() else { return };
         let service = instance.start.service.clone();
         let message_id = self.message_id();
-        let asked = Asked { plug: plug.plug.clone(), answer: None, port };
-        if !self.asked.insert(id, message_id, asked) {
-            // So many connections at once are not known to the Manager; they stay what they are.
-            return;
-        }
-        self.tell_manager(SessionRequest {
+        let request = SessionRequest {
             message_id,
             source_service_name: service,
             source_service_instance_id: id,
@@ -34,7 +29,8 @@ impl Core {
             source_plug_name: plug.plug.clone(),
             dest_service_name: plug.service.clone(),
             dest_socket_name: socket,
-        });
+        };
+        self.ask(id, Envelope::new(request, Hop::AgentToManager), port);
     }
 
     /// A plug's target is known, or can't be had.
@@ -57,8 +53,7 @@ impl Core {
         let Some(live) = asked.answer.clone() else { return };
         if let Some(port) = asked.port {
             self.asked.remove(id, message_id);
-            self.tell_manager(acknowledgement(id, port, &live));
-            self.live.insert((id, port), live);
+            self.lives(id, port, live);
             return;
         }
         let Some(instance) = self.instances.get_mut(&id) else { return };
@@ -73,7 +68,9 @@ impl Core {
     /// The kernel saw a declared connection: for an adapted source it is acknowledged.
     pub(super) fn established(&mut self, report: &SessionReport) {
         let id = InstanceId(report.source_instance);
-        let Some(instance) = self.instances.get(&id).filter(|i| i.kind == Kind::Adapted) else { return };
+        if !self.is_adapted(id) {
+            return;
+        }
         let port = Port(report.source.port());
         let waiting = self
             .asked
@@ -86,17 +83,24 @@ impl Core {
         if let Some(message_id) = waiting
             && let Some(live) = self.asked.remove(id, message_id).and_then(|asked| asked.answer)
         {
-            self.tell_manager(acknowledgement(id, port, &live));
-            self.live.insert((id, port), live);
+            self.lives(id, port, live);
             return;
         }
         // A further connection of the same plug is a further session.
+        let Some(instance) = self.instances.get(&id) else { return };
         let targets = &instance.start.targets;
         let plug = targets.iter().find(|(_, at)| **at == report.destination).map(|(plug, _)| plug.clone());
         let target = plug.and_then(|plug| instance.start.plugs.target(&plug).cloned());
         if let Some(target) = target {
             self.ask_for(id, &target, Some(port));
         }
+    }
+
+    /// A session of an adapted source lives; the Manager is told all of it.
+    fn lives(&mut self, id: InstanceId, port: Port, live: Live) {
+        let ack = Envelope::new(acknowledgement(id, port, &live), Hop::AgentToManager);
+        self.send_to_manager(ack.with("x_live", &resync::item(id, port, &live)));
+        self.live.insert((id, port), live);
     }
 
     /// The kernel saw a declared connection end: adapted ends are reported for.

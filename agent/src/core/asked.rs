@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use ssmmp::{InstanceId, MessageId, Name, Port};
+use ssmmp::{Envelope, Hop, InstanceId, Message, MessageId, Name, Port, Status};
 
-use super::Live;
+use super::{Core, Effect, Live};
 
 /// Requests of one instance that may be unanswered or unacknowledged; further ones are refused with 429.
 pub const MAX_ASKED: usize = 4_096;
@@ -12,6 +12,8 @@ pub const MAX_ASKED: usize = 4_096;
 /// A request on its way.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
+    /// The request as it goes to the Manager, told again when its link was lost before the answer came.
+    request: Envelope,
     pub(super) plug: Name,
     /// The answer, once it is here.
     pub(super) answer: Option<Live>,
@@ -77,9 +79,36 @@ impl AskedTable {
         of.into_iter().flat_map(|of| of.order.iter().filter_map(|id| Some((*id, of.by_id.get(id)?))))
     }
 
+    /// Requests that were not answered, for a Manager that may not have heard of them; in a fixed order.
+    pub(super) fn unanswered(&self) -> Vec<Envelope> {
+        let mut askers: Vec<InstanceId> = self.0.keys().copied().collect();
+        askers.sort();
+        let all = askers.into_iter().flat_map(|asker| self.of(asker));
+        all.filter(|(_, asked)| asked.answer.is_none()).map(|(_, asked)| asked.request.clone()).collect()
+    }
+
     /// How many an instance has.
     #[cfg(test)]
     pub(super) fn count(&self, asker: InstanceId) -> usize {
         self.0.get(&asker).map_or(0, |of| of.by_id.len())
+    }
+}
+
+impl Core {
+    /// Asks the Manager, now or when it is back. The answer to a repeated request is that to the first.
+    pub(super) fn ask(&mut self, id: InstanceId, envelope: Envelope, port: Option<Port>) {
+        let Message::SessionRequest(request) = &envelope.message else { return };
+        let (message_id, plug) = (request.message_id, request.source_plug_name.clone());
+        if self.asked.get(id, message_id).is_some_and(|earlier| earlier.answer.is_none()) {
+            return;
+        }
+        let to_manager = envelope.clone().forward(Hop::AgentToManager);
+        let asked = Asked { request: to_manager.clone(), plug, answer: None, port };
+        if !self.asked.insert(id, message_id, asked) {
+            let reason = "too many of its requests are unanswered or unacknowledged";
+            self.refuse(id, request.clone(), Status::TOO_MANY, reason);
+        } else if self.registered {
+            self.effect(Effect::ToManager(to_manager));
+        }
     }
 }

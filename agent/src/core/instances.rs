@@ -2,7 +2,7 @@
 
 use ssmmp::{
     Envelope, ExecutionRequest, ExecutionResponse, GracefulShutdownRequest, GracefulShutdownResponse,
-    HardShutdownResponse, Hop, InstanceId, MessageId, Port, ServiceInstanceHealthResponse,
+    HardShutdownResponse, Hop, InstanceId, MessageId, Name, Port, ServiceInstanceHealthResponse,
     ServiceInstanceTerminationInfo, Status,
 };
 
@@ -93,33 +93,43 @@ impl Core {
             return;
         };
         let (kind, tested, execution) = (entry.kind, entry.tested, MessageId::from(0));
-        if kind == Kind::Adapted {
-            for session in sessions {
-                self.resume(&start, session);
-            }
+        for session in sessions {
+            self.resume(&start, session);
         }
+        // Without the kernel's table, sessions of before are not known.
+        self.knows_all_sessions &= self.redirects.description == "kernel";
         let stage = Stage::Running;
         let instance = Instance { start, kind, tested, stage, execution, shutdown: None, told_end: false };
         self.instances.insert(id, instance);
     }
 
-    /// A session of an adapted source goes on; the Manager knows it.
+    /// A session goes on. An adapted source's plug is the one that leads there; a native one's the Manager
+    /// knows.
     fn resume(&mut self, start: &Start, session: &SessionReport) {
-        let Some((plug, at)) = start.targets.iter().find(|(_, at)| **at == session.destination) else {
-            return;
+        let target = start.targets.iter().find(|(_, at)| **at == session.destination);
+        let target = target.and_then(|(plug, _)| start.plugs.target(plug).cloned());
+        let Ok(unknown) = Name::new("-") else { return };
+        let (plug, dest_service, socket) = match target {
+            Some(target) => (target.plug, target.service, target.socket.unwrap_or_else(|| unknown.clone())),
+            None => (unknown.clone(), unknown.clone(), unknown),
         };
-        let Some(target) = start.plugs.target(plug).cloned() else { return };
-        let Some(socket) = target.socket else { return };
         let live = Live {
             message_id: self.message_id(),
             service: start.service.clone(),
-            plug: target.plug,
-            dest_service: target.service,
+            plug,
+            dest_service,
             destination: InstanceId(session.destination_instance),
             socket,
-            at: *at,
+            at: session.destination,
         };
         self.live.insert((start.id, Port(session.source.port())), live);
+    }
+
+    /// An instance that said it ends has not.
+    pub(super) fn end_overdue(&mut self, id: InstanceId) {
+        if self.instances.get(&id).is_some_and(|instance| instance.told_end) {
+            self.effect(Effect::End(id));
+        }
     }
 
     pub(super) fn start_failed(&mut self, id: InstanceId, status: Status, reason: &str, output: &[String]) {
@@ -153,8 +163,8 @@ impl Core {
         }
         match instance.shutdown {
             Some((message_id, graceful)) => self.shutdown_answer(id, message_id, graceful, Status::OK),
-            None if instance.told_end => {}
             None => {
+                let reason = if instance.told_end { "ended by itself" } else { reason };
                 let message_id = self.message_id();
                 let info = ServiceInstanceTerminationInfo {
                     message_id,

@@ -7,6 +7,7 @@ mod closing;
 mod instances;
 mod observed;
 pub mod profiles;
+mod resync;
 mod sessions;
 mod unsent;
 
@@ -25,11 +26,16 @@ use ssmmp::{
 
 use crate::datapath::{Cause, SessionReport};
 use crate::repository::{Kind, Repository};
+use asked::AskedTable;
 pub use asked::MAX_ASKED;
-use asked::{Asked, AskedTable};
 use profiles::{Ends, Profiles};
 use unsent::Unsent;
 pub use unsent::{MAX_UNSENT, MAX_UNSENT_OF_ONE};
+
+/// Far from the ids that instances count, so that people can tell them apart; a peer may read 32 bits.
+const FIRST_MESSAGE: u64 = 1_000_000_000;
+/// How long an instance that said it ends may still run.
+const END_WITHIN: Duration = Duration::from_secs(10);
 
 /// What happens to the agent.
 #[derive(Debug)]
@@ -60,6 +66,8 @@ pub enum Event {
     Habit(SessionReport),
     /// A session is on its way out of the map.
     Leaving(SessionReport),
+    /// The time of [`Effect::EndWithin`] is over.
+    EndOverdue(InstanceId),
     /// The time of [`Effect::CloseWithin`] is over.
     CloseOverdue(MessageId),
     /// What was seen so far of sessions that go on.
@@ -89,6 +97,8 @@ pub enum Effect {
     Withdraw(InstanceId),
     /// End a connection from outside its process; its own end and the other.
     Destroy(SocketAddr, SocketAddr),
+    /// Give back [`Event::EndOverdue`] for this instance after a time.
+    EndWithin(InstanceId, Duration),
     /// Give back [`Event::CloseOverdue`] for this close request after a time.
     CloseWithin(MessageId, Duration),
     /// The Manager knows this agent now.
@@ -156,7 +166,7 @@ struct Instance {
     execution: MessageId,
     /// A shutdown request that is answered when the process is gone.
     shutdown: Option<(MessageId, bool)>,
-    /// It said itself that it ends.
+    /// It said itself that it ends; it has a time to do so.
     told_end: bool,
 }
 
@@ -201,6 +211,8 @@ pub struct Core {
     declared: BTreeMap<(InstanceId, SocketAddr), Declared>,
     asked: AskedTable,
     live: BTreeMap<(InstanceId, Port), Live>,
+    /// Whether no session of an instance here can be missing in `live`.
+    knows_all_sessions: bool,
     closing: HashMap<MessageId, closing::Closing>,
     registered: bool,
     registration: MessageId,
@@ -228,14 +240,20 @@ impl Core {
             instances: BTreeMap::new(),
             asked: AskedTable::default(),
             live: BTreeMap::new(),
+            knows_all_sessions: true,
             closing: HashMap::new(),
             registered: false,
             registration: MessageId::from(1),
             unsent: Unsent::default(),
-            // Far from the ids that instances count, so that people can tell them apart.
-            next_message: 1_000_000_000,
+            next_message: FIRST_MESSAGE,
             effects: Vec::new(),
         }
+    }
+
+    /// Message ids begin elsewhere than those of the agents before this one here, of which some may still
+    /// be on their way: `start` is another number at each start, best a growing one.
+    pub fn number_messages_from(&mut self, start: u64) {
+        self.next_message = FIRST_MESSAGE + start % FIRST_MESSAGE;
     }
 
     /// The one way in.
@@ -257,6 +275,7 @@ impl Core {
             }
             Event::Habit(report) => self.observed(&report, false),
             Event::Leaving(report) => self.left(&report),
+            Event::EndOverdue(id) => self.end_overdue(id),
             Event::CloseOverdue(request) => self.close_overdue(&request),
             Event::Observed(reports) => {
                 for report in &reports {
@@ -290,17 +309,7 @@ impl Core {
     fn register(&mut self) {
         self.registered = false;
         self.registration = self.message_id();
-        let running: Vec<String> = self
-            .instances
-            .iter()
-            .filter(|(_, instance)| matches!(instance.stage, Stage::Running))
-            .map(|(id, instance)| {
-                let sockets = &instance.start.sockets.0;
-                let sockets: Vec<String> =
-                    sockets.iter().map(|s| format!("{}={}", s.socket, s.port)).collect();
-                format!("{}, {id}, {}", instance.start.service, sockets.join(";"))
-            })
-            .collect();
+        let running = self.running();
         let request = InitiationRequest {
             message_id: self.registration,
             agent_network_address: self.address,
@@ -309,7 +318,7 @@ impl Core {
         let envelope = Envelope::new(request, Hop::AgentToManager)
             .with("x_node", &self.node)
             .with("x_redirection", &self.redirects.description)
-            .with("x_running", &running.join(" & "));
+            .with("x_running", &running);
         self.effect(Effect::ToManager(envelope));
     }
 
@@ -319,7 +328,7 @@ impl Core {
                 if response.status.is_success() {
                     self.registered = true;
                     self.effect(Effect::Registered);
-                    self.send_kept();
+                    self.tell_again();
                 } else {
                     self.effect(Effect::Refused(response.status));
                 }
@@ -353,15 +362,6 @@ impl Core {
             }
             _ => {}
         }
-    }
-
-    /// What the Manager missed while it was away; sessions that live are told again.
-    fn send_kept(&mut self) {
-        for ((source, port), live) in self.live.clone() {
-            let ack = acknowledgement(source, port, &live);
-            self.effect(Effect::ToManager(Envelope::new(ack, Hop::AgentToManager)));
-        }
-        self.effects.extend(self.unsent.take().map(Effect::ToManager));
     }
 
     fn effect(&mut self, effect: Effect) {

@@ -9,7 +9,7 @@ use ssmmp::{
 };
 
 use super::profiles::{Endpoint, Ends, known_habits};
-use super::{Asked, Core, Declare, Effect, Live};
+use super::{Core, Declare, END_WITHIN, Effect, Live, resync};
 use crate::repository::Kind;
 
 impl Core {
@@ -24,20 +24,21 @@ impl Core {
                     self.refuse(id, request.clone(), Status::FORBIDDEN, reason);
                     return;
                 }
-                let asked = Asked { plug: request.source_plug_name.clone(), answer: None, port: None };
-                if !self.asked.insert(id, request.message_id, asked) {
-                    let reason = "too many of its requests are unanswered or unacknowledged";
-                    self.refuse(id, request.clone(), Status::TOO_MANY, reason);
-                    return;
-                }
+                self.ask(id, envelope, None);
+                return;
             }
             Message::SessionAck(ack) => {
                 if ack.source_service_instance_id != id {
                     return;
                 }
+                let (port, connected) = (ack.source_plug_port, ack.status.is_success());
                 let asked = self.asked.remove(id, ack.message_id).and_then(|asked| asked.answer);
-                if let (Some(live), true) = (asked, ack.status.is_success()) {
-                    self.live.insert((id, ack.source_plug_port), live);
+                if let (Some(live), true) = (asked, connected) {
+                    // The Manager may have given the session up meanwhile: it is told all of it.
+                    let line = resync::item(id, port, &live);
+                    self.live.insert((id, port), live);
+                    self.send_for(Some(id), envelope.with("x_live", &line));
+                    return;
                 }
             }
             Message::SourceServiceSessionCloseInfo(info) => {
@@ -55,9 +56,12 @@ impl Core {
                 if info.service_instance_id != id {
                     return;
                 }
-                if let Some(instance) = self.instances.get_mut(&id) {
+                // The process is still there: the Manager is told when it is gone.
+                if let Some(instance) = self.instances.get_mut(&id).filter(|instance| !instance.told_end) {
                     instance.told_end = true;
+                    self.effect(Effect::EndWithin(id, END_WITHIN));
                 }
+                return;
             }
             Message::GracefulShutdownResponse(_) => {
                 // The process is still there: the Manager is answered when it is gone.
@@ -91,7 +95,13 @@ impl Core {
         }
     }
 
-    fn refuse(&mut self, id: InstanceId, request: ssmmp::SessionRequest, status: Status, reason: &str) {
+    pub(super) fn refuse(
+        &mut self,
+        id: InstanceId,
+        request: ssmmp::SessionRequest,
+        status: Status,
+        reason: &str,
+    ) {
         let response = SessionResponse {
             message_id: request.message_id,
             source_service_name: request.source_service_name,
@@ -112,7 +122,9 @@ impl Core {
         let source = response.source_service_instance_id;
         let Some(instance) = self.instances.get(&source) else { return };
         let (kind, service) = (instance.kind, instance.start.service.clone());
-        let Some(asked) = self.asked.get_mut(source, response.message_id) else { return };
+        let asked = self.asked.get_mut(source, response.message_id);
+        // A second answer to one request is none.
+        let Some(asked) = asked.filter(|asked| asked.answer.is_none()) else { return };
         let at =
             SocketAddr::new(response.dest_service_instance_network_address.0, response.dest_socket_port.0);
         let asked_plug = asked.plug.clone();

@@ -90,6 +90,14 @@ fn statuses(effects: &[Effect]) -> Vec<Status> {
         .collect()
 }
 
+/// The extension lines of what goes to the Manager.
+fn extensions(effect: &Effect) -> Vec<(String, String)> {
+    match effect {
+        Effect::ToManager(envelope) => envelope.extensions.clone(),
+        _ => Vec::new(),
+    }
+}
+
 fn redirect_of(effects: &[Effect]) -> Result<(), Reason> {
     effects
         .iter()
@@ -165,7 +173,16 @@ fn what_happens_while_the_manager_is_away_is_told_when_it_is_back() {
     assert_eq!(effects, [Effect::Withdraw(InstanceId(9))]);
     let told = node.register();
     assert!(matches!(told[0], Effect::Registered));
-    assert_eq!(told.len(), 3, "the live session and the termination: {told:?}");
+    let Effect::ToManager(first) = &told[1] else { panic!("{told:?}") };
+    assert!(matches!(first.message, Message::ServiceInstanceTerminationInfo(_)), "what waited comes first");
+    let lines: Vec<_> = told[2..].iter().flat_map(extensions).collect();
+    assert_eq!(
+        lines,
+        [
+            ("x_live".to_owned(), "7, 40000, 9, 10.0.0.1, 54009, 1000, P".to_owned()),
+            ("x_live_complete".to_owned(), "yes".to_owned()),
+        ]
+    );
 }
 
 #[test]

@@ -20,6 +20,12 @@ impl Core {
         for item in envelope.extension("x_sessions").unwrap_or_default().split('&') {
             self.session_counters(address, item);
         }
+        if let Some(items) = envelope.extension("x_live") {
+            self.sessions_live(connection, items);
+        }
+        if envelope.extension("x_live_complete").is_some() {
+            self.all_sessions_told(connection);
+        }
         let waits = self.answers.take(envelope.message.message_id(), address);
         if let Some(Outstanding::Counters(ticket)) = waits
             && let Some(left) = self.refreshing.get_mut(&ticket)

@@ -56,26 +56,33 @@ impl Core {
         instance.tried.insert(address);
         instance.restarts =
             self.apps.get(app).and_then(|app| app.failures.get(service)).map_or(0, |f| f.count);
-        let request = ExecutionRequest {
-            message_id: self.message_id(),
-            agent_network_address: address,
-            service_name: name,
-            service_instance_id: id,
-            socket_configuration: SocketConfiguration(
-                instance
-                    .sockets
-                    .iter()
-                    .map(|(socket, port)| SocketPort { socket: socket.clone(), port: *port })
-                    .collect(),
-            ),
-            plug_configuration: PlugConfiguration(plugs(&vertex)),
-        };
         self.inventory.add(instance);
         self.effect(Effect::SaveInstance(id));
         self.publish("instance-starting", format!("instance {id} ({service})"), format!("on node {node}"));
+        self.execute_again(id);
+        true
+    }
+
+    /// Requests an instance's execution, or its answer once more: a repeated request starts nothing.
+    pub(super) fn execute_again(&mut self, id: InstanceId) {
+        let message_id = self.message_id();
+        let Some(instance) = self.inventory.instance(id) else { return };
+        let vertex =
+            self.apps.get(instance.app.as_str()).and_then(|app| app.service(instance.service.as_str()));
+        let sockets = instance.sockets.iter();
+        let (address, service_name) = (instance.address, instance.service.clone());
+        let request = ExecutionRequest {
+            message_id,
+            agent_network_address: address,
+            service_name,
+            service_instance_id: id,
+            socket_configuration: SocketConfiguration(
+                sockets.map(|(socket, port)| SocketPort { socket: socket.clone(), port: *port }).collect(),
+            ),
+            plug_configuration: PlugConfiguration(vertex.map(plugs).unwrap_or_default()),
+        };
         self.at(self.now + self.config.start_timeout, Timer::Start(id));
         self.send_to(address, request, Some(Outstanding::Execution(id)));
-        true
     }
 
     /// The node for an instance, and a port for each socket: the near one first, then the least loaded.
@@ -168,13 +175,7 @@ impl Core {
         if instance.state != InstanceState::Starting {
             return;
         }
-        let (address, service) = (instance.address, instance.service.clone());
-        let request = ssmmp::HardShutdownRequest {
-            message_id: self.message_id(),
-            service_name: service,
-            service_instance_id: id,
-        };
-        self.send_to(address, request, None);
+        self.doubt(id);
         self.executed(id, Status::NO_ANSWER, "no answer from its agent in time", Vec::new());
     }
 

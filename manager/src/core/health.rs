@@ -63,6 +63,7 @@ impl Core {
         let request =
             AgentHealthControlRequest { message_id: self.message_id(), agent_network_address: address };
         self.send_to(address, request, None);
+        self.end_strangers(address);
         self.plan_node_poll(address, self.now + self.config.health_interval);
     }
 

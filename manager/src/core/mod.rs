@@ -10,7 +10,9 @@ mod interned;
 pub mod inventory;
 mod nodes;
 pub mod policy;
+mod reconcile;
 mod requests;
+mod resync;
 mod session;
 mod session_table;
 mod sessions;
@@ -22,7 +24,7 @@ mod waits;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use inventory::Inventory;
 use patchbay_api as api;
@@ -128,6 +130,8 @@ pub struct Core {
     pub(crate) sessions: SessionTable,
     pub(crate) answers: Answers,
     pub(crate) refreshing: HashMap<u64, usize>,
+    /// Sessions confirmed by agents that have not told all of theirs yet.
+    pub(crate) told: HashMap<Connection, HashSet<u64>>,
     timers: Timers,
     next_instance: u64,
     next_session: u64,
@@ -149,6 +153,7 @@ impl Core {
             sessions: SessionTable::default(),
             answers: Answers::default(),
             refreshing: HashMap::new(),
+            told: HashMap::new(),
             timers: Timers::default(),
             next_instance: 1,
             next_session: 1,
@@ -174,7 +179,8 @@ impl Core {
         for (graph, text, applied) in apps {
             self.apps.insert(graph.app.clone(), App::new(graph, text, applied));
         }
-        for instance in instances {
+        for mut instance in instances {
+            instance.idle_since = self.now;
             let (id, runs) = (instance.id, instance.state == InstanceState::Running);
             self.expect_node(instance.address);
             self.inventory.add(instance);
@@ -182,7 +188,11 @@ impl Core {
                 self.plan_instance_polls(id);
             }
         }
-        for session in sessions {
+        for mut session in sessions {
+            if session.state == SessionState::Pending {
+                // Its time begins again: while the Manager was away nobody could acknowledge.
+                session.opened = self.now;
+            }
             self.add_session(session);
         }
     }
@@ -226,7 +236,7 @@ impl Core {
                 Timer::NodeGrace(address) => self.grace_ended(address),
                 Timer::CloseSessions(id) => self.ask_to_end(id),
                 Timer::Graceful(id) => self.force_end(id),
-                Timer::Hard(id) => self.instance_ended(id, "no answer to the hard shutdown", Vec::new()),
+                Timer::Hard(id) => self.hard_timed_out(id),
                 Timer::Refresh(ticket) => self.refreshed(ticket),
             }
         }
@@ -240,11 +250,14 @@ impl Core {
                 self.effect(Effect::Close(connection));
             }
             Message::SessionRequest(request) => self.session_requested(connection, request.clone()),
-            Message::SessionAck(ack) => self.session_acknowledged(connection, ack.clone()),
+            Message::SessionAck(ack) => {
+                self.session_acknowledged(connection, ack.clone(), envelope.extension("x_live"));
+            }
             Message::SourceServiceSessionCloseInfo(_) | Message::DestServiceSessionCloseInfo(_) => {
                 self.session_close_told(connection, &envelope.message);
             }
             Message::ServiceInstanceTerminationInfo(info) => {
+                self.stranger_gone(connection, info.service_instance_id);
                 if self.speaks_for(connection, info.service_instance_id) {
                     let reason = envelope.extension("x_reason").unwrap_or("ended by itself").to_owned();
                     let output = output_of(&envelope);
@@ -281,7 +294,10 @@ impl Core {
                     self.force_end(id);
                 }
             }
-            (Outstanding::Hard(id), _) => self.instance_ended(id, "shut down hard", Vec::new()),
+            (Outstanding::Hard(id), _) => {
+                self.instance_ended(id, "shut down hard", Vec::new());
+                self.stranger_gone(connection, id);
+            }
             _ => {}
         }
     }

@@ -1,10 +1,8 @@
 //! Agents register, are lost and return (section 4, 1 and 2).
 
-use std::collections::BTreeSet;
-
 use ssmmp::{Address, Envelope, Hop, InitiationResponse, InstanceId, Message, Status};
 
-use super::{Connection, Core, Effect, InstanceState, Node, Timer};
+use super::{Connection, Core, Effect, Node, Timer};
 
 /// Nodes that are known at once; for a new one a lost one without instances is forgotten, else it is
 /// refused with 503.
@@ -13,10 +11,10 @@ pub const MAX_NODES: usize = 10_000;
 const LONGEST_TEXT: usize = 200;
 
 impl Core {
-    /// Whether an agent may speak for an instance: it must be on its node.
+    /// Whether an agent may speak for an instance: it must be on its node, and not over.
     pub(super) fn speaks_for(&self, connection: Connection, id: InstanceId) -> bool {
         let node = self.inventory.node_of(connection);
-        self.inventory.instance(id).is_some_and(|instance| Some(instance.address) == node)
+        self.inventory.instance(id).is_some_and(|i| Some(i.address) == node && i.state.is_alive())
     }
 
     /// A node whose instances were read back from disk is expected to return.
@@ -62,59 +60,17 @@ impl Core {
             format!("node {name}"),
             format!("registered from {address} with {services} services"),
         );
+        self.expect_sessions(connection);
         self.reconcile(address, envelope.extension("x_running").unwrap_or_default());
         self.keep_all_minimums();
         self.retry_waiting();
-    }
-
-    /// Compares what runs on a node with what should.
-    fn reconcile(&mut self, address: Address, running: &str) {
-        let reported: BTreeSet<InstanceId> = running
-            .split('&')
-            .filter_map(|item| item.split(',').nth(1)?.trim().parse().ok().map(InstanceId))
-            .collect();
-        let believed: Vec<(InstanceId, InstanceState)> = self
-            .living_on(address)
-            .into_iter()
-            .filter_map(|id| self.inventory.instance(id))
-            .map(|instance| (instance.id, instance.state))
-            .collect();
-        for (id, state) in &believed {
-            match (reported.contains(id), state) {
-                (true, InstanceState::Starting) => self.executed(*id, Status::OK, "", Vec::new()),
-                (true, _) => drop(self.inventory.change(*id, |instance| instance.polls.misses = 0)),
-                (false, _) => {
-                    self.instance_ended(*id, "it was not running when its agent returned", Vec::new())
-                }
-            }
-        }
-        for id in reported {
-            if believed.binary_search_by_key(&id, |(known, _)| *known).is_err() {
-                self.end_stranger(address, id, running);
-            }
-        }
-    }
-
-    /// An instance that runs and should not: nobody counts on it any more.
-    fn end_stranger(&mut self, address: Address, id: InstanceId, running: &str) {
-        let service = running.split('&').find_map(|item| {
-            let mut parts = item.split(',').map(str::trim);
-            let service = parts.next()?;
-            (parts.next()?.parse() == Ok(id.0)).then(|| service.to_owned())
-        });
-        let Some(Ok(service_name)) = service.map(|name| ssmmp::Name::new(&name)) else { return };
-        let request = ssmmp::HardShutdownRequest {
-            message_id: self.message_id(),
-            service_name,
-            service_instance_id: id,
-        };
-        self.send_to(address, request, None);
     }
 
     /// An agent's connection ended; its instances go on, for now.
     pub(super) fn connection_lost(&mut self, connection: Connection) {
         let Some(address) = self.inventory.node_of(connection) else { return };
         let now = self.now;
+        self.told.remove(&connection);
         self.inventory.disconnect(address, now);
         let name = self.inventory.node(address).map(|node| node.name.clone()).unwrap_or_default();
         self.publish("node-lost", format!("node {name}"), "its connection ended; its instances go on".into());
@@ -130,10 +86,6 @@ impl Core {
         for id in self.living_on(address) {
             self.instance_ended(id, "its node was lost", Vec::new());
         }
-    }
-
-    fn living_on(&self, address: Address) -> Vec<InstanceId> {
-        self.inventory.on_node(address).map(|node| node.alive.iter().copied().collect()).unwrap_or_default()
     }
 }
 

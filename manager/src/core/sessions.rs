@@ -1,6 +1,6 @@
 //! Sessions are acknowledged and closed (section 4, 8 to 11).
 
-use ssmmp::{Address, Message, SessionAck, SourceServiceSessionCloseRequest, Status};
+use ssmmp::{Address, Message, Port, SessionAck, SourceServiceSessionCloseRequest, Status};
 
 use super::{Connection, Core, Effect, Outstanding, Session, SessionState};
 
@@ -14,23 +14,38 @@ impl Core {
     }
 
     /// The source has connected, or could not.
-    pub(super) fn session_acknowledged(&mut self, connection: Connection, ack: SessionAck) {
+    pub(super) fn session_acknowledged(
+        &mut self,
+        connection: Connection,
+        ack: SessionAck,
+        live: Option<&str>,
+    ) {
         let source = ack.source_service_instance_id;
         if !self.speaks_for(connection, source) {
             return;
         }
-        let Some(id) = self.sessions.pending(source, ack.message_id) else { return };
+        let Some(id) = self.sessions.pending(source, ack.message_id) else {
+            // Given up meanwhile, or by an earlier Manager (S9).
+            if let Some(item) = live.filter(|_| ack.status.is_success()) {
+                self.late_session_lives(connection, item);
+            }
+            return;
+        };
         if !ack.status.is_success() {
             self.session_closed(id, ack.status);
             return;
         }
-        let acknowledged =
-            self.sessions.acknowledge(id, self.now, ack.source_plug_port, ack.dest_socket_new_port);
+        self.open_session(id, ack.source_plug_port, ack.dest_socket_new_port);
+    }
+
+    /// A session stands, from a source's port m to a destination's l.
+    pub(super) fn open_session(&mut self, id: u64, port: Port, new_port: Port) {
+        let acknowledged = self.sessions.acknowledge(id, self.now, port, new_port);
         let Some(session) = acknowledged else { return };
         let edge = &session.edge;
         let text = format!(
-            "{}/{source}.{} → {}/{}.{}",
-            edge.source, edge.plug, edge.destination, session.destination, edge.socket
+            "{}/{}.{} → {}/{}.{}",
+            edge.source, session.source, edge.plug, edge.destination, session.destination, edge.socket
         );
         self.effect(Effect::SaveSession(id));
         self.publish("session-opened", format!("session {id}"), text);

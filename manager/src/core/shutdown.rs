@@ -64,6 +64,27 @@ impl Core {
         self.send_to(address, request, Some(Outstanding::Hard(id)));
     }
 
+    /// Goes on with the shutdown of an instance whose agent has come back.
+    pub(super) fn resume_stop(&mut self, id: InstanceId) {
+        let sessions = self.inventory.change(id, |instance| {
+            instance.asked_to_end = false;
+            instance.sessions.clone()
+        });
+        for session in sessions.iter().flatten() {
+            self.ask_to_close(*session);
+        }
+        self.at(self.now + self.config.shutdown_timeout / 2, Timer::CloseSessions(id));
+        self.sessions_of_stopping_closed(id);
+    }
+
+    /// An instance's agent does not say that it ended.
+    pub(super) fn hard_timed_out(&mut self, id: InstanceId) {
+        if self.inventory.instance(id).is_some_and(|instance| instance.state.is_alive()) {
+            self.doubt(id);
+            self.instance_ended(id, "no answer to the hard shutdown", Vec::new());
+        }
+    }
+
     /// Shuts down a regular instance beyond the minimum that had no session for the idle time.
     pub(super) fn end_if_idle(&mut self, id: InstanceId) {
         let Some(instance) = self.inventory.instance(id) else { return };

@@ -18,7 +18,7 @@ const SESSIONS: &str = "
 SELECT id, app, message_id, source_instance, source_service, plug, source_address, source_port,
     destination_instance, destination_service, socket, destination_address, destination_port, new_port,
     opened_ms, path, reason
-FROM sessions WHERE closed_ms IS NULL AND source_port > 0";
+FROM sessions WHERE closed_ms IS NULL";
 
 /// Applications that are not stopped.
 pub fn apps(connection: &Connection) -> Result<Vec<(Graph, String, Millis)>, StoreError> {
@@ -64,7 +64,7 @@ pub fn instances(connection: &Connection) -> Result<Vec<Instance>, StoreError> {
     Ok(instances)
 }
 
-/// Sessions that were acknowledged and had not ended.
+/// Sessions that had not ended, acknowledged or not.
 pub fn sessions(connection: &Connection) -> Result<Vec<Session>, StoreError> {
     let mut statement = connection.prepare(SESSIONS)?;
     let mut rows = statement.query([])?;
@@ -79,6 +79,7 @@ fn session(row: &Row<'_>) -> Result<Session, StoreError> {
     let name = |index| name(row, index, "sessions");
     let address = |index| address(row, index, "sessions");
     let message_id: String = row.get(2)?;
+    let port = Port(row.get(7)?);
     Ok(Session {
         id: row.get(0)?,
         edge: Arc::new(Edge {
@@ -92,12 +93,12 @@ fn session(row: &Row<'_>) -> Result<Session, StoreError> {
         message_id: MessageId::from(message_id.parse().unwrap_or(u64::MAX)),
         source: InstanceId(row.get(3)?),
         source_address: address(6)?,
-        source_port: Port(row.get(7)?),
+        source_port: port,
         destination: InstanceId(row.get(8)?),
         destination_address: address(11)?,
         destination_port: Port(row.get(12)?),
         new_port: Port(row.get(13)?),
-        state: SessionState::Open,
+        state: if port.is_known() { SessionState::Open } else { SessionState::Pending },
         opened: row.get(14)?,
         closed: None,
         status: None,

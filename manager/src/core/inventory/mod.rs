@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 pub use of_service::{OfService, Rank};
 pub use on_node::OnNode;
-use ssmmp::{Address, InstanceId, Name};
+use ssmmp::{Address, InstanceId, Name, Port};
 
 use super::ENDED_KEPT;
 use super::state::{Connection, Instance, InstanceState, Millis, Node};
@@ -26,6 +26,8 @@ pub struct Inventory {
     instances: BTreeMap<InstanceId, Box<Instance>>,
     on_node: HashMap<Address, OnNode>,
     of_service: BTreeMap<Name, BTreeMap<Name, OfService>>,
+    /// Instances that may run though they count as over, with their nodes and services.
+    strangers: BTreeMap<InstanceId, (Address, Name)>,
     /// In the order in which they ended.
     ended: VecDeque<InstanceId>,
     running: usize,
@@ -148,6 +150,40 @@ impl Inventory {
         of_app.entry(instance.service.clone()).or_default().newest = id;
         self.instances.insert(id, Box::new(instance));
         self.index(id, None, Some(standing));
+    }
+
+    /// An instance that may run though it counts as over: its ports are taken.
+    pub fn add_stranger(&mut self, address: Address, id: InstanceId, service: Name, ports: Vec<Port>) {
+        self.strangers.insert(id, (address, service));
+        self.on_node.entry(address).or_default().strangers.insert(id, ports);
+    }
+
+    /// It is gone. False when it was none.
+    pub fn remove_stranger(&mut self, address: Address, id: InstanceId) -> bool {
+        let is_there = self.strangers.get(&id).is_some_and(|(on, _)| *on == address);
+        if is_there {
+            self.strangers.remove(&id);
+            if let Some(on_node) = self.on_node.get_mut(&address) {
+                on_node.strangers.remove(&id);
+            }
+        }
+        is_there
+    }
+
+    /// A node tells anew what runs there.
+    pub fn forget_strangers(&mut self, address: Address) {
+        for (id, ..) in self.strangers_on(address) {
+            self.remove_stranger(address, id);
+        }
+    }
+
+    /// What may run on a node though it counts as over, with its service and ports.
+    pub fn strangers_on(&self, address: Address) -> Vec<(InstanceId, Name, Vec<Port>)> {
+        let on_node = self.on_node.get(&address).into_iter().flat_map(|on_node| &on_node.strangers);
+        let named = |(id, ports): (&InstanceId, &Vec<Port>)| {
+            Some((*id, self.strangers.get(id)?.1.clone(), ports.clone()))
+        };
+        on_node.filter_map(named).collect()
     }
 
     /// Changes an instance; its id, application, service, node and ports never change.

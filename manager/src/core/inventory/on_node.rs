@@ -1,6 +1,6 @@
 //! What lives on one node, and which ports it takes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ssmmp::{InstanceId, Port, SOCKET_PORTS};
 
@@ -21,6 +21,8 @@ pub struct OnNode {
     range: Vec<u64>,
     /// Taken ports outside of it: gateways'.
     fixed: BTreeSet<u16>,
+    /// What may run here though it counts as over, with its ports; few, and not for long.
+    pub(super) strangers: BTreeMap<InstanceId, Vec<Port>>,
 }
 
 impl OnNode {
@@ -38,12 +40,17 @@ impl OnNode {
         }
     }
 
-    /// Whether a living instance has a port.
+    /// Whether a living instance has a port, or one that may not be gone yet.
     pub fn is_taken(&self, port: Port) -> bool {
-        match place(port) {
-            Some((word, bit)) => self.range.get(word).is_some_and(|bits| bits & bit != 0),
-            None => self.fixed.contains(&port.0),
-        }
+        self.is_held(port)
+            || match place(port) {
+                Some((word, bit)) => self.range.get(word).is_some_and(|bits| bits & bit != 0),
+                None => self.fixed.contains(&port.0),
+            }
+    }
+
+    fn is_held(&self, port: Port) -> bool {
+        self.strangers.values().any(|ports| ports.contains(&port))
     }
 
     /// The free ports of [`SOCKET_PORTS`], lowest first.
@@ -59,6 +66,7 @@ impl OnNode {
             })
             .take_while(|offset| *offset < RANGE)
             .map(|offset| Port(SOCKET_PORTS.start() + offset as u16))
+            .filter(|port| !self.is_held(*port))
     }
 
     fn set(&mut self, port: Port, taken: bool) {

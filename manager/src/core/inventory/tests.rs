@@ -15,6 +15,10 @@ impl Inventory {
         for instance in self.instances() {
             fresh.add(instance.clone());
         }
+        for (id, (address, service)) in &self.strangers {
+            let ports = self.on_node[address].strangers[id].clone();
+            fresh.add_stranger(*address, *id, service.clone(), ports);
+        }
         assert_eq!(self.by_connection, fresh.by_connection);
         assert_eq!(self.able, fresh.able);
         assert_eq!(self.running, fresh.running);

@@ -1,0 +1,68 @@
+//! What the Manager may have missed is told again when this agent has registered (section 4, 2; F6, F8):
+//! first what waited, then every living session, then requests without an answer.
+
+use ssmmp::{AgentHealthControlResponse, Envelope, Hop, InstanceId, Port, Status};
+
+use super::{Core, Effect, Live, Stage};
+
+/// Sessions in one message (docs/protocol.md).
+const SESSIONS_IN_A_MESSAGE: usize = 200;
+
+impl Core {
+    /// The instances that exist here, for the registration: `service, id, socket=port;…, stage`.
+    pub(super) fn running(&self) -> String {
+        let items: Vec<String> = self
+            .instances
+            .iter()
+            .map(|(id, instance)| {
+                let sockets = &instance.start.sockets.0;
+                let sockets: Vec<String> =
+                    sockets.iter().map(|s| format!("{}={}", s.socket, s.port)).collect();
+                let stage = match instance.stage {
+                    Stage::Plugs | Stage::Starting => "starting",
+                    Stage::Running => "running",
+                    Stage::Ending => "ending",
+                };
+                format!("{}, {id}, {}, {stage}", instance.start.service, sockets.join(";"))
+            })
+            .collect();
+        items.join(" & ")
+    }
+
+    /// Tells again what may have been missed. Nothing that happens later overtakes it.
+    pub(super) fn tell_again(&mut self) {
+        self.effects.extend(self.unsent.take().map(Effect::ToManager));
+        let items: Vec<String> =
+            self.live.iter().map(|((source, port), live)| item(*source, *port, live)).collect();
+        for items in items.chunks(SESSIONS_IN_A_MESSAGE) {
+            self.tell_sessions("x_live", &items.join(" & "));
+        }
+        if self.knows_all_sessions {
+            self.tell_sessions("x_live_complete", "yes");
+        }
+        for request in self.asked.unanswered() {
+            self.effect(Effect::ToManager(request));
+        }
+    }
+
+    fn tell_sessions(&mut self, line: &str, text: &str) {
+        let response = AgentHealthControlResponse {
+            message_id: self.message_id(),
+            agent_network_address: self.address,
+            status: Status::OK,
+        };
+        self.effect(Effect::ToManager(Envelope::new(response, Hop::AgentToManager).with(line, text)));
+    }
+}
+
+/// One item of `x_live` (docs/protocol.md), the whole of a session as its source's agent knows it.
+pub(super) fn item(source: InstanceId, port: Port, live: &Live) -> String {
+    format!(
+        "{source}, {port}, {}, {}, {}, {}, {}",
+        live.destination,
+        live.at.ip(),
+        live.at.port(),
+        live.message_id,
+        live.plug
+    )
+}

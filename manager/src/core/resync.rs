@@ -1,0 +1,186 @@
+//! Agents tell every living session of their instances again when they have registered, so that none is
+//! half known, whoever was away or restarted (section 4, 2 and 17; F6 to F8, S9).
+
+use std::net::IpAddr;
+
+use ssmmp::{Address, InstanceId, MessageId, Name, Port, SourceServiceSessionCloseRequest, Status};
+
+use super::{Connection, Core, Edge, Session, SessionState};
+
+/// One item of `x_live` (docs/protocol.md).
+#[derive(Debug, Clone)]
+struct Told {
+    source: InstanceId,
+    port: Port,
+    destination: InstanceId,
+    at: (Address, Port),
+    message_id: Option<MessageId>,
+    plug: Option<Name>,
+}
+
+impl Core {
+    /// An agent begins to tell its sessions.
+    pub(super) fn expect_sessions(&mut self, connection: Connection) {
+        self.told.insert(connection, std::collections::HashSet::new());
+    }
+
+    /// Sessions live, an agent says.
+    pub(super) fn sessions_live(&mut self, connection: Connection, items: &str) {
+        for told in items.split('&').filter_map(read) {
+            if let Some(id) = self.session_lives(connection, &told)
+                && let Some(confirmed) = self.told.get_mut(&connection)
+            {
+                confirmed.insert(id);
+            }
+        }
+    }
+
+    /// An agent has told all living sessions: the others of its node's instances are over.
+    pub(super) fn all_sessions_told(&mut self, connection: Connection) {
+        let Some(confirmed) = self.told.remove(&connection) else { return };
+        let Some(address) = self.inventory.node_of(connection) else { return };
+        let over: Vec<u64> =
+            self.living_on(address)
+                .into_iter()
+                .filter_map(|id| self.inventory.instance(id))
+                .flat_map(|instance| instance.sessions.iter().map(|session| (instance.id, *session)))
+                .filter(|(source, id)| {
+                    self.sessions.get(*id).is_some_and(|session| {
+                        session.source == *source && session.state == SessionState::Open
+                    }) && !confirmed.contains(id)
+                })
+                .map(|(_, id)| id)
+                .collect();
+        for id in over {
+            self.session_closed(id, Status::BROKEN);
+        }
+    }
+
+    /// A session whose acknowledgement finds nothing that waits for it.
+    pub(super) fn late_session_lives(&mut self, connection: Connection, item: &str) {
+        if let Some(told) = read(item) {
+            self.session_lives(connection, &told);
+        }
+    }
+
+    /// The session that is told of: known, waiting for its acknowledgement, or adopted.
+    fn session_lives(&mut self, connection: Connection, told: &Told) -> Option<u64> {
+        if !self.speaks_for(connection, told.source) {
+            return None;
+        }
+        let source = self.inventory.instance(told.source)?;
+        let key = (source.address, told.port, told.at.0, told.at.1);
+        let known = self.sessions.by_key(key).filter(|id| {
+            self.sessions
+                .get(*id)
+                .is_some_and(|session| session.state == SessionState::Open && session.source == told.source)
+        });
+        if known.is_some() {
+            return known;
+        }
+        let pending = told.message_id.and_then(|request| self.sessions.pending(told.source, request));
+        let pending = pending.filter(|id| self.leads_there(*id, told)).or_else(|| {
+            source.sessions.iter().copied().find(|id| told.plug.is_none() && self.leads_there(*id, told))
+        });
+        let id = match pending {
+            Some(id) => id,
+            None => self.adopt_session(told).or_else(|| {
+                self.close_unknown(told);
+                None
+            })?,
+        };
+        self.open_session(id, told.port, told.at.1);
+        Some(id)
+    }
+
+    /// Whether a session that waits for its acknowledgement goes where the living one does.
+    fn leads_there(&self, id: u64, told: &Told) -> bool {
+        self.sessions.get(id).is_some_and(|session| {
+            session.state == SessionState::Pending
+                && session.source == told.source
+                && session.destination == told.destination
+                && (session.destination_address, session.destination_port) == told.at
+        })
+    }
+
+    /// A living session that was given up, or never known: it is known from now on.
+    fn adopt_session(&mut self, told: &Told) -> Option<u64> {
+        let source = self.inventory.instance(told.source)?;
+        let target = self.inventory.instance(told.destination).filter(|target| target.state.is_alive())?;
+        let socket =
+            target.sockets.iter().find(|(_, port)| *port == told.at.1).map(|(name, _)| name.clone())?;
+        let plugs = || {
+            let vertex = self.apps.get(source.app.as_str())?.service(source.service.as_str())?;
+            vertex
+                .plugs
+                .iter()
+                .find(|(_, to)| to.service == target.service.as_str() && to.socket == socket.as_str())
+        };
+        let plug = told.plug.clone().or_else(|| Name::new(plugs()?.0).ok())?;
+        let edge = Edge {
+            app: source.app.clone(),
+            source: source.service.clone(),
+            plug,
+            socket,
+            destination: target.service.clone(),
+        };
+        let session = Session {
+            id: 0,
+            edge: edge.into(),
+            message_id: told.message_id.unwrap_or(MessageId::from(0)),
+            source: told.source,
+            source_address: source.address,
+            source_port: Port::UNKNOWN,
+            destination: told.destination,
+            destination_address: told.at.0,
+            destination_port: told.at.1,
+            new_port: Port::UNKNOWN,
+            state: SessionState::Pending,
+            opened: self.now,
+            closed: None,
+            status: None,
+            path: "unknown".into(),
+            reason: None,
+            sent: patchbay_api::Traffic::default(),
+            received: patchbay_api::Traffic::default(),
+        };
+        let id = self.session_id();
+        self.add_session(Session { id, ..session });
+        Some(id)
+    }
+
+    /// A living session with an end that nobody knows: its source is asked to close it.
+    fn close_unknown(&mut self, told: &Told) {
+        let Some(source) = self.inventory.instance(told.source) else { return };
+        let Ok(unknown) = Name::new("-") else { return };
+        let (address, service) = (source.address, source.service.clone());
+        let request = SourceServiceSessionCloseRequest {
+            message_id: self.message_id(),
+            source_service_name: service,
+            source_service_instance_id: told.source,
+            source_service_instance_network_address: address,
+            source_plug_name: told.plug.clone().unwrap_or_else(|| unknown.clone()),
+            source_plug_port: told.port,
+            dest_service_name: unknown.clone(),
+            dest_service_instance_network_address: told.at.0,
+            dest_socket_name: unknown,
+            dest_socket_port: told.at.1,
+            dest_socket_new_port: told.at.1,
+        };
+        self.send_to(address, request, None);
+    }
+}
+
+fn read(item: &str) -> Option<Told> {
+    let parts: Vec<&str> = item.split(',').map(str::trim).collect();
+    let [source, port, destination, address, at, message_id, plug] = parts[..] else { return None };
+    let address: IpAddr = address.parse().ok()?;
+    Some(Told {
+        source: InstanceId(source.parse().ok()?),
+        port: Port(port.parse().ok()?),
+        destination: InstanceId(destination.parse().ok()?),
+        at: (Address::from(address), Port(at.parse().ok()?)),
+        message_id: message_id.parse::<u64>().ok().map(MessageId::from),
+        plug: Name::new(plug).ok().filter(|plug| plug.as_str() != "-"),
+    })
+}
