@@ -27,6 +27,7 @@ pub struct Node {
     folder: PathBuf,
     cgroup: PathBuf,
     agent_flags: Vec<String>,
+    manager_flags: Vec<String>,
     manager: Option<Child>,
     agent: Option<Child>,
 }
@@ -42,6 +43,12 @@ impl Node {
     /// Starts Manager and agent, the agent with further flags.
     #[must_use]
     pub fn start_with(repository: &str, agent_flags: &[&str]) -> Self {
+        Self::start_with_both(repository, agent_flags, &[])
+    }
+
+    /// Starts Manager and agent, each with further flags.
+    #[must_use]
+    pub fn start_with_both(repository: &str, agent_flags: &[&str], manager_flags: &[&str]) -> Self {
         let name = format!("pbe{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(&name);
         fs::create_dir_all(&folder).expect("a folder");
@@ -52,6 +59,7 @@ impl Node {
             folder,
             cgroup,
             agent_flags: agent_flags.iter().map(ToString::to_string).collect(),
+            manager_flags: manager_flags.iter().map(ToString::to_string).collect(),
             manager: None,
             agent: None,
         };
@@ -69,7 +77,9 @@ impl Node {
     /// Starts the Manager, again after [`Self::kill_manager`].
     pub fn start_manager(&mut self) {
         let database = self.folder.join("manager.db").display().to_string();
-        self.manager = Some(self.spawn("patchbay-manager", &["--database", &database]));
+        let mut arguments = vec!["--database", &database];
+        arguments.extend(self.manager_flags.iter().map(String::as_str));
+        self.manager = Some(self.spawn("patchbay-manager", &arguments));
         let ready = |node: &Self| node.patchbay(&["status"]).status.success();
         self.wait("the Manager answers", ready);
     }

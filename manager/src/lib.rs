@@ -2,6 +2,7 @@
 //! and configures every session.
 
 pub mod core;
+pub mod dns;
 pub mod graph;
 pub mod http;
 pub mod maintenance;

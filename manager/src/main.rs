@@ -4,17 +4,23 @@ use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use hickory_server::proto::rr::Name;
 use patchbay_manager::core::{Config, Core};
+use patchbay_manager::dns::{Listeners, Names, Zone};
 use patchbay_manager::maintenance::Task;
 use patchbay_manager::store::{Fsync, Kept, Store};
 use patchbay_manager::{http, server, shell};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
+
+/// What is logged unless RUST_LOG says otherwise; hickory's server would tell of every query.
+const DEFAULT_FILTER: &str = "info,hickory_server=warn,hickory_net=warn,hickory_proto=warn";
 
 /// The Patchbay Manager: executes applications through the agents and configures their sessions.
 #[derive(Parser)]
@@ -39,6 +45,15 @@ struct Arguments {
         value_name = "ADDRESS:PORT"
     )]
     listen_http: SocketAddr,
+    /// Where the gateways' names are answered, over UDP and TCP; nowhere if absent
+    #[arg(long, env = "PATCHBAY_LISTEN_DNS", value_name = "ADDRESS:PORT")]
+    listen_dns: Option<SocketAddr>,
+    /// The zone of the names: users resolve GATEWAY.APP.ZONE
+    #[arg(long, env = "PATCHBAY_DNS_ZONE", default_value = "patchbay.internal", value_parser = zone, value_name = "ZONE")]
+    dns_zone: Name,
+    /// How long resolvers may keep an answer, in seconds
+    #[arg(long, env = "PATCHBAY_DNS_TTL", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=300), value_name = "SECONDS")]
+    dns_ttl: u32,
     /// The SQLite database; made if it is not there
     #[arg(
         long,
@@ -125,7 +140,8 @@ fn run_manager(arguments: Arguments) -> Result<()> {
 }
 
 fn start_logging(format: &LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| DEFAULT_FILTER.into());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -156,7 +172,8 @@ async fn run(arguments: Arguments) -> Result<()> {
     let agents = listen(arguments.listen_agents, "--listen-agents").await?;
     let people = listen(arguments.listen_http, "--listen-http").await?;
     info!(agents = %agents.local_addr()?, http = %people.local_addr()?, database = %database.display(), "ready");
-    let handle = shell::start(core, store).context("the core's thread can't be started")?;
+    let names = serve_names(&arguments).await?;
+    let handle = shell::start(core, store, names).context("the core's thread can't be started")?;
     let options = server::Options {
         accept_semi: arguments.accept_dialect.contains(&Dialect::Semi),
         max_per_address: arguments.max_connections_per_address,
@@ -172,6 +189,30 @@ async fn run(arguments: Arguments) -> Result<()> {
     }
     info!("stopping; instances and their sessions go on");
     Ok(())
+}
+
+/// Answers the gateways' names, if that is wanted.
+async fn serve_names(arguments: &Arguments) -> Result<Option<Arc<Names>>> {
+    let Some(address) = arguments.listen_dns else { return Ok(None) };
+    let listeners = Listeners::bind(address)
+        .await
+        .with_context(|| format!("can't listen at {address}; choose another address with --listen-dns"))?;
+    let zone = Zone {
+        name: arguments.dns_zone.clone(),
+        ttl: arguments.dns_ttl,
+        server: Some(address.ip()).filter(|ip| !ip.is_unspecified()),
+    };
+    info!(address = %listeners.address()?, zone = %zone.name, "answering DNS");
+    let names = Arc::new(Names::new(zone, (shell::now() / 1000) as u32));
+    tokio::spawn(listeners.serve(names.clone()));
+    Ok(Some(names))
+}
+
+/// A zone's name, absolute and in lower case.
+fn zone(text: &str) -> Result<Name, String> {
+    let mut name = Name::from_ascii(text).map_err(|error| error.to_string())?;
+    name.set_fqdn(true);
+    if name.is_root() { Err("name a zone below the root".into()) } else { Ok(name.to_lowercase()) }
 }
 
 async fn listen(address: SocketAddr, flag: &str) -> Result<TcpListener> {

@@ -1,6 +1,7 @@
 //! The one thread that owns core and store: events in, rows to disk, then effects out.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use patchbay_api as api;
@@ -9,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::core::{Connection, Core, Effect, Event};
+use crate::dns::Names;
 use crate::store::Store;
 
 /// Events that may wait for the core; senders wait when it is full.
@@ -125,11 +127,14 @@ impl Handle {
     }
 }
 
-/// Starts the thread.
+/// Starts the thread, which also keeps the names for the DNS.
 ///
 /// # Errors
 /// The thread can't be started.
-pub fn start(core: Core, store: Store) -> std::io::Result<Handle> {
+pub fn start(core: Core, store: Store, names: Option<Arc<Names>>) -> std::io::Result<Handle> {
+    if let Some(names) = &names {
+        names.set(core.gateways());
+    }
     let (inputs, receiver) = mpsc::channel(QUEUE);
     let (events, _) = broadcast::channel(READERS_BEHIND);
     let (trouble, watched) = watch::channel(None);
@@ -138,6 +143,7 @@ pub fn start(core: Core, store: Store) -> std::io::Result<Handle> {
     let shell = Shell {
         core,
         store,
+        names,
         events,
         trouble,
         connections: HashMap::new(),
@@ -156,6 +162,7 @@ pub fn now() -> u64 {
 struct Shell {
     core: Core,
     store: Store,
+    names: Option<Arc<Names>>,
     events: broadcast::Sender<api::Event>,
     trouble: watch::Sender<Option<String>>,
     connections: HashMap<Connection, mpsc::Sender<Envelope>>,
@@ -237,6 +244,9 @@ impl Shell {
         if self.trouble.borrow().is_some() {
             info!("the database can be written again");
             self.trouble.send_replace(None);
+        }
+        if let Some(names) = &self.names {
+            names.follow(&self.core, &effects);
         }
         for effect in effects {
             match effect {

@@ -8,7 +8,7 @@ use crate::command::{exists, progress, run_quietly};
 use crate::{toolchain, workspace};
 
 /// Programs that building, the demo or the tests run, and the Debian packages that bring them.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("cc", "gcc"),
     ("ld", "binutils"),
     ("pkg-config", "pkg-config"),
@@ -17,6 +17,7 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("python3", "python3"),
     ("redis-server", "redis-server"),
     ("dpkg-deb", "dpkg"),
+    ("dig", "bind9-dnsutils"),
 ];
 
 /// Installs what is missing.

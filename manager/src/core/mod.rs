@@ -33,6 +33,7 @@ pub use session::{Edge, Session, SessionKey, SessionState};
 pub use session_table::SessionTable;
 use ssmmp::{Address, Envelope, InstanceId, Message, MessageId};
 pub use state::{App, Connection, Instance, InstanceState, Millis, Node, Polls, Waiting};
+pub use view::Gateway;
 use waits::{Answers, Outstanding, Timer, Timers};
 
 use crate::graph::Graph;

@@ -1,11 +1,61 @@
 //! The state as people see it.
 
+use std::net::IpAddr;
+
 use patchbay_api as api;
+use ssmmp::{InstanceId, Name};
 
 use super::{App, Core, Instance, Node, Session, SessionState};
+use crate::graph::Kind;
 use crate::graph::policy::Policy;
 
+/// A running instance of a gateway, which users find by name (W2).
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    /// Its application.
+    pub app: Name,
+    /// Its service.
+    pub service: Name,
+    /// Its id, which is in its canonical name.
+    pub id: InstanceId,
+    /// Its node's address.
+    pub address: IpAddr,
+    /// Whether its node is connected.
+    pub reachable: bool,
+}
+
 impl Core {
+    /// All running instances of gateways.
+    pub fn gateways(&self) -> Vec<Gateway> {
+        let services = self.apps.iter().flat_map(|(app, known)| {
+            let gateways = known.graph.services.iter().filter(|(_, service)| service.kind == Kind::Gateway);
+            gateways.filter_map(move |(service, _)| self.inventory.of_service(app, service))
+        });
+        let running = services.flat_map(|of_service| of_service.running.iter());
+        running
+            .filter_map(|(_, _, id)| self.inventory.instance(*id))
+            .map(|instance| Gateway {
+                app: instance.app.clone(),
+                service: instance.service.clone(),
+                id: instance.id,
+                address: instance.address.0,
+                reachable: self
+                    .inventory
+                    .node(instance.address)
+                    .is_some_and(|node| node.connection.is_some()),
+            })
+            .collect()
+    }
+
+    /// Whether an instance is one of a gateway.
+    pub fn is_gateway(&self, id: InstanceId) -> bool {
+        self.inventory.instance(id).is_some_and(|instance| {
+            let app = self.apps.get(instance.app.as_str());
+            let service = app.and_then(|app| app.graph.services.get(instance.service.as_str()));
+            service.is_none_or(|service| service.kind == Kind::Gateway)
+        })
+    }
+
     /// Counts of everything.
     pub fn status(&self) -> api::ManagerStatus {
         api::ManagerStatus {
