@@ -39,6 +39,8 @@ enum Task {
     Bench(bench::Bench),
     /// Set up and run every test there is
     Test,
+    /// Run the fuzz targets of the codec and of both listeners
+    Fuzz(fuzz::Fuzz),
     /// Run programs that nobody here wrote, with redirection off and on, and compare their results
     Transparency(transparency::Transparency),
     /// Run Manager, agents and instances under virtual time with faults, by seed
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Task::Drive(drive) => demo::run_drive(&drive),
         Task::Bench(bench) => bench::run(&bench),
         Task::Test => test::run(),
+        Task::Fuzz(fuzz) => setup::run().and_then(|()| fuzz::run(&fuzz)),
         Task::Transparency(transparency) => transparency::run(&transparency),
         Task::Simulate(simulate) => setup::run().and_then(|()| simulate::run(&simulate)),
         Task::Lint => setup::run().and_then(|()| lint::run()),

@@ -19,7 +19,7 @@ pub fn run() -> Result<()> {
     run_command(
         Command::new(env!("CARGO")).args(["test", "--workspace", "--no-fail-fast"]).current_dir(workspace()),
     )?;
-    fuzz::run()?;
+    fuzz::run(&fuzz::Fuzz::default())?;
     progress("the demo, as the end-to-end test of everything together");
     demo::run(&demo::Demo::default())
 }
