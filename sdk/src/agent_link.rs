@@ -31,11 +31,12 @@ pub async fn run(
     mut outbound: mpsc::Receiver<Envelope>,
 ) {
     let mut pause = FIRST_PAUSE;
+    let mut unsent = None;
     loop {
         match TcpStream::connect(&agent).await {
             Ok(stream) => {
                 pause = FIRST_PAUSE;
-                talk(stream, id, &registry, &mut outbound).await;
+                talk(stream, id, &registry, &mut outbound, &mut unsent).await;
                 if registry.to_agent.is_closed() {
                     return;
                 }
@@ -53,6 +54,7 @@ async fn talk(
     id: InstanceId,
     registry: &Arc<Registry>,
     outbound: &mut mpsc::Receiver<Envelope>,
+    unsent: &mut Option<Envelope>,
 ) {
     let _ = stream.set_nodelay(true);
     let (mut reader, mut writer) = stream.into_split();
@@ -61,14 +63,24 @@ async fn talk(
     for waiting in lock(&registry.waiting).values() {
         first.push_str(&waiting.request.encode());
     }
+    // After a lost connection: the agent may be another one, which did not see these sessions begin.
+    for acknowledgement in registry.acknowledgements() {
+        first.push_str(&acknowledgement.encode());
+    }
     let writing = async {
         if writer.write_all(first.as_bytes()).await.is_err() {
             return;
         }
-        while let Some(envelope) = outbound.recv().await {
+        loop {
+            if unsent.is_none() {
+                *unsent = outbound.recv().await;
+            }
+            // What could not be written is written to the next connection; agents take repetitions.
+            let Some(envelope) = &*unsent else { return };
             if writer.write_all(envelope.encode().as_bytes()).await.is_err() {
                 return;
             }
+            *unsent = None;
         }
     };
     let reading = async {

@@ -27,11 +27,13 @@ mod agent_link;
 mod configuration;
 mod plug;
 mod registry;
+mod resilient;
 mod service;
 mod session;
 mod socket;
 
 pub use plug::Plug;
+pub use resilient::{Limits, Repeat, ResilientPlug, Work};
 pub use service::Service;
 pub use session::Session;
 pub use socket::Socket;
@@ -65,6 +67,16 @@ pub enum Error {
     NoAnswer {
         /// The plug.
         plug: String,
+    },
+    /// A resilient plug has used up its tries or its time.
+    #[error("the plug `{plug}` failed {tries} times: {reason}")]
+    Exhausted {
+        /// The plug.
+        plug: String,
+        /// Sessions that were tried.
+        tries: u32,
+        /// How the last one failed.
+        reason: String,
     },
     /// A connection failed.
     #[error(transparent)]

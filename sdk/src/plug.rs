@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ssmmp::{Envelope, Hop, Name, PlugTarget, Port, SessionAck, SessionRequest, SessionResponse, Status};
+use ssmmp::{
+    Envelope, Hop, MessageId, Name, PlugTarget, Port, SessionAck, SessionRequest, SessionResponse, Status,
+};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -84,9 +86,10 @@ impl Plug {
         let request = Envelope::new(request, Hop::InstanceToAgent);
         let (sender, receiver) = oneshot::channel();
         lock(&self.registry.waiting).insert(message_id, Waiting { request: request.clone(), answer: sender });
+        // However this ends, and when it is given up too.
+        let _forget = Forget(&self.registry, message_id);
         let _ = self.registry.to_agent.send(request).await;
         let answer = timeout(ANSWER_WITHIN, receiver).await;
-        lock(&self.registry.waiting).remove(&message_id);
         let (response, reason) = answer.map_err(|_| no_answer())?.map_err(|_| no_answer())?;
         if response.status.is_success() {
             return Ok(response);
@@ -103,5 +106,14 @@ impl Plug {
             dest_socket_new_port: if status.is_success() { response.dest_socket_port } else { Port::UNKNOWN },
             status,
         });
+    }
+}
+
+/// Takes a request out of those that wait.
+struct Forget<'a>(&'a Registry, MessageId);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.waiting).remove(&self.1);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ssmmp::{Address, Envelope, Hop, Message, MessageId, Port, SessionResponse, Status};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::configuration::Managed;
@@ -29,6 +29,8 @@ pub struct Open {
     pub ends: (SocketAddr, SocketAddr),
     pub is_source: bool,
     pub close_requested: CancellationToken,
+    /// For a source, its acknowledgement with all that an agent must know of the session.
+    pub acknowledgement: Option<Envelope>,
     /// A second descriptor, to shut the connection down from here.
     pub connection: std::net::TcpStream,
     /// Close requests to answer when the session is gone.
@@ -44,6 +46,8 @@ pub struct Registry {
     pub shutdown: CancellationToken,
     pub shutdown_request: Mutex<Option<MessageId>>,
     pub overloaded: AtomicBool,
+    /// Somebody was asked to close, or a session has gone.
+    pub changed: Notify,
     next_message: AtomicU64,
     next_session: AtomicU64,
 }
@@ -58,6 +62,7 @@ impl Registry {
             shutdown: CancellationToken::new(),
             shutdown_request: Mutex::default(),
             overloaded: AtomicBool::new(false),
+            changed: Notify::new(),
             next_message: AtomicU64::new(FIRST_MESSAGE),
             next_session: AtomicU64::new(1),
         })
@@ -83,6 +88,7 @@ impl Registry {
     /// Forgets a session and answers who asked for its end.
     pub fn remove(&self, id: u64) {
         let Some(open) = lock(&self.open).remove(&id) else { return };
+        self.changed.notify_waiters();
         for request in open.asked {
             self.answer_close(&request, Status::OK);
         }
@@ -123,6 +129,31 @@ impl Registry {
             open.asked.push(request);
             open.close_requested.cancel();
         }
+        self.changed.notify_waiters();
+    }
+
+    /// Tells all sessions of one side that they shall end: the instance ends.
+    pub fn ask_all_to_close(&self, is_source: bool) {
+        for open in lock(&self.open).values().filter(|open| open.is_source == is_source) {
+            open.close_requested.cancel();
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until no session of one side is open.
+    pub async fn all_closed(&self, is_source: bool) {
+        loop {
+            let changed = self.changed.notified();
+            if lock(&self.open).values().all(|open| open.is_source != is_source) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// What a new agent must know of the sessions that were open before it: their acknowledgements.
+    pub fn acknowledgements(&self) -> Vec<Envelope> {
+        lock(&self.open).values().filter_map(|open| open.acknowledgement.clone()).collect()
     }
 
     /// Ends a session that did not end when it was asked to.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use ssmmp::{GracefulShutdownResponse, Name, ServiceInstanceTerminationInfo, Status};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::configuration::{Configuration, address_alone, text_alone};
 use crate::plug::Plug;
@@ -19,8 +20,10 @@ use crate::{Error, agent_link};
 
 /// Messages that may wait for the agent.
 const TO_AGENT: usize = 4_096;
-/// How long sessions may take to end when the service ends.
+/// How long accepted sessions may take to end when the service ends.
 const DRAIN_WITHIN: Duration = Duration::from_secs(3);
+/// How long the service's own sessions may take after them.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// How long the last messages may take to reach the agent.
 const FLUSH_WITHIN: Duration = Duration::from_millis(500);
 
@@ -106,26 +109,45 @@ impl Service {
         self.registry.overloaded.store(overloaded, Ordering::Relaxed);
     }
 
-    /// Waits until the instance is asked to end.
-    pub async fn shutdown_requested(&self) {
-        self.registry.shutdown.cancelled().await;
+    /// Waits until the instance is asked to end. The future does not borrow the service: give it to a
+    /// server that can end gracefully.
+    pub fn shutdown_requested(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        self.registry.shutdown.clone().cancelled_owned()
     }
 
     /// Runs the service's work until it ends by itself or the instance is asked to end; then lets
     /// sessions end, bounded, and tells the agent. Return from `main` after it.
     ///
+    /// An instance that ends drains: accepted sessions see [`crate::Session::close_requested`] and have
+    /// 3 seconds to finish the answer at hand; then its own sessions have one more second. The work goes
+    /// on meanwhile.
+    ///
     /// # Errors
     /// The work's own error.
     pub async fn run<E: From<Error>>(self, work: impl Future<Output = Result<(), E>>) -> Result<(), E> {
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| E::from(Error::Io(error)))?;
-        let result = tokio::select! {
-            result = work => Some(result),
+        let mut work = pin!(work);
+        let mut result = tokio::select! {
+            result = &mut work => Some(result),
             () = self.registry.shutdown.cancelled() => None,
             _ = terminate.recv() => None,
         };
-        let drained = Instant::now() + DRAIN_WITHIN;
-        while result.is_none() && !lock(&self.registry.open).is_empty() && Instant::now() < drained {
-            sleep(Duration::from_millis(5)).await;
+        if result.is_none() {
+            self.registry.shutdown.cancel();
+            let drained = async {
+                self.registry.ask_all_to_close(false);
+                let _ = timeout(DRAIN_WITHIN, self.registry.all_closed(false)).await;
+                self.registry.ask_all_to_close(true);
+                let _ = timeout(CLOSE_WITHIN, self.registry.all_closed(true)).await;
+            };
+            let mut drained = pin!(drained);
+            tokio::select! {
+                ended = &mut work => {
+                    result = Some(ended);
+                    drained.await;
+                }
+                () = &mut drained => {}
+            }
         }
         let request = *lock(&self.registry.shutdown_request);
         match (&self.registry.managed, request) {

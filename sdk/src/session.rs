@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ssmmp::{
-    DestServiceSessionCloseInfo, Name, Port, SessionResponse, SourceServiceSessionCloseInfo, Status,
+    DestServiceSessionCloseInfo, Envelope, Hop, Name, Port, SessionAck, SessionResponse,
+    SourceServiceSessionCloseInfo, Status,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -38,6 +39,8 @@ pub struct Session {
     ends: (SocketAddr, SocketAddr),
     close_requested: CancellationToken,
     broken: bool,
+    /// Bytes written so far.
+    written: u64,
 }
 
 impl Session {
@@ -49,11 +52,21 @@ impl Session {
         let stream = stream.into_std()?;
         let connection = stream.try_clone()?;
         let close_requested = CancellationToken::new();
-        let open =
-            Open { ends, is_source, close_requested: close_requested.clone(), connection, asked: Vec::new() };
+        let acknowledgement = match &end {
+            End::Source { plug, response } => Some(acknowledgement(plug, response, ends.0.port())),
+            _ => None,
+        };
+        let open = Open {
+            ends,
+            is_source,
+            close_requested: close_requested.clone(),
+            acknowledgement,
+            connection,
+            asked: Vec::new(),
+        };
         let id = registry.add(open);
         let stream = TcpStream::from_std(stream)?;
-        Ok(Self { stream, registry, id, end, ends, close_requested, broken: false })
+        Ok(Self { stream, registry, id, end, ends, close_requested, broken: false, written: 0 })
     }
 
     /// Source's and destination's address.
@@ -61,15 +74,27 @@ impl Session {
         self.ends
     }
 
-    /// Waits until the Manager asks to close this session. Finish the message at hand and drop it; a
-    /// session that goes on is cut after 3 seconds. For the same work, connect the plug again.
-    pub async fn close_requested(&self) {
-        self.close_requested.cancelled().await;
+    /// Waits until the Manager asks to close this session, or this instance ends. Finish the message at
+    /// hand and drop the session; one that goes on is cut after 3 seconds. For the same work, connect the
+    /// plug again. The future does not borrow the session, so that it can be read meanwhile.
+    pub fn close_requested(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        self.close_requested.clone().cancelled_owned()
     }
 
-    /// Whether the Manager has asked to close this session.
+    /// Whether the Manager has asked to close this session, or this instance ends.
     pub fn is_close_requested(&self) -> bool {
         self.close_requested.is_cancelled()
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Whether an idle session can be used again: its peer has neither closed it nor said anything.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let unread = self.stream.try_read(&mut [0]);
+        !self.is_close_requested() && unread.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     fn note<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -77,6 +102,12 @@ impl Session {
             self.broken = true;
         }
         result
+    }
+
+    fn count(&mut self, result: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = result {
+            self.written += *bytes as u64;
+        }
     }
 
     fn tell_closed(&self) {
@@ -120,6 +151,27 @@ impl Session {
     }
 }
 
+/// The acknowledgement of a session, with `x_session` for an agent that did not see it begin.
+fn acknowledgement(plug: &Name, response: &SessionResponse, port: u16) -> Envelope {
+    let ack = SessionAck {
+        message_id: response.message_id,
+        source_service_name: response.source_service_name.clone(),
+        source_service_instance_id: response.source_service_instance_id,
+        source_plug_port: Port(port),
+        dest_socket_new_port: response.dest_socket_port,
+        status: Status::OK,
+    };
+    let session = format!(
+        "{plug}, {}, {}, {}, {}, {}",
+        response.dest_service_name,
+        response.dest_service_instance_id,
+        response.dest_socket_name,
+        response.dest_service_instance_network_address,
+        response.dest_socket_port,
+    );
+    Envelope::new(ack, Hop::InstanceToAgent).with("x_session", &session)
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         self.tell_closed();
@@ -141,6 +193,7 @@ impl AsyncRead for Session {
 impl AsyncWrite for Session {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.count(&result);
         self.note(result)
     }
 
@@ -150,6 +203,7 @@ impl AsyncWrite for Session {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.count(&result);
         self.note(result)
     }
 

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 
 use patchbay_ebpf_common::Reason;
 use ssmmp::{
-    Envelope, Hop, InstanceId, Message, Name, Port, SessionResponse, SourceServiceSessionCloseInfo, Status,
+    Envelope, Hop, InstanceId, Message, Name, Port, SessionAck, SessionResponse,
+    SourceServiceSessionCloseInfo, Status,
 };
 
 use super::profiles::{Endpoint, Ends, known_habits};
@@ -33,7 +34,8 @@ impl Core {
                 }
                 let (port, connected) = (ack.source_plug_port, ack.status.is_success());
                 let asked = self.asked.remove(id, ack.message_id).and_then(|asked| asked.answer);
-                if let (Some(live), true) = (asked, connected) {
+                let live = asked.or_else(|| self.told_again(id, ack, envelope.extension("x_session")?));
+                if let (Some(live), true) = (live, connected) {
                     // The Manager may have given the session up meanwhile: it is told all of it.
                     let line = resync::item(id, port, &live);
                     self.live.insert((id, port), live);
@@ -93,6 +95,21 @@ impl Core {
                 found.map_or(said, |(id, _)| *id)
             }
         }
+    }
+
+    /// A session that an earlier agent saw begin: its source tells it whole (docs/protocol.md).
+    fn told_again(&self, id: InstanceId, ack: &SessionAck, session: &str) -> Option<Live> {
+        let parts: Vec<&str> = session.split(',').map(str::trim).collect();
+        let [plug, service, destination, socket, address, port] = parts[..] else { return None };
+        Some(Live {
+            message_id: ack.message_id,
+            service: self.instances.get(&id)?.start.service.clone(),
+            plug: Name::new(plug).ok()?,
+            dest_service: Name::new(service).ok()?,
+            destination: InstanceId(destination.parse().ok()?),
+            socket: Name::new(socket).ok()?,
+            at: SocketAddr::new(address.parse().ok()?, port.parse().ok()?),
+        })
     }
 
     pub(super) fn refuse(

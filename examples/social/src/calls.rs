@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use patchbay_sdk::{Service, Session, Socket};
+use patchbay_sdk::{Repeat, ResilientPlug, Service, Session, Socket};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::frames;
-use crate::pool::Pool;
 
 /// A failure that a user gets to see.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -56,12 +55,12 @@ pub struct Post {
     pub user: String,
     /// What.
     pub text: String,
-    /// When, milliseconds since 1970.
-    pub at_ms: u64,
+    /// When, microseconds since 1970.
+    pub at_us: u64,
 }
 
 /// What the file services are asked.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum FileCall {
     /// Take a file: frames follow, an empty one ends it.
     Put(String),
@@ -78,27 +77,26 @@ pub struct FileInfo {
     pub sha256: String,
 }
 
-/// Calls another service. A kept session may have ended meanwhile: then the call is made once more on a
-/// new one. All calls here may be repeated.
+/// Calls another service, again when the session ends before the answer is here: all calls of this
+/// application may be repeated.
 ///
 /// # Errors
 /// The other service's refusal, or no session.
-pub async fn call<T: DeserializeOwned>(pool: &Pool, request: &impl Serialize) -> Result<T, Refusal> {
-    loop {
-        let (mut session, new) = pool.take().await?;
-        let answer = async {
-            frames::write_json(&mut session, request).await?;
-            frames::read_json::<Result<T, Refusal>>(&mut session).await
-        };
-        match answer.await {
-            Ok(answer) => {
-                pool.keep(session);
-                return answer;
-            }
-            Err(error) if new => return Err(error.into()),
-            Err(_) => {}
-        }
-    }
+pub async fn call<T: DeserializeOwned + Send>(
+    plug: &ResilientPlug,
+    request: &impl Serialize,
+) -> Result<T, Refusal> {
+    let request: Arc<[u8]> = serde_json::to_vec(request)?.into();
+    let answer: Result<T, Refusal> = plug
+        .exchange(Repeat::Safe, |session| {
+            let request = request.clone();
+            Box::pin(async move {
+                frames::write(session, &request).await?;
+                frames::read_json(session).await
+            })
+        })
+        .await?;
+    answer
 }
 
 /// Serves sessions of a socket, each in a task, until accepting fails for good.
@@ -133,7 +131,7 @@ where
 /// It has no such plug or socket, or the agent is lost.
 pub async fn run<Q, A, F>(
     plug: &str,
-    reply: impl Fn(Pool, Q) -> F + Clone + Send + Sync + 'static,
+    reply: impl Fn(ResilientPlug, Q) -> F + Clone + Send + Sync + 'static,
 ) -> anyhow::Result<()>
 where
     Q: DeserializeOwned + Send + 'static,
@@ -141,16 +139,16 @@ where
     F: Future<Output = Result<A, Refusal>> + Send + 'static,
 {
     let service = Service::start().await?;
-    let pool = Pool::new(service.plug(plug)?);
+    let plug = ResilientPlug::new(service.plug(plug)?);
     let socket = service.socket("api")?;
     let handle = move |session| {
-        let (pool, reply) = (pool.clone(), reply.clone());
-        answer(session, move |request| reply(pool.clone(), request))
+        let (plug, reply) = (plug.clone(), reply.clone());
+        answer(session, move |request| reply(plug.clone(), request))
     };
     service.run(serve(socket, handle)).await
 }
 
-/// Answers calls on a session until it ends or shall end.
+/// Answers calls on a session until it ends or shall end; a call that has begun is answered.
 ///
 /// # Errors
 /// The session failed.
@@ -160,7 +158,9 @@ where
     A: Serialize,
     F: Future<Output = Result<A, Refusal>>,
 {
-    while let Some(request) = frames::read(&mut session).await? {
+    let asked = session.close_requested();
+    tokio::pin!(asked);
+    while let Some(request) = frames::read_unless(&mut session, asked.as_mut()).await? {
         let answer = match serde_json::from_slice(&request) {
             Ok(request) => handle(request).await,
             Err(error) => Err(Refusal::new(400, error.to_string())),

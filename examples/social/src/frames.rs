@@ -30,11 +30,28 @@ pub async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::
 /// # Errors
 /// The frame is too long, or the session failed.
 pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
-    let length = match stream.read_u32().await {
-        Ok(length) => length as usize,
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
+    read_unless(stream, std::future::pending()).await
+}
+
+/// Reads one frame; `None` too when something else comes before its first byte.
+///
+/// # Errors
+/// As [`read()`].
+pub async fn read_unless(
+    stream: &mut (impl AsyncRead + Unpin),
+    other: impl Future<Output = ()>,
+) -> io::Result<Option<Vec<u8>>> {
+    let mut head = [0; 4];
+    let begun = tokio::select! {
+        biased;
+        length = stream.read(&mut head) => length?,
+        () = other => return Ok(None),
     };
+    if begun == 0 {
+        return Ok(None);
+    }
+    stream.read_exact(&mut head[begun..]).await?;
+    let length = u32::from_be_bytes(head) as usize;
     if length > MAX_FRAME_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the frame is too long"));
     }
@@ -74,5 +91,18 @@ mod tests {
         assert_eq!(read(&mut b).await.expect("a frame"), Some(Vec::new()));
         assert_eq!(read(&mut b).await.expect("a frame").map(|f| f.len()), Some(CHUNK_BYTES));
         assert!(read(&mut b).await.is_err(), "too long a frame is refused before it is read");
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_has_begun_is_read_whatever_else_comes() {
+        let (mut a, mut b) = tokio::io::duplex(64);
+        assert_eq!(read_unless(&mut b, async {}).await.expect("nothing"), None);
+        a.write_all(&[0, 0]).await.expect("fits");
+        let rest = async {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            a.write_all(&[0, 1, 7]).await.expect("fits");
+        };
+        let (frame, ()) = tokio::join!(read_unless(&mut b, async {}), rest);
+        assert_eq!(frame.expect("a frame"), Some(vec![7]));
     }
 }

@@ -3,5 +3,4 @@
 
 pub mod calls;
 pub mod frames;
-pub mod pool;
 pub mod redis;

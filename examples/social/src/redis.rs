@@ -2,12 +2,12 @@
 //! open their connections themselves; here the Manager chooses where a plug leads.
 
 use std::io;
+use std::sync::Arc;
 
-use patchbay_sdk::Session;
+use patchbay_sdk::{Repeat, ResilientPlug, Session};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use crate::calls::Refusal;
-use crate::pool::Pool;
 
 /// Longest string accepted, in bytes.
 const MAX_STRING_BYTES: usize = 16 << 20;
@@ -37,37 +37,39 @@ impl Value {
     }
 }
 
-/// Sends a command; once more on a new session when a kept one has ended. Use it for commands that may
+/// Sends a command, again when the session ends before its answer is here. Use it for commands that may
 /// be repeated.
 ///
 /// # Errors
 /// Redis refused, or no session.
-pub async fn command(pool: &Pool, parts: &[&[u8]]) -> Result<Value, Refusal> {
-    loop {
-        let (session, new) = pool.take().await?;
-        let mut stream = BufReader::new(session);
-        match talk(&mut stream, parts).await {
-            Ok(value) => {
-                pool.keep(stream.into_inner());
-                return value.map_err(|message| Refusal::new(502, format!("redis: {message}")));
-            }
-            Err(error) if new => return Err(error.into()),
-            Err(_) => {}
-        }
-    }
+pub async fn command(plug: &ResilientPlug, parts: &[&[u8]]) -> Result<Value, Refusal> {
+    let request: Arc<[u8]> = encode(parts).into();
+    let answer = plug
+        .exchange(Repeat::Safe, |session| {
+            let request = request.clone();
+            Box::pin(async move { talk(&mut BufReader::new(session), &request).await })
+        })
+        .await?;
+    answer.map_err(|message| Refusal::new(502, format!("redis: {message}")))
 }
 
-async fn talk(stream: &mut BufReader<Session>, parts: &[&[u8]]) -> io::Result<Result<Value, String>> {
+fn encode(parts: &[&[u8]]) -> Vec<u8> {
     let mut request = format!("*{}\r\n", parts.len()).into_bytes();
     for part in parts {
         request.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
         request.extend_from_slice(part);
         request.extend_from_slice(b"\r\n");
     }
-    stream.write_all(&request).await?;
+    request
+}
+
+async fn talk(stream: &mut BufReader<&mut Session>, request: &[u8]) -> io::Result<Result<Value, String>> {
+    stream.write_all(request).await?;
     let (kind, rest) = line(stream).await?;
     Ok(Ok(match kind {
         '+' => Value::Bytes(rest.into_bytes()),
+        // It reads its data back after a restart: another session later will do.
+        '-' if rest.starts_with("LOADING") => return Err(io::Error::other(rest)),
         '-' => return Ok(Err(rest)),
         ':' => Value::Number(number(&rest)?),
         '$' => string(stream, &rest).await?.map_or(Value::Nil, Value::Bytes),
@@ -87,7 +89,7 @@ async fn talk(stream: &mut BufReader<Session>, parts: &[&[u8]]) -> io::Result<Re
     }))
 }
 
-async fn line(stream: &mut BufReader<Session>) -> io::Result<(char, String)> {
+async fn line(stream: &mut BufReader<&mut Session>) -> io::Result<(char, String)> {
     let mut text = String::new();
     if stream.read_line(&mut text).await? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -97,7 +99,7 @@ async fn line(stream: &mut BufReader<Session>) -> io::Result<(char, String)> {
     Ok((kind, characters.collect()))
 }
 
-async fn string(stream: &mut BufReader<Session>, length: &str) -> io::Result<Option<Vec<u8>>> {
+async fn string(stream: &mut BufReader<&mut Session>, length: &str) -> io::Result<Option<Vec<u8>>> {
     let Ok(length) = usize::try_from(number(length)?) else { return Ok(None) };
     if length > MAX_STRING_BYTES {
         return Err(bad("the string is too long"));

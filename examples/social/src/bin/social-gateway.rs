@@ -5,26 +5,28 @@ use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use futures_util::StreamExt as _;
-use patchbay_sdk::{Service, Session, Socket};
+use patchbay_sdk::{Repeat, ResilientPlug, Service, Session, Socket};
 use serde::Deserialize;
 use social::calls::{Account, FileCall, FileInfo, LoginCall, Post, Refusal, call};
 use social::frames::{self, CHUNK_BYTES};
-use social::pool::Pool;
+
+/// Files up to this length are held here, so that they can be passed again when a session ends.
+const HELD_BYTES: usize = 1 << 20;
 
 #[derive(Clone)]
 struct Plugs {
-    registration: Pool,
-    login: Pool,
-    posts: Pool,
-    table: Pool,
-    files: Pool,
+    registration: ResilientPlug,
+    login: ResilientPlug,
+    posts: ResilientPlug,
+    table: ResilientPlug,
+    files: ResilientPlug,
 }
 
 /// A refusal as an HTTP answer.
@@ -69,11 +71,11 @@ impl axum::serve::Listener for Listener {
 async fn main() -> Result<()> {
     let service = Service::start().await?;
     let plugs = Plugs {
-        registration: Pool::new(service.plug("registration")?),
-        login: Pool::new(service.plug("login")?),
-        posts: Pool::new(service.plug("posts")?),
-        table: Pool::new(service.plug("table")?),
-        files: Pool::new(service.plug("files")?),
+        registration: ResilientPlug::new(service.plug("registration")?),
+        login: ResilientPlug::new(service.plug("login")?),
+        posts: ResilientPlug::new(service.plug("posts")?),
+        table: ResilientPlug::new(service.plug("table")?),
+        files: ResilientPlug::new(service.plug("files")?),
     };
     let router = Router::new()
         .route("/health", get(|| async { "ok" }))
@@ -84,7 +86,8 @@ async fn main() -> Result<()> {
         .route("/files/{name}", put(upload).get(download))
         .with_state(plugs);
     let listener = Listener(service.socket("http")?);
-    service.run(async { Ok(axum::serve(listener, router).await?) }).await
+    let ending = service.shutdown_requested();
+    service.run(async { Ok(axum::serve(listener, router).with_graceful_shutdown(ending).await?) }).await
 }
 
 async fn register(State(plugs): State<Plugs>, Json(account): Json<Account>) -> Result<StatusCode, Failure> {
@@ -119,8 +122,8 @@ async fn add_post(
     Json(Text { text }): Json<Text>,
 ) -> Result<StatusCode, Failure> {
     let user = user(&plugs, &headers).await?;
-    let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    call::<()>(&plugs.posts, &Post { user, text, at_ms }).await?;
+    let at_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+    call::<()>(&plugs.posts, &Post { user, text, at_us }).await?;
     Ok(StatusCode::CREATED)
 }
 
@@ -135,39 +138,73 @@ async fn upload(
     body: Body,
 ) -> Result<Json<FileInfo>, Failure> {
     user(&plugs, &headers).await?;
-    let (mut session, _) = plugs.files.take().await.map_err(Refusal::from)?;
-    let answer = send_file(&mut session, name, body).await.map_err(Refusal::from)?;
+    let mut stream = body.into_data_stream();
+    let (mut held, mut bytes) = (Vec::new(), 0);
+    while bytes <= HELD_BYTES
+        && let Some(part) = stream.next().await
+    {
+        let part = part.map_err(|error| Refusal::new(400, error.to_string()))?;
+        bytes += part.len();
+        held.push(part);
+    }
+    let call = FileCall::Put(name);
+    if bytes <= HELD_BYTES {
+        let put = plugs.files.exchange(Repeat::Safe, |session| {
+            let (call, held) = (call.clone(), held.clone());
+            Box::pin(async move {
+                frames::write_json(session, &call).await?;
+                write_parts(session, &held).await?;
+                frames::write(session, b"").await?;
+                frames::read_json::<Result<FileInfo, Refusal>>(session).await
+            })
+        });
+        return Ok(Json(put.await.map_err(Refusal::from)??));
+    }
+    let mut session = plugs.files.open().await.map_err(Refusal::from)?;
+    let put = async {
+        frames::write_json(&mut session, &call).await?;
+        write_parts(&mut session, &held).await?;
+        while let Some(part) = stream.next().await {
+            write_parts(&mut session, &[part.map_err(io::Error::other)?]).await?;
+        }
+        frames::write(&mut session, b"").await?;
+        frames::read_json::<Result<FileInfo, Refusal>>(&mut session).await
+    };
+    let answer = put.await.map_err(Refusal::from)?;
     plugs.files.keep(session);
     Ok(Json(answer?))
 }
 
-async fn send_file(session: &mut Session, name: String, body: Body) -> io::Result<Result<FileInfo, Refusal>> {
-    frames::write_json(session, &FileCall::Put(name)).await?;
-    let mut stream = body.into_data_stream();
-    while let Some(part) = stream.next().await {
-        let part = part.map_err(|error| io::Error::other(error.to_string()))?;
-        for chunk in part.chunks(CHUNK_BYTES) {
-            frames::write(session, chunk).await?;
-        }
+async fn write_parts(session: &mut Session, parts: &[Bytes]) -> io::Result<()> {
+    for chunk in parts.iter().flat_map(|part| part.chunks(CHUNK_BYTES)) {
+        frames::write(session, chunk).await?;
     }
-    frames::write(session, b"").await?;
-    frames::read_json(session).await
+    Ok(())
 }
 
 async fn download(State(plugs): State<Plugs>, Path(name): Path<String>) -> Result<Response, Failure> {
-    let (mut session, _) = plugs.files.take().await.map_err(Refusal::from)?;
-    let found: Result<FileInfo, Refusal> = async {
-        frames::write_json(&mut session, &FileCall::Get(name)).await?;
-        frames::read_json(&mut session).await
-    }
-    .await
-    .map_err(Refusal::from)?;
-    let info = match found {
-        Ok(info) => info,
-        Err(refusal) => {
+    let call = FileCall::Get(name);
+    let get = plugs.files.begin(Repeat::Safe, |session| {
+        let call = call.clone();
+        Box::pin(async move {
+            frames::write_json(session, &call).await?;
+            let found: Result<FileInfo, Refusal> = frames::read_json(session).await?;
+            let is_small = found.as_ref().is_ok_and(|info| info.bytes <= HELD_BYTES as u64);
+            let whole = if is_small { Some(read_whole(session).await?) } else { None };
+            Ok((found, whole))
+        })
+    });
+    let (session, (found, whole)) = get.await.map_err(Refusal::from)?;
+    let info = match (found, whole) {
+        (Err(refusal), _) => {
             plugs.files.keep(session);
             return Err(refusal.into());
         }
+        (Ok(info), Some(whole)) => {
+            plugs.files.keep(session);
+            return Ok(([("x-sha256", info.sha256)], whole).into_response());
+        }
+        (Ok(info), None) => info,
     };
     let state = Some((session, plugs.files, info.bytes));
     let chunks = futures_util::stream::unfold(state, |state| async {
@@ -183,6 +220,18 @@ async fn download(State(plugs): State<Plugs>, Path(name): Path<String>) -> Resul
     });
     let headers = [("content-length", info.bytes.to_string()), ("x-sha256", info.sha256)];
     Ok((headers, Body::from_stream(chunks)).into_response())
+}
+
+/// A small file to its end.
+async fn read_whole(session: &mut Session) -> io::Result<Vec<u8>> {
+    let mut whole = Vec::new();
+    loop {
+        let chunk = frames::read(session).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        if chunk.is_empty() {
+            return Ok(whole);
+        }
+        whole.extend_from_slice(&chunk);
+    }
 }
 
 /// The next chunk and how many bytes are left. With the last one its end is read too: nobody asks for more

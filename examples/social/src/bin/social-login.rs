@@ -3,8 +3,8 @@
 use anyhow::Result;
 use argon2::Argon2;
 use argon2::password_hash::{PasswordHash, PasswordVerifier as _};
+use patchbay_sdk::ResilientPlug;
 use social::calls::{Account, LoginCall, Refusal, run};
-use social::pool::Pool;
 use social::redis::command;
 
 /// How long a token is good, in seconds.
@@ -15,14 +15,14 @@ async fn main() -> Result<()> {
     run("users", reply).await
 }
 
-async fn reply(users: Pool, call: LoginCall) -> Result<String, Refusal> {
+async fn reply(users: ResilientPlug, call: LoginCall) -> Result<String, Refusal> {
     match call {
         LoginCall::Login(account) => login(&users, account).await,
         LoginCall::WhoIs(token) => who_is(&users, &token).await,
     }
 }
 
-async fn login(users: &Pool, account: Account) -> Result<String, Refusal> {
+async fn login(users: &ResilientPlug, account: Account) -> Result<String, Refusal> {
     let wrong = || Refusal::new(401, "unknown name or wrong password");
     let key = format!("user:{}", account.user);
     let hash = command(users, &[b"GET", key.as_bytes()]).await?.text().ok_or_else(wrong)?;
@@ -34,7 +34,7 @@ async fn login(users: &Pool, account: Account) -> Result<String, Refusal> {
     Ok(token)
 }
 
-async fn who_is(users: &Pool, token: &str) -> Result<String, Refusal> {
+async fn who_is(users: &ResilientPlug, token: &str) -> Result<String, Refusal> {
     let key = format!("token:{token}");
     let user = command(users, &[b"GET", key.as_bytes()]).await?.text();
     user.ok_or_else(|| Refusal::new(401, "unknown or expired token; log in first"))

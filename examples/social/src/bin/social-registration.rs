@@ -1,10 +1,10 @@
 //! Registers users: name and password hash go to Redis.
 
 use anyhow::Result;
-use argon2::password_hash::{PasswordHasher as _, SaltString};
+use argon2::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString};
 use argon2::{Algorithm, Argon2, Params, Version};
+use patchbay_sdk::ResilientPlug;
 use social::calls::{Account, Refusal, run};
-use social::pool::Pool;
 use social::redis::{Value, command};
 
 /// Longest name, in characters.
@@ -15,7 +15,7 @@ async fn main() -> Result<()> {
     run("users", register).await
 }
 
-async fn register(users: Pool, account: Account) -> Result<(), Refusal> {
+async fn register(users: ResilientPlug, account: Account) -> Result<(), Refusal> {
     let fit = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
     if account.user.is_empty() || account.user.chars().count() > MAX_NAME || !account.user.chars().all(fit) {
         return Err(Refusal::new(400, format!("a name has 1 to {MAX_NAME} letters, digits, `-` or `_`")));
@@ -34,7 +34,18 @@ async fn register(users: Pool, account: Account) -> Result<(), Refusal> {
         .to_string();
     let key = format!("user:{}", account.user);
     match command(&users, &[b"SET", key.as_bytes(), hash.as_bytes(), b"NX"]).await? {
-        Value::Nil => Err(Refusal::new(409, format!("`{}` is registered already", account.user))),
+        Value::Nil => is_the_same(&users, &key, &account).await,
         _ => Ok(()),
     }
+}
+
+/// A registration that comes again, because its answer was lost, is the same registration.
+async fn is_the_same(users: &ResilientPlug, key: &str, account: &Account) -> Result<(), Refusal> {
+    let hash = command(users, &[b"GET", key.as_bytes()]).await?.text().unwrap_or_default();
+    let same = PasswordHash::new(&hash)
+        .is_ok_and(|hash| Argon2::default().verify_password(account.password.as_bytes(), &hash).is_ok());
+    if same {
+        return Ok(());
+    }
+    Err(Refusal::new(409, format!("`{}` is registered already", account.user)))
 }
