@@ -19,6 +19,8 @@ use crate::core::Start;
 #[serde(deny_unknown_fields)]
 pub struct Record {
     id: u64,
+    #[serde(default)]
+    app: Option<String>,
     service: String,
     address: IpAddr,
     sockets: String,
@@ -33,6 +35,7 @@ impl Record {
     pub fn new(start: &Start, process: i32) -> Self {
         Self {
             id: start.id.0,
+            app: start.app.as_ref().map(ToString::to_string),
             service: start.service.to_string(),
             address: start.address.0,
             sockets: start.sockets.encode(),
@@ -62,6 +65,7 @@ impl Record {
             toml::from_str(&text).map_err(|error| format!("its record is damaged: {error}"))?;
         let start = Start {
             id: InstanceId(record.id),
+            app: record.app.map(|app| Name::new(&app)).transpose()?,
             service: Name::new(&record.service)?,
             address: Address(record.address),
             sockets: SocketConfiguration::parse(&record.sockets)?,
@@ -115,6 +119,7 @@ mod tests {
     fn a_record_gives_back_what_was_started() {
         let start = Start {
             id: InstanceId(7),
+            app: Some(Name::new("shop").expect("a name")),
             service: Name::new("shop").expect("a name"),
             address: Address("10.0.0.1".parse().expect("an address")),
             sockets: SocketConfiguration::parse("in, 54000").expect("good"),

@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 
 pub mod adopted;
 pub mod core;
+pub mod data_folder;
 pub mod datapath;
 pub mod detach;
 pub mod instance_listener;

@@ -219,6 +219,9 @@ async fn run(arguments: Run) -> Result<()> {
         .with_context(|| format!("the cgroup {} can't be made", places.cgroup.display()))?;
     std::fs::create_dir_all(&places.state)
         .with_context(|| format!("the folder {} can't be made", places.state.display()))?;
+    std::fs::create_dir_all(places.cgroup.join("instances"))
+        .with_context(|| format!("cgroups can't be made in {}", places.cgroup.display()))?;
+    processes::pass_controllers_on(&datapath::cgroup2_mount()?, &places.cgroup);
     let adopted = processes::adopt(&places).await.context("instances of an earlier agent can't be seen")?;
     reserve_ports();
 

@@ -1,6 +1,7 @@
 //! The shell around the core: it performs the effects and feeds back what came of them.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ssmmp::{Address, Envelope, InstanceId, MessageId, Status};
@@ -32,6 +33,13 @@ pub enum Control {
     HandOver,
 }
 
+/// An instance's process as the node reaches it.
+struct Running {
+    /// Has it ended.
+    end: mpsc::Sender<()>,
+    cgroup: PathBuf,
+}
+
 /// The agent's one owner of state.
 pub struct Node {
     /// The logic.
@@ -48,7 +56,7 @@ pub struct Node {
     pub manager: Queue,
     /// Back to itself.
     pub events: mpsc::Sender<Event>,
-    running: HashMap<InstanceId, mpsc::Sender<()>>,
+    running: HashMap<InstanceId, Running>,
     tasks: TaskTracker,
     next_report: u64,
 }
@@ -161,6 +169,12 @@ impl Node {
                 self.report();
                 self.send_to_manager(envelope);
             }
+            Effect::ToManagerIfAwake(id, envelope) => {
+                let running = self.running.get(&id);
+                if running.is_some_and(|running| !processes::is_stopped(&running.cgroup)) {
+                    self.send_to_manager(envelope);
+                }
+            }
             Effect::ToInstance(id, envelope) => self.directory.send(id, envelope),
             Effect::Prepare(start) => {
                 let entry = self.core.entry(&start.service);
@@ -176,8 +190,8 @@ impl Node {
                 self.tasks.spawn(async move { processes::remove_cgroup(&cgroup).await });
             }
             Effect::End(id) => {
-                if let Some(end) = self.running.get(&id) {
-                    let _ = end.try_send(());
+                if let Some(running) = self.running.get(&id) {
+                    let _ = running.end.try_send(());
                 }
             }
             Effect::Declare(declare) => self.redirection.declare(&declare, &self.directory),
@@ -255,7 +269,8 @@ impl Node {
 
     fn watch(&mut self, start: &Start, cgroup: u64, process: Process) {
         let (sender, receiver) = mpsc::channel(1);
-        self.running.insert(start.id, sender);
+        let cgroup_path = self.places.instance_cgroup(&processes::instance_name(start));
+        self.running.insert(start.id, Running { end: sender, cgroup: cgroup_path });
         let ports = start.sockets.0.iter().map(|socket| socket.port.0).collect();
         let events = self.events.clone();
         self.tasks.spawn(processes::watch(process, start.id, cgroup, ports, events, receiver));
@@ -264,8 +279,8 @@ impl Node {
     /// Ends every instance; the Manager is told as long as it listens.
     async fn end(&mut self, events: &mut mpsc::Receiver<Event>) {
         info!(instances = self.running.len(), "ending");
-        for end in self.running.values() {
-            let _ = end.try_send(());
+        for running in self.running.values() {
+            let _ = running.end.try_send(());
         }
         self.tasks.close();
         let deadline = Instant::now() + END_WITHIN;

@@ -66,6 +66,8 @@ pub struct Entry {
     pub working_directory: Option<String>,
     /// The user it runs as.
     pub user: Option<String>,
+    /// Whether its data is kept on this node through restarts, for one instance at a time.
+    pub data: bool,
     /// Whether it is known to be safe to redirect.
     pub tested: bool,
     /// What it may use.
@@ -98,6 +100,8 @@ struct EntryFile {
     working_directory: Option<String>,
     user: Option<Spanned<String>>,
     redirection: Option<Spanned<String>>,
+    #[serde(default)]
+    data: bool,
     #[serde(default)]
     limits: Limits,
 }
@@ -156,7 +160,7 @@ fn check(name: &Spanned<String>, entry: &EntryFile) -> Vec<(Range<usize>, String
     for text in entry.arguments.iter().chain(entry.environment.values()) {
         for placeholder in placeholders(text.get_ref()) {
             let known = match placeholder.split_once(':') {
-                None => matches!(placeholder, "addr" | "state"),
+                None => matches!(placeholder, "addr" | "state") || (placeholder == "data" && entry.data),
                 Some(("port", socket)) => entry.sockets.iter().any(|known| known == socket),
                 Some(("plug" | "plug_addr" | "plug_port", plug)) => {
                     entry.plugs.iter().any(|known| known == plug)
@@ -165,8 +169,9 @@ fn check(name: &Spanned<String>, entry: &EntryFile) -> Vec<(Range<usize>, String
             };
             if !known {
                 let message = format!(
-                    "`{{{placeholder}}}` is unknown: use {{addr}}, {{state}}, {{port:SOCKET}}, {{plug:PLUG}}, \
-                     {{plug_addr:PLUG}} or {{plug_port:PLUG}} with a socket or plug of this service"
+                    "`{{{placeholder}}}` is unknown: use {{addr}}, {{state}}, {{data}} with \
+                     `data = true`, {{port:SOCKET}}, {{plug:PLUG}}, {{plug_addr:PLUG}} or {{plug_port:PLUG}} with a \
+                     socket or plug of this service"
                 );
                 found.push((text.span(), message));
             }
@@ -204,6 +209,7 @@ impl EntryFile {
                 .collect(),
             working_directory: self.working_directory,
             user: self.user.map(Spanned::into_inner),
+            data: self.data,
             limits: self.limits,
         }
     }
@@ -249,6 +255,10 @@ mod tests {
         check(
             "[service.a]\nkind = \"adapted\"\nprogram = \"/no/such\"\narguments = [\"{port:x}\"]\n",
             &["r.toml:3:11: there is no program /no/such", "r.toml:4:14: `{port:x}` is unknown"],
+        );
+        check(
+            "[service.a]\nkind = \"native\"\nprogram = \"/bin/sh\"\narguments = [\"{data}\"]\n",
+            &["r.toml:4:14: `{data}` is unknown: use {addr}, {state}, {data} with `data = true`"],
         );
         check("[service.a]\nkind = \"other\"\n", &["r.toml:2:8: unknown variant"]);
         check(

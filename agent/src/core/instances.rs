@@ -11,7 +11,7 @@ use crate::datapath::SessionReport;
 use crate::repository::Kind;
 
 impl Core {
-    pub(super) fn execute(&mut self, request: ExecutionRequest) {
+    pub(super) fn execute(&mut self, request: ExecutionRequest, app: Option<Name>) {
         let id = request.service_instance_id;
         if let Some(instance) = self.instances.get_mut(&id) {
             match (instance.start.service == request.service_name, instance.stage) {
@@ -32,6 +32,7 @@ impl Core {
         let (kind, tested) = (entry.kind, entry.tested);
         let start = Start {
             id,
+            app,
             service: request.service_name,
             address: request.agent_network_address,
             sockets: request.socket_configuration,
@@ -217,7 +218,12 @@ impl Core {
             Some(instance) if instance.kind == Kind::Native => {
                 self.effect(Effect::ToInstance(id, envelope.forward(Hop::AgentToInstance)));
             }
-            Some(_) => self.tell_manager(answer(Status::OK)),
+            // A program that is not asked itself is fine as long as it could do something. No answer is
+            // what a native one would give.
+            Some(_) => {
+                let answer = Envelope::new(answer(Status::OK), Hop::AgentToManager);
+                self.effect(Effect::ToManagerIfAwake(id, answer));
+            }
         }
     }
 }

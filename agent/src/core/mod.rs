@@ -81,6 +81,8 @@ pub enum Effect {
     ToManager(Envelope),
     /// Send all session counters to the Manager, then this.
     ReportThen(Envelope),
+    /// Send to the Manager, unless all processes of an instance are stopped or frozen.
+    ToManagerIfAwake(InstanceId, Envelope),
     /// Send to an instance.
     ToInstance(InstanceId, Envelope),
     /// Make an instance's cgroup, so that its sessions can be declared before it runs.
@@ -114,6 +116,8 @@ pub enum Effect {
 pub struct Start {
     /// The instance.
     pub id: InstanceId,
+    /// The application, where the Manager says it.
+    pub app: Option<Name>,
     /// Its service, an entry of the repository.
     pub service: Name,
     /// The node's address.
@@ -124,6 +128,21 @@ pub struct Start {
     pub plugs: PlugConfiguration,
     /// Where an adapted instance's plugs connect.
     pub targets: BTreeMap<String, SocketAddr>,
+}
+
+impl Start {
+    /// An instance without an application, sockets and plugs.
+    pub fn of(service: Name, id: InstanceId) -> Self {
+        Self {
+            id,
+            app: None,
+            service,
+            address: Address::UNKNOWN,
+            sockets: SocketConfiguration(Vec::new()),
+            plugs: PlugConfiguration(Vec::new()),
+            targets: BTreeMap::new(),
+        }
+    }
 }
 
 /// A declaration, in terms of instances.
@@ -334,7 +353,10 @@ impl Core {
                 }
             }
             _ if !self.registered => {}
-            Message::ExecutionRequest(request) => self.execute(request.clone()),
+            Message::ExecutionRequest(request) => {
+                let app = envelope.extension("x_app").and_then(|app| Name::new(app).ok());
+                self.execute(request.clone(), app);
+            }
             Message::SessionResponse(response) => self.session_answered(response.clone(), envelope),
             Message::SourceServiceSessionCloseRequest(request) => {
                 self.close_asked(request.source_service_instance_id, envelope);

@@ -1,0 +1,71 @@
+//! A service's data on this node: a folder that outlives its instances, for one of them at a time.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+
+use crate::core::Start;
+
+/// A claimed folder. The claim lasts as long as any process has the lock open.
+pub struct DataFolder {
+    /// The folder.
+    pub path: PathBuf,
+    /// Locked; to be inherited by the instance's process.
+    pub lock: File,
+}
+
+impl DataFolder {
+    /// Where the data of an instance's service is: `SERVICE@APPLICATION`, and no name
+    /// has an `@` in it.
+    pub fn place(state: &Path, start: &Start) -> PathBuf {
+        let name = match &start.app {
+            Some(app) => format!("{}@{app}", start.service),
+            None => start.service.to_string(),
+        };
+        state.join("data").join(name)
+    }
+
+    /// Claims the folder for an instance, and makes it if it is not there.
+    ///
+    /// # Errors
+    /// Another instance has it, or it can't be made; for people.
+    pub fn claim(state: &Path, start: &Start) -> Result<Self, String> {
+        let path = Self::place(state, start);
+        let fail = |error: std::io::Error| format!("the data folder {} failed: {error}", path.display());
+        fs::create_dir_all(&path).map_err(fail)?;
+        let mut lock = path.clone().into_os_string();
+        lock.push(".lock");
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(lock).map_err(fail)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path, lock }),
+            Err(TryLockError::WouldBlock) => {
+                Err(format!("another instance still uses the data folder {}", path.display()))
+            }
+            Err(TryLockError::Error(error)) => Err(fail(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(service: &str, id: u64, app: Option<&str>) -> Start {
+        let name = |text: &str| ssmmp::Name::new(text).expect("a name");
+        Start { app: app.map(name), ..Start::of(name(service), ssmmp::InstanceId(id)) }
+    }
+
+    #[test]
+    fn one_instance_at_a_time_has_a_services_data() {
+        let state = tempfile::tempdir().expect("a folder");
+        let first = DataFolder::claim(state.path(), &start("redis", 3, Some("social"))).expect("free");
+        assert!(first.path.ends_with("data/redis@social"));
+        fs::write(first.path.join("kept"), "x").expect("written");
+        let refused = DataFolder::claim(state.path(), &start("redis", 4, Some("social")));
+        assert!(refused.is_err_and(|reason| reason.contains("another instance still uses")));
+        let other = DataFolder::claim(state.path(), &start("redis", 5, Some("shop"))).expect("another's");
+        assert!(!other.path.join("kept").exists());
+        drop(first);
+        let next = DataFolder::claim(state.path(), &start("redis", 4, Some("social"))).expect("free again");
+        assert!(next.path.join("kept").exists());
+    }
+}

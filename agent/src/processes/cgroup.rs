@@ -1,0 +1,112 @@
+//! Instances' cgroups: limits, stopped processes, removal.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use crate::repository::Limits;
+
+/// Controllers that limits need.
+const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// How long a cgroup may take to become empty after its processes were killed.
+const EMPTY_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether all processes of an instance are stopped (SIGSTOP) or frozen, so that it can't do anything.
+pub fn is_stopped(cgroup: &Path) -> bool {
+    let read = |file: &str| fs::read_to_string(cgroup.join(file)).unwrap_or_default();
+    let is_stopped = |process: &str| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:\tT") || line.starts_with("State:\tt"))
+    };
+    let members = read("cgroup.procs");
+    read("cgroup.events").contains("frozen 1") || (!members.is_empty() && members.lines().all(is_stopped))
+}
+
+/// Gives the controllers that limits need to the cgroups of instances, down from the mount, where they
+/// exist and nobody has done so yet.
+pub fn pass_controllers_on(mount: &Path, node: &Path) {
+    let instances = node.join("instances");
+    let mut above: Vec<&Path> = instances.ancestors().take_while(|path| path.starts_with(mount)).collect();
+    above.reverse();
+    for cgroup in above {
+        let available = fs::read_to_string(cgroup.join("cgroup.controllers")).unwrap_or_default();
+        for controller in
+            CONTROLLERS.iter().filter(|wanted| available.split(' ').any(|c| c.trim() == **wanted))
+        {
+            // What fails here shows when a limit is applied.
+            let _ = fs::write(cgroup.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
+}
+
+/// Applies limits where the controllers exist, and says which do not.
+pub(super) fn limit(cgroup: &Path, limits: &Limits) {
+    let period = 100_000.0;
+    let wanted = [
+        ("memory.max", limits.memory.clone()),
+        ("pids.max", limits.processes.map(|count| count.to_string())),
+        ("cpu.max", limits.cpus.map(|cpus| format!("{} {period}", (cpus * period).round()))),
+    ];
+    for (file, value) in wanted {
+        let Some(value) = value else { continue };
+        if let Err(error) = fs::write(cgroup.join(file), &value) {
+            warn!(file, value, "a limit is not applied, this cgroup has no such controller: {error}");
+        }
+    }
+}
+
+/// Ends everything in a cgroup and removes it.
+pub async fn remove_cgroup(cgroup: &Path) {
+    let _ = fs::write(cgroup.join("cgroup.kill"), "1");
+    let begun = Instant::now();
+    while fs::remove_dir(cgroup).is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
+        if begun.elapsed() > EMPTY_WITHIN {
+            warn!(cgroup = %cgroup.display(), "the cgroup does not become empty");
+            return;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_are_passed_down_where_they_exist() {
+        let mount = tempfile::tempdir().expect("a folder");
+        let node = mount.path().join("patchbay/a");
+        fs::create_dir_all(node.join("instances")).expect("made");
+        for cgroup in [mount.path(), &node.join("instances")] {
+            fs::write(cgroup.join("cgroup.controllers"), "io memory hugetlb\n").expect("written");
+        }
+        pass_controllers_on(mount.path(), &node);
+        let control = |cgroup: &Path| fs::read_to_string(cgroup.join("cgroup.subtree_control")).ok();
+        assert_eq!(control(mount.path()).as_deref(), Some("+memory"));
+        assert_eq!(control(&node.join("instances")).as_deref(), Some("+memory"));
+        assert_eq!(control(&node), None, "it has none to pass on");
+    }
+
+    #[test]
+    fn a_stopped_instance_is_known_by_its_processes() {
+        let cgroup = tempfile::tempdir().expect("a folder");
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("it starts");
+        fs::write(cgroup.path().join("cgroup.procs"), format!("{}\n", child.id())).expect("written");
+        assert!(!is_stopped(cgroup.path()));
+        let process = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGSTOP).expect("ours");
+        let begun = std::time::Instant::now();
+        while !is_stopped(cgroup.path()) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it is not seen");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().expect("ours");
+        child.wait().expect("it ends");
+        fs::write(cgroup.path().join("cgroup.procs"), "").expect("written");
+        assert!(!is_stopped(cgroup.path()), "an empty one is not stopped");
+    }
+}

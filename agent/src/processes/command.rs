@@ -1,0 +1,81 @@
+//! How an instance's process is started: arguments, environment, user, cgroup.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use tokio::process::Command;
+
+use super::Places;
+use crate::core::Start;
+use crate::repository::{Entry, Kind, fill};
+
+pub(super) fn command(
+    places: &Places,
+    start: &Start,
+    entry: &Entry,
+    folder: &Path,
+    data: Option<&Path>,
+) -> Result<Command, String> {
+    let value = |placeholder: &str| match placeholder.split_once(':') {
+        None if placeholder == "addr" => Some(start.address.to_string()),
+        None if placeholder == "state" => Some(folder.display().to_string()),
+        None if placeholder == "data" => data.map(|data| data.display().to_string()),
+        Some(("port", socket)) => start.sockets.port(socket).map(|port| port.to_string()),
+        Some((kind, plug)) => start.targets.get(plug).map(|at| match kind {
+            "plug_addr" => at.ip().to_string(),
+            "plug_port" => at.port().to_string(),
+            _ => at.to_string(),
+        }),
+        None => None,
+    };
+    let mut command = Command::new(&entry.program);
+    command.args(entry.arguments.iter().map(|argument| fill(argument, value)));
+    if entry.kind == Kind::Native {
+        command.args([start.service.as_str(), &start.id.to_string(), &start.address.to_string()]);
+        command.args([start.sockets.encode(), start.plugs.encode()]);
+    }
+    command.envs(entry.environment.iter().map(|(name, text)| (name, fill(text, value))));
+    command.env("SSMMP_AGENT", &places.agent).env("PATCHBAY_NODE", &places.node);
+    command.env("PATCHBAY_STATE", folder).envs(data.map(|data| ("PATCHBAY_DATA", data)));
+    match &entry.working_directory {
+        Some(directory) => command.current_dir(fill(directory, value)),
+        None => command.current_dir(folder),
+    };
+    if let Some(name) = &entry.user {
+        let user = nix::unistd::User::from_name(name)
+            .ok()
+            .flatten()
+            .ok_or_else(|| format!("this machine has no user `{name}`"))?;
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+        for folder in std::iter::once(folder).chain(data) {
+            nix::unistd::chown(folder, Some(user.uid), Some(user.gid))
+                .map_err(|e| format!("chown of {} failed: {e}", folder.display()))?;
+        }
+    }
+    Ok(command)
+}
+
+/// The process enters its cgroup before it runs anything, so that all its sockets are made there.
+#[expect(unsafe_code, reason = "what runs between fork and exec must be said to be safe there")]
+pub fn enter_cgroup(command: &mut Command, members: File) {
+    let enter = move || {
+        // "0" is the writing process itself.
+        nix::unistd::write(&members, b"0").map(drop).map_err(io::Error::from)
+    };
+    // SAFETY: the closure makes one system call on an open descriptor: no allocation, no lock.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// Lets a process inherit a file.
+#[expect(unsafe_code, reason = "what runs between fork and exec must be said to be safe there")]
+pub(super) fn keep_open(command: &mut Command, file: &File) -> Result<(), String> {
+    let inherited = file.try_clone().map_err(|error| format!("a lock can't be passed on: {error}"))?;
+    let keep = move || {
+        let flags = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
+        nix::fcntl::fcntl(&inherited, flags).map(drop).map_err(io::Error::from)
+    };
+    // SAFETY: the closure makes one system call on an open descriptor: no allocation, no lock.
+    unsafe { command.pre_exec(keep) };
+    Ok(())
+}
