@@ -268,6 +268,30 @@ fn an_instance_that_ends_has_closed_what_it_was_asked_to() {
 }
 
 #[test]
+fn a_session_that_an_earlier_agent_saw_begin_is_told_again_and_reported_when_it_breaks() {
+    let mut node = Node::running(&[("A", 7)]);
+    let ack = "type: session_ack ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_port: 40001 ~ dest_socket_new_port: 54009 ~ status: 200";
+    assert_eq!(node.instance(7, &format!("{ack} ~ x_session: P, B, 9, in, 10.0.0.2")).len(), 1);
+    let broken = |node: &mut Node| {
+        let effects = node.0.handle(Event::Exited(InstanceId(7), "signal 9".into(), Vec::new()));
+        statuses(&effects)
+    };
+    assert_eq!(broken(&mut node), [], "what is not whole is not known");
+    let mut node = Node::running(&[("A", 7)]);
+    for _ in 0..2 {
+        node.instance(7, &format!("{ack} ~ x_session: P, B, 9, in, 10.0.0.2, 54009"));
+    }
+    assert_eq!(broken(&mut node), [Status::BROKEN]);
+}
+
+#[test]
+fn a_program_that_is_not_asked_itself_is_well_only_while_it_is_not_stopped() {
+    let mut node = Node::running(&[("redis", 8)]);
+    let effects = node.manager("type: service_instance_health_request ~ message_id: 5 ~ service_instance_id: 8 ~ service_instance_network_address: 10.0.0.1");
+    assert!(matches!(&effects[..], [Effect::ToManagerIfAwake(InstanceId(8), _)]), "{effects:?}");
+}
+
+#[test]
 fn an_adapted_program_gets_its_targets_before_it_starts() {
     let mut node = Node::registered();
     let effects = node.execute("proxy", 7, "back, in, B");

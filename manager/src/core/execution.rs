@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use ssmmp::{
-    Address, ExecutionRequest, InstanceId, Name, PlugConfiguration, PlugTarget, Port, SocketConfiguration,
-    SocketPort, Status,
+    Address, Envelope, ExecutionRequest, Hop, InstanceId, Name, PlugConfiguration, PlugTarget, Port,
+    SocketConfiguration, SocketPort, Status,
 };
 
 use super::inventory::OnNode;
@@ -71,6 +71,7 @@ impl Core {
             self.apps.get(instance.app.as_str()).and_then(|app| app.service(instance.service.as_str()));
         let sockets = instance.sockets.iter();
         let (address, service_name) = (instance.address, instance.service.clone());
+        let app = instance.app.to_string();
         let request = ExecutionRequest {
             message_id,
             agent_network_address: address,
@@ -82,7 +83,8 @@ impl Core {
             plug_configuration: PlugConfiguration(vertex.map(plugs).unwrap_or_default()),
         };
         self.at(self.now + self.config.start_timeout, Timer::Start(id));
-        self.send_to(address, request, Some(Outstanding::Execution(id)));
+        let envelope = Envelope::new(request, Hop::ManagerToAgent).with("x_app", &app);
+        self.send_with(address, envelope, Some(Outstanding::Execution(id)));
     }
 
     /// The node for an instance, and a port for each socket: the near one first, then the least loaded.

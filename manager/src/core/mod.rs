@@ -333,12 +333,16 @@ impl Core {
 
     /// Sends to a node's agent; while it is away nothing is sent, and reconciling settles it.
     pub(crate) fn send_to(&mut self, node: Address, message: impl Into<Message>, waits: Option<Outstanding>) {
-        let message = message.into();
+        self.send_with(node, Envelope::new(message, ssmmp::Hop::ManagerToAgent), waits);
+    }
+
+    /// As [`Self::send_to`], with extension lines.
+    pub(crate) fn send_with(&mut self, node: Address, envelope: Envelope, waits: Option<Outstanding>) {
         let Some(connection) = self.inventory.node(node).and_then(|node| node.connection) else { return };
         if let Some(waits) = waits {
-            self.answers.expect(self.now, message.message_id(), node, waits);
+            self.answers.expect(self.now, envelope.message.message_id(), node, waits);
         }
-        self.effect(Effect::Send(connection, Envelope::new(message, ssmmp::Hop::ManagerToAgent)));
+        self.effect(Effect::Send(connection, envelope));
     }
 }
 
