@@ -47,7 +47,7 @@ struct Client<'a> {
 
 /// Runs everything and prints the result.
 pub fn run(drive: &Drive) -> Result<()> {
-    super::cluster::join()?;
+    super::cluster::plan()?.join()?;
     let (requests, checked, mismatches) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let errors = Mutex::new(Vec::new());
     let client = || Client::new(&drive.gateway, &requests);

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use cluster::Cluster;
 pub use drive::{Drive, run as run_drive};
 use patchbay_api as api;
+use patchbay_testbed::{Cluster, Party, Plan};
 use report::{Driven, Report};
 
 use crate::command::{output, progress};
@@ -62,22 +62,26 @@ pub fn run(demo: &Demo) -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let lock = File::create(folder.join("lock"))?;
     lock.try_lock().context("another demo is running")?;
-    cluster::clean()?;
+    let plan = cluster::plan()?;
+    plan.clean()?;
     if demo.clean {
         progress("nothing of a demo is left");
         return Ok(());
     }
     setup::run()?;
     setup::build()?;
-    cluster::clean_on_signals()?;
+    cluster::clean_on_signals(&plan)?;
     let begun = Instant::now();
-    let result = play(demo, begun);
+    progress("making two nodes (network namespaces patchbay-demo-a and -b) and starting Manager and agents");
+    let cluster = Cluster::start(plan)?;
+    let result = play(demo, &cluster, begun);
     if demo.keep && result.is_ok() {
-        print_next_steps();
+        print_next_steps(&cluster);
+        cluster.leave_running();
         return Ok(());
     }
     progress("cleaning up");
-    let cleaned = cluster::clean();
+    let cleaned = cluster.plan().clean();
     result.and(cleaned)
 }
 
@@ -86,19 +90,20 @@ fn folder() -> PathBuf {
     workspace().join("target/demo")
 }
 
-fn play(demo: &Demo, begun: Instant) -> Result<()> {
-    progress(
-        "making two nodes (network namespaces patchbay-a and patchbay-b) and starting Manager and agents",
-    );
-    let cluster = Cluster::start()?;
+fn play(demo: &Demo, cluster: &Cluster, begun: Instant) -> Result<()> {
     progress("applying the social application");
-    println!("{}", cluster.patchbay(&["apply", &cluster.graph()])?.trim());
-    let gateway = wait_for_gateway(&cluster)?;
+    println!("{}", cluster.patchbay(&["apply", &graph()])?.trim());
+    let gateway = wait_for_gateway(cluster)?;
     progress(&format!(
         "driving it through its gateway at {gateway}: {} users, {} files and one of 64 MiB, then latencies",
         demo.users, demo.files
     ));
-    let text = output(&mut cluster.in_hub(&[
+    let agents: Vec<String> = [0, 1]
+        .iter()
+        .flat_map(|node| cluster.processes(&Party::Agent(*node)))
+        .map(|process| process.to_string())
+        .collect();
+    let text = output(&mut cluster.plan().in_hub(&[
         &std::env::current_exe()?.display().to_string(),
         "drive",
         &gateway,
@@ -107,11 +112,10 @@ fn play(demo: &Demo, begun: Instant) -> Result<()> {
         "--files",
         &demo.files.to_string(),
         "--agents",
-        &cluster.agents().map(|id| id.to_string()).join(","),
+        &agents.join(","),
     ]))?;
     let driven: Driven = serde_json::from_str(&text).context("the driver reports as JSON")?;
-    let sessions: Vec<api::Session> =
-        serde_json::from_str(&cluster.patchbay(&["sessions", "--ended", "--output", "json"])?)?;
+    let sessions: Vec<api::Session> = cluster.sessions()?;
     progress("sessions");
     println!("{}", cluster.patchbay(&["sessions"])?.trim_end());
     let report = Report::new(driven, &sessions, begun.elapsed());
@@ -124,11 +128,8 @@ fn play(demo: &Demo, begun: Instant) -> Result<()> {
 fn wait_for_gateway(cluster: &Cluster) -> Result<String> {
     let begun = Instant::now();
     loop {
-        let instances: Vec<api::Instance> =
-            serde_json::from_str(&cluster.patchbay(&["instances", "--output", "json"])?)?;
-        if let Some(gateway) = instances.iter().find(|i| i.service == "gateway" && i.state == "running") {
-            let nodes: Vec<api::Node> =
-                serde_json::from_str(&cluster.patchbay(&["nodes", "--output", "json"])?)?;
+        if let Some(gateway) = cluster.running("gateway").first() {
+            let nodes = cluster.nodes()?;
             let node =
                 nodes.iter().find(|node| node.name == gateway.node).context("the gateway's node is known")?;
             return Ok(format!("http://{}:8080", node.address));
@@ -141,15 +142,20 @@ fn wait_for_gateway(cluster: &Cluster) -> Result<String> {
     }
 }
 
-fn print_next_steps() {
+/// The graph file.
+pub fn graph() -> String {
+    workspace().join("examples/social/social.toml").display().to_string()
+}
+
+fn print_next_steps(cluster: &Cluster) {
     let bin = workspace().join("target/release");
-    let hub = format!("nsenter --net=/run/netns/{}", cluster::HUB);
+    let hub = format!("nsenter --net={}", cluster.plan().hub_namespace().display());
     println!(
         "\nIt goes on running. Try:\n  {hub} {bin}/patchbay sessions\n  {hub} {bin}/patchbay events --follow\n  \
          {hub} {bin}/patchbay stop --instance 1\n  {hub} python3 -c \"import urllib.request as u; \
          print(u.urlopen('http://{}:8080/table').read().decode())\"\n\
          Logs are in target/demo. End it with: cargo xtask demo --clean",
-        cluster::ADDRESSES[0],
+        Plan::address(0),
         bin = bin.display(),
     );
 }
