@@ -1,6 +1,8 @@
 //! One node for one test: a network namespace, a cgroup, a Manager and an agent: the real programs, built
 //! in release mode by `cargo xtask test`. Everything is removed even when the test fails.
 
+pub mod social;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

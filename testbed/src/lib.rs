@@ -5,6 +5,7 @@
 mod cgroup;
 mod network;
 mod parties;
+mod users;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

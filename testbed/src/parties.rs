@@ -77,6 +77,26 @@ impl Cluster {
         cgroup::kill(&cgroup::path(&self.plan.name)?.join(name))
     }
 
+    /// The node and name of every instance that has a cgroup, whatever the Manager believes.
+    pub fn cgroups_of_instances(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for (node, _) in &self.plan.nodes {
+            let folder = cgroup::path(&self.plan.name).map(|path| path.join(node).join("instances"));
+            let entries = folder.and_then(|folder| Ok(fs::read_dir(folder)?)).into_iter().flatten().flatten();
+            let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            found.extend(folders.map(|e| (node.clone(), e.file_name().to_string_lossy().into_owned())));
+        }
+        found
+    }
+
+    /// `kill -9` for an instance, by what [`Self::cgroups_of_instances`] says.
+    ///
+    /// # Errors
+    /// It has no cgroup.
+    pub fn kill_cgroup_of_instance(&self, node: &str, name: &str) -> Result<()> {
+        cgroup::kill(&cgroup::path(&self.plan.name)?.join(node).join("instances").join(name))
+    }
+
     /// Takes a node's network link down.
     ///
     /// # Errors
