@@ -66,7 +66,10 @@ impl World {
 
     fn agent_performs(&mut self, index: usize, life: Life, effect: Effect) {
         match effect {
-            Effect::ToManager(envelope) => self.agent_sends(index, &envelope),
+            // No instance is stopped here: those that hang are modelled as native ones that do not answer.
+            Effect::ToManager(envelope) | Effect::ToManagerIfAwake(_, envelope) => {
+                self.agent_sends(index, &envelope);
+            }
             Effect::ReportThen(envelope) => {
                 self.agent_reports(index);
                 self.agent_sends(index, &envelope);
