@@ -16,6 +16,7 @@ pub mod processes;
 pub mod profile_file;
 pub mod redirection;
 pub mod repository;
+pub mod reserved_ports;
 pub mod scope;
 pub mod socket_table;
 pub mod trace;

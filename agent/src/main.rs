@@ -18,9 +18,9 @@ use patchbay_agent::processes::{self, Places};
 use patchbay_agent::profile_file;
 use patchbay_agent::redirection::Redirection;
 use patchbay_agent::repository::{self, Repository};
-use patchbay_agent::require_root;
 use patchbay_agent::scope::{self, Exec, Standalone};
 use patchbay_agent::trace::{self, Trace};
+use patchbay_agent::{require_root, reserved_ports};
 use ssmmp::AGENT_PORT;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,8 +31,6 @@ use tracing::{info, warn};
 const EVENT_QUEUE: usize = 4_096;
 /// Threads besides the main one; the agent waits more than it works.
 const RUNTIME_THREADS: usize = 2;
-/// Ports of sockets, the Manager's and the agent's: no plug may take them by chance.
-const RESERVED_PORTS: &str = "54000-55556";
 
 /// The Patchbay agent: executes service instances on this node and redirects their sessions.
 #[derive(Parser)]
@@ -223,7 +221,9 @@ async fn run(arguments: Run) -> Result<()> {
         .with_context(|| format!("cgroups can't be made in {}", places.cgroup.display()))?;
     processes::pass_controllers_on(&datapath::cgroup2_mount()?, &places.cgroup);
     let adopted = processes::adopt(&places).await.context("instances of an earlier agent can't be seen")?;
-    reserve_ports();
+    if let Err(error) = reserved_ports::reserve() {
+        warn!("the ports of sockets can't be reserved, a plug may take one by chance: {error}");
+    }
 
     let mut options = Options::new(places.cgroup.clone());
     options.in_flight_budget = arguments.in_flight_bytes;
@@ -308,20 +308,4 @@ fn watch_signals(controls: mpsc::Sender<Control>) -> Result<impl Future<Output =
 fn default_pins(node: &str) -> PathBuf {
     let mount = datapath::bpf_mount().unwrap_or_else(|| PathBuf::from("/run/patchbay/bpf"));
     mount.join("patchbay").join(node)
-}
-
-/// Keeps plugs from taking a socket's port: the range lies inside Linux's ephemeral range.
-fn reserve_ports() {
-    let file = "/proc/sys/net/ipv4/ip_local_reserved_ports";
-    let reserved = std::fs::read_to_string(file).unwrap_or_default();
-    if reserved.contains(RESERVED_PORTS) {
-        return;
-    }
-    let joined = match reserved.trim() {
-        "" => RESERVED_PORTS.to_owned(),
-        others => format!("{others},{RESERVED_PORTS}"),
-    };
-    if let Err(error) = std::fs::write(file, joined) {
-        warn!("ports {RESERVED_PORTS} can't be reserved, a plug may take a socket's port: {error}");
-    }
 }

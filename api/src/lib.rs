@@ -11,11 +11,18 @@
 //! | `GET /v1/instances` | | list of [`Instance`] |
 //! | `POST /v1/instances/{id}/stop` | | [`Stopped`] |
 //! | `GET /v1/sessions` | | list of [`Session`], counters freshly asked from the agents |
+//! | `GET /v1/history/sessions/{id}` | | [`SessionHistory`], kept for the Manager's `--keep-history` |
+//! | `GET /v1/history/instances/{id}` | | [`InstanceHistory`] |
+//! | `GET /v1/history/nodes/{name}` | | [`NodeHistory`] |
+//! | `GET /metrics` | | counts for Prometheus |
 //! | `GET /v1/events?after=N&follow=true` | | [`Event`]s, one JSON object a line |
 //!
 //! `GET /v1/instances` and `GET /v1/sessions` take `ended=true` to list the ended ones too, and
 //! `app=NAME`. A failure has an HTTP status of 4xx or 5xx and an [`Error`] as its body.
 
+mod history;
+
+pub use history::{InstanceChange, InstanceHistory, NodeHistory, SessionHistory};
 use serde::{Deserialize, Serialize};
 
 /// TCP port of the HTTP API, on loopback unless set otherwise.

@@ -1,6 +1,7 @@
 //! The `patchbay` command: what people ask of the Manager.
 
 mod client;
+mod history;
 mod node_commands;
 mod output;
 mod tables;
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use client::{Client, Failure};
+use history::History;
 use node_commands::{Exec, Trace};
 use output::Output;
 use patchbay_api as api;
@@ -75,6 +77,8 @@ enum Task {
         #[arg(long, default_value_t = 0, value_name = "NUMBER")]
         after: u64,
     },
+    /// Show what became of a session, an instance or a node, also after it has ended
+    History(History),
     /// Stop an application, or one instance
     Stop(Stop),
     /// Show the Manager's version and counts
@@ -138,6 +142,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Task::Sessions(filter) => output
             .show(client.get::<Vec<api::Session>>(&filter.path("sessions"))?.as_slice(), tables::sessions),
         Task::Events { follow, after } => events(&client, output, *follow, *after),
+        Task::History(history) => history.run(&client, output),
         Task::Stop(stop) => stop.run(&client, output),
         Task::Status => output.show(&client.get::<api::ManagerStatus>("/v1/status")?, tables::status),
         Task::Completions { shell } => {

@@ -1,6 +1,6 @@
 //! How people see the Manager's answers.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use patchbay_api as api;
@@ -144,6 +144,11 @@ pub fn event(event: &api::Event) -> String {
         event.subject,
         event.text
     )
+}
+
+/// A point in time, UTC.
+pub fn moment(at_ms: u64) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at_ms)).to_string()
 }
 
 /// Time since then, short.

@@ -1,5 +1,7 @@
 //! The HTTP/JSON API for people and the command (patchbay-api).
 
+pub mod history;
+
 use std::convert::Infallible;
 
 use axum::body::{Body, Bytes};

@@ -13,7 +13,7 @@ use hickory_server::proto::rr::Name;
 use patchbay_manager::core::{Config, Core};
 use patchbay_manager::dns::{Listeners, Names, Zone};
 use patchbay_manager::maintenance::Task;
-use patchbay_manager::store::{Fsync, Kept, Store};
+use patchbay_manager::store::{Fsync, History, Kept, Store};
 use patchbay_manager::{http, server, shell};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -172,6 +172,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     let agents = listen(arguments.listen_agents, "--listen-agents").await?;
     let people = listen(arguments.listen_http, "--listen-http").await?;
     info!(agents = %agents.local_addr()?, http = %people.local_addr()?, database = %database.display(), "ready");
+    let history = History::new(database);
     let names = serve_names(&arguments).await?;
     let handle = shell::start(core, store, names).context("the core's thread can't be started")?;
     let options = server::Options {
@@ -183,7 +184,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     tokio::select! {
         () = server::serve(agents, handle.clone(), options) => {}
         () = handle.ended() => anyhow::bail!("the core's thread has ended: this is a fault in Patchbay, please report it"),
-        result = async { axum::serve(people, http::router(handle.clone())).await } => result.context("the HTTP server failed")?,
+        result = async { axum::serve(people, http::router(handle.clone()).merge(http::history::router(history))).await } => result.context("the HTTP server failed")?,
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
     }

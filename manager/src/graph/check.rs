@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use patchbay_api::Problem;
-use ssmmp::Name;
+use ssmmp::{AGENT_PORT, Name, SOCKET_PORTS};
 use toml::Spanned;
 
 use super::file::{ConnectionFile, GraphFile, ServiceFile, problem};
@@ -77,6 +77,10 @@ impl Checker<'_> {
                 Some(port) if !is_gateway || *port.get_ref() == 0 => {
                     let message = "only a gateway's socket has a fixed port, of 1 to 65535".to_owned();
                     self.add(port.span(), message, "remove it: the Manager chooses the port");
+                }
+                Some(port) if (*SOCKET_PORTS.start()..=AGENT_PORT).contains(port.get_ref()) => {
+                    let message = format!("port {} is among those that the Manager assigns", port.get_ref());
+                    self.add(port.span(), message, "choose one outside of 54000 to 55556");
                 }
                 None if is_gateway => {
                     let message = format!("the gateway's socket `{}` needs a port", socket_name.get_ref());

@@ -53,6 +53,7 @@ fn every_problem_names_its_line() {
         &["11: `gateway.store` speaks text, `store.api` speaks json"],
     );
     check(", port = 8080", "", &["4: the gateway's socket `http` needs a port"]);
+    check("port = 8080", "port = 54000", &["4: port 54000 is among those that the Manager assigns"]);
     check(
         "kind = \"baas\"",
         "kind = \"regular\"",

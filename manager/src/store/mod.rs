@@ -9,6 +9,7 @@
 mod backup;
 mod check;
 mod error;
+mod history;
 mod lock;
 mod prune;
 mod restore;
@@ -23,10 +24,11 @@ use std::path::Path;
 pub use backup::backup;
 pub use check::{Report, check};
 pub use error::StoreError;
+pub use history::History;
 use lock::Lock;
 use patchbay_api::Event;
 pub use prune::{Kept, Pruned};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
 use crate::core::{Core, Effect};
 
@@ -189,17 +191,19 @@ impl Store {
         let mut statement = self.connection.prepare_cached(
             "SELECT sequence, at_ms, kind, subject, text FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
         )?;
-        let rows = statement.query_map(params![after, limit], |row| {
-            Ok(Event {
-                sequence: row.get(0)?,
-                at_ms: row.get(1)?,
-                kind: row.get(2)?,
-                subject: row.get(3)?,
-                text: row.get(4)?,
-            })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        Ok(statement.query_map(params![after, limit], event)?.collect::<Result<_, _>>()?)
     }
+}
+
+/// A row of events, its columns in the schema's order.
+fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
+    Ok(Event {
+        sequence: row.get(0)?,
+        at_ms: row.get(1)?,
+        kind: row.get(2)?,
+        subject: row.get(3)?,
+        text: row.get(4)?,
+    })
 }
 
 fn is_row(effect: &Effect) -> bool {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use patchbay_api::Traffic;
 use rusqlite::{Connection, Row};
 use ssmmp::{Address, InstanceId, MessageId, Name, Port};
 
@@ -17,7 +18,9 @@ SELECT id, app, service, node, address, sockets, state, created_ms FROM instance
 const SESSIONS: &str = "
 SELECT id, app, message_id, source_instance, source_service, plug, source_address, source_port,
     destination_instance, destination_service, socket, destination_address, destination_port, new_port,
-    opened_ms, path, reason
+    opened_ms, path, reason,
+    sent_kernel_bytes, sent_tcp_bytes, sent_kernel_messages, sent_tcp_messages,
+    received_kernel_bytes, received_tcp_bytes, received_kernel_messages, received_tcp_messages
 FROM sessions WHERE closed_ms IS NULL";
 
 /// Applications that are not stopped.
@@ -104,8 +107,17 @@ fn session(row: &Row<'_>) -> Result<Session, StoreError> {
         status: None,
         path: row.get::<_, String>(15)?.into(),
         reason: row.get::<_, Option<String>>(16)?.map(Arc::from),
-        sent: patchbay_api::Traffic::default(),
-        received: patchbay_api::Traffic::default(),
+        sent: traffic(row, 17)?,
+        received: traffic(row, 21)?,
+    })
+}
+
+fn traffic(row: &Row<'_>, at: usize) -> Result<Traffic, StoreError> {
+    Ok(Traffic {
+        kernel_bytes: row.get(at)?,
+        tcp_bytes: row.get(at + 1)?,
+        kernel_messages: row.get(at + 2)?,
+        tcp_messages: row.get(at + 3)?,
     })
 }
 

@@ -9,8 +9,11 @@ use rusqlite_migration::{Error, M, MigrationDefinitionError, Migrations, SchemaV
 
 use super::StoreError;
 
-const LIST: &[M<'static>] =
-    &[M::up(include_str!("migrations/001-first.sql")), M::up(include_str!("migrations/002-history.sql"))];
+const LIST: &[M<'static>] = &[
+    M::up(include_str!("migrations/001-first.sql")),
+    M::up(include_str!("migrations/002-history.sql")),
+    M::up(include_str!("migrations/004-readable.sql")),
+];
 /// `PRAGMA user_version` counts those that were run.
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(LIST);
 

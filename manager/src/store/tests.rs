@@ -149,10 +149,15 @@ fn old_history_ends_in_bounded_steps_and_open_sessions_stay() {
     let mut store = place.with_an_app();
     place.sql(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200)
-         INSERT INTO sessions SELECT i, 'a', '1', 7, 's', 'p', '10.0.0.1', 40000, 8, 'd', 'api', '10.0.0.2', 54001,
+         INSERT INTO sessions (id, app, message_id, source_instance, source_service, plug, source_address, source_port,
+             destination_instance, destination_service, socket, destination_address, destination_port, new_port,
+             opened_ms, closed_ms, status, path, reason, sent_kernel_bytes, sent_tcp_bytes, received_kernel_bytes,
+             received_tcp_bytes)
+         SELECT i, 'a', '1', 7, 's', 'p', '10.0.0.1', 40000, 8, 'd', 'api', '10.0.0.2', 54001,
              54001, i, CASE i WHEN 600 THEN NULL ELSE i + 1 END, 111, 'kernel', NULL, 1, 2, 3, 4 FROM n;
-         INSERT INTO instances VALUES (7, 'a', 's', 'n', '10.0.0.1', '[]', 'ended', 5, 6, NULL, '');
-         INSERT INTO instances VALUES (8, 'a', 's', 'n', '10.0.0.1', '[]', 'ended', 5, 6, NULL, '');
+         INSERT INTO instances (id, app, service, node, address, sockets, state, created_ms, ended_ms)
+             VALUES (7, 'a', 's', 'n', '10.0.0.1', '[]', 'ended', 5, 6),
+             (8, 'a', 's', 'n', '10.0.0.1', '[]', 'ended', 5, 6);
          INSERT INTO instance_changes VALUES (1, 7, 5, 'running', NULL);",
     );
     store.keep(Kept { time: Duration::from_millis(1_000), rows: 1_000_000 });
@@ -169,4 +174,51 @@ fn old_history_ends_in_bounded_steps_and_open_sessions_stay() {
     store.keep(Kept { time: Duration::from_secs(1_000), rows: 10 });
     while store.prune(2_101).expect("pruned") == Pruned::More {}
     assert_eq!(place.count("sessions"), 11);
+}
+
+#[test]
+fn history_is_read_beside_the_manager_and_says_what_it_does_not_know() {
+    let place = Place::new();
+    let _store = place.with_an_app();
+    place.sql(
+        "INSERT INTO instances (id, app, service, node, address, sockets, state, created_ms, ended_ms, reason, output)
+             VALUES (7, 'a', 's', 'n', '10.0.0.1', '[[\"api\",54000]]', 'ended', 100000, 900000, 'shut down', 'x\ny');
+         INSERT INTO instance_changes VALUES (1, 7, 100000, 'starting', NULL), (2, 7, 100500, 'running', NULL),
+             (3, 7, 900000, 'ended', 'shut down');
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+         INSERT INTO sessions (id, app, message_id, source_instance, source_service, plug, source_address, source_port,
+             destination_instance, destination_service, socket, destination_address, destination_port, new_port,
+             opened_ms, closed_ms, status, path, sent_kernel_bytes, sent_tcp_bytes, received_kernel_bytes,
+             received_tcp_bytes)
+         SELECT i, 'a', '1', CASE i % 10 WHEN 0 THEN 7 ELSE 8 END, 's', 'p', '10.0.0.1', 40000, 9, 'd', 'api',
+             '10.0.0.2', 54001, 54001, i * 1000, CASE i WHEN 310 THEN NULL ELSE i * 1000 + 5 END, 111, 'kernel',
+             1, 2, 3, 4 FROM n;
+         INSERT INTO events VALUES (11, 310000, 'session-opened', 'session 310', 'first'),
+             (12, 320000, 'session-closed', 'session 31', 'of another'),
+             (13, 100500, 'instance-running', 'instance 7 (s)', 'on node n'), (14, 5, 'node-up', 'node n', 'came');",
+    );
+    let history = History::new(&place.database());
+    let session = history.session(310).expect("known");
+    assert_eq!((session.session.state.as_str(), session.session.source.node.as_str()), ("open", "n"));
+    assert_eq!(session.events.len(), 1, "{:?}", session.events);
+    let instance = history.instance(7).expect("known");
+    assert_eq!(
+        instance.changes.iter().map(|c| c.state.as_str()).collect::<Vec<_>>(),
+        ["starting", "running", "ended"]
+    );
+    // It lived from second 100 to second 900; sessions of other times are another's, whatever they say.
+    assert!(instance.sessions.len() > 80 && instance.sessions.iter().all(|s| s.source.instance == 7));
+    assert!(!instance.more_sessions && instance.instance.output == ["x", "y"]);
+    let node = history.node("n").expect("known");
+    assert_eq!((node.instances.len(), node.events.len()), (1, 1));
+    for error in
+        [history.session(3000).err(), history.instance(70).err(), history.node("m").err()].map(Option::unwrap)
+    {
+        assert!(
+            matches!(&error, StoreError::Unknown(text) if text.contains("in the kept history")),
+            "{error}"
+        );
+    }
+    let readable = place.count("readable_sessions WHERE opened = '1970-01-01 00:05:10.000'");
+    assert_eq!(readable, 1);
 }
