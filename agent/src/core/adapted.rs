@@ -1,9 +1,9 @@
 //! The agent speaks SSMMP for programs that do not: it asks for their plugs' targets before they start,
 //! and acknowledges and reports the connections that it sees in the kernel.
 
-use ssmmp::{Envelope, Hop, InstanceId, MessageId, PlugTarget, Port, SessionRequest, Status};
+use ssmmp::{Envelope, Hop, InstanceId, MessageId, Name, PlugTarget, Port, SessionRequest, Status};
 
-use super::{Core, Effect, Live, Stage, acknowledgement, resync};
+use super::{Core, Effect, Live, Stage, Start, acknowledgement, resync};
 use crate::datapath::{Cause, SessionReport};
 use crate::repository::Kind;
 
@@ -12,11 +12,11 @@ impl Core {
     pub(super) fn ask_for_plugs(&mut self, id: InstanceId) {
         let plugs = self.instances.get(&id).map(|i| i.start.plugs.0.clone()).unwrap_or_default();
         for plug in plugs {
-            self.ask_for(id, &plug, None);
+            self.ask_for(id, &plug);
         }
     }
 
-    fn ask_for(&mut self, id: InstanceId, plug: &PlugTarget, port: Option<Port>) {
+    fn ask_for(&mut self, id: InstanceId, plug: &PlugTarget) {
         let Some(instance) = self.instances.get(&id) else { return };
         let Some(socket) = plug.socket.clone() else { return };
         let service = instance.start.service.clone();
@@ -30,7 +30,7 @@ impl Core {
             dest_service_name: plug.service.clone(),
             dest_socket_name: socket,
         };
-        self.ask(id, Envelope::new(request, Hop::AgentToManager), port);
+        self.ask(id, Envelope::new(request, Hop::AgentToManager));
     }
 
     /// A plug's target is known, or can't be had.
@@ -51,11 +51,6 @@ impl Core {
         }
         let Some(asked) = self.asked.get(id, message_id) else { return };
         let Some(live) = asked.answer.clone() else { return };
-        if let Some(port) = asked.port {
-            self.asked.remove(id, message_id);
-            self.lives(id, port, live);
-            return;
-        }
         let Some(instance) = self.instances.get_mut(&id) else { return };
         instance.start.targets.insert(live.plug.to_string(), live.at);
         if stage == Some(Stage::Plugs) && instance.start.targets.len() == instance.start.plugs.0.len() {
@@ -75,10 +70,7 @@ impl Core {
         let waiting = self
             .asked
             .of(id)
-            .find(|(_, asked)| {
-                asked.port.is_none()
-                    && asked.answer.as_ref().is_some_and(|live| live.at == report.destination)
-            })
+            .find(|(_, asked)| asked.answer.as_ref().is_some_and(|live| live.at == report.destination))
             .map(|(message_id, _)| message_id);
         if let Some(message_id) = waiting
             && let Some(live) = self.asked.remove(id, message_id).and_then(|asked| asked.answer)
@@ -86,14 +78,33 @@ impl Core {
             self.lives(id, port, live);
             return;
         }
-        // A further connection of the same plug is a further session.
-        let Some(instance) = self.instances.get(&id) else { return };
-        let targets = &instance.start.targets;
-        let plug = targets.iter().find(|(_, at)| **at == report.destination).map(|(plug, _)| plug.clone());
-        let target = plug.and_then(|plug| instance.start.plugs.target(&plug).cloned());
-        if let Some(target) = target {
-            self.ask_for(id, &target, Some(port));
+        // A further connection of the same plug is a further session. It exists, with the instance that it
+        // leads to: the Manager can't choose another one any more, so it is told, not asked.
+        let Some(start) = self.instances.get(&id).map(|instance| instance.start.clone()) else { return };
+        if let Some(live) = self.seen(&start, report) {
+            self.lives(id, port, live);
         }
+    }
+
+    /// What is known of a session that the kernel shows. An adapted source's plug is the one that leads
+    /// there; a native one's the Manager knows.
+    pub(super) fn seen(&mut self, start: &Start, session: &SessionReport) -> Option<Live> {
+        let target = start.targets.iter().find(|(_, at)| **at == session.destination);
+        let target = target.and_then(|(plug, _)| start.plugs.target(plug).cloned());
+        let unknown = Name::new("-").ok()?;
+        let (plug, dest_service, socket) = match target {
+            Some(target) => (target.plug, target.service, target.socket.unwrap_or_else(|| unknown.clone())),
+            None => (unknown.clone(), unknown.clone(), unknown),
+        };
+        Some(Live {
+            message_id: self.message_id(),
+            service: start.service.clone(),
+            plug,
+            dest_service,
+            destination: InstanceId(session.destination_instance),
+            socket,
+            at: session.destination,
+        })
     }
 
     /// A session of an adapted source lives; the Manager is told all of it.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use ssmmp::{Envelope, Hop, InstanceId, Message, MessageId, Name, Port, Status};
+use ssmmp::{Envelope, Hop, InstanceId, Message, MessageId, Name, Status};
 
 use super::{Core, Effect, Live};
 
@@ -17,8 +17,6 @@ pub(super) struct Asked {
     pub(super) plug: Name,
     /// The answer, once it is here.
     pub(super) answer: Option<Live>,
-    /// The port of an adapted instance's connection that exists already.
-    pub(super) port: Option<Port>,
 }
 
 /// All requests on their way.
@@ -96,14 +94,14 @@ impl AskedTable {
 
 impl Core {
     /// Asks the Manager, now or when it is back. The answer to a repeated request is that to the first.
-    pub(super) fn ask(&mut self, id: InstanceId, envelope: Envelope, port: Option<Port>) {
+    pub(super) fn ask(&mut self, id: InstanceId, envelope: Envelope) {
         let Message::SessionRequest(request) = &envelope.message else { return };
         let (message_id, plug) = (request.message_id, request.source_plug_name.clone());
         if self.asked.get(id, message_id).is_some_and(|earlier| earlier.answer.is_none()) {
             return;
         }
         let to_manager = envelope.clone().forward(Hop::AgentToManager);
-        let asked = Asked { request: to_manager.clone(), plug, answer: None, port };
+        let asked = Asked { request: to_manager.clone(), plug, answer: None };
         if !self.asked.insert(id, message_id, asked) {
             let reason = "too many of its requests are unanswered or unacknowledged";
             self.refuse(id, request.clone(), Status::TOO_MANY, reason);

@@ -2,11 +2,11 @@
 
 use ssmmp::{
     Envelope, ExecutionRequest, ExecutionResponse, GracefulShutdownRequest, GracefulShutdownResponse,
-    HardShutdownResponse, Hop, InstanceId, MessageId, Name, Port, ServiceInstanceHealthResponse,
+    HardShutdownResponse, Hop, InstanceId, MessageId, Port, ServiceInstanceHealthResponse,
     ServiceInstanceTerminationInfo, Status,
 };
 
-use super::{Core, Effect, Instance, Live, Stage, Start};
+use super::{Core, Effect, Instance, Stage, Start};
 use crate::datapath::SessionReport;
 use crate::repository::Kind;
 
@@ -95,35 +95,15 @@ impl Core {
         };
         let (kind, tested, execution) = (entry.kind, entry.tested, MessageId::from(0));
         for session in sessions {
-            self.resume(&start, session);
+            if let Some(live) = self.seen(&start, session) {
+                self.live.insert((id, Port(session.source.port())), live);
+            }
         }
         // Without the kernel's table, sessions of before are not known.
         self.knows_all_sessions &= self.redirects.description == "kernel";
         let stage = Stage::Running;
         let instance = Instance { start, kind, tested, stage, execution, shutdown: None, told_end: false };
         self.instances.insert(id, instance);
-    }
-
-    /// A session goes on. An adapted source's plug is the one that leads there; a native one's the Manager
-    /// knows.
-    fn resume(&mut self, start: &Start, session: &SessionReport) {
-        let target = start.targets.iter().find(|(_, at)| **at == session.destination);
-        let target = target.and_then(|(plug, _)| start.plugs.target(plug).cloned());
-        let Ok(unknown) = Name::new("-") else { return };
-        let (plug, dest_service, socket) = match target {
-            Some(target) => (target.plug, target.service, target.socket.unwrap_or_else(|| unknown.clone())),
-            None => (unknown.clone(), unknown.clone(), unknown),
-        };
-        let live = Live {
-            message_id: self.message_id(),
-            service: start.service.clone(),
-            plug,
-            dest_service,
-            destination: InstanceId(session.destination_instance),
-            socket,
-            at: session.destination,
-        };
-        self.live.insert((start.id, Port(session.source.port())), live);
     }
 
     /// An instance that said it ends has not.

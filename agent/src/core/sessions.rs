@@ -25,7 +25,7 @@ impl Core {
                     self.refuse(id, request.clone(), Status::FORBIDDEN, reason);
                     return;
                 }
-                self.ask(id, envelope, None);
+                self.ask(id, envelope);
                 return;
             }
             Message::SessionAck(ack) => {
