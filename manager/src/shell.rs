@@ -1,8 +1,8 @@
 //! The one thread that owns core and store: events in, rows to disk, then effects out.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use patchbay_api as api;
 use ssmmp::Envelope;
@@ -156,7 +156,13 @@ pub fn start(core: Core, store: Store, names: Option<Arc<Names>>) -> std::io::Re
 
 /// Milliseconds since 1970.
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    static BEGIN: LazyLock<(u64, Instant)> = LazyLock::new(|| {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        (since_1970.as_millis() as u64, Instant::now())
+    });
+    // Set once: a clock that is put back would stop every time-out, one put ahead would fire them all.
+    let (begin, since) = *BEGIN;
+    begin + since.elapsed().as_millis() as u64
 }
 
 struct Shell {

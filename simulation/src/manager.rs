@@ -137,7 +137,7 @@ impl World {
     pub fn call(&mut self, call: Call) {
         self.note(Party::Outside, &format!("asks: {}", describe(&call)));
         if let Call::Apply(app, _) | Call::StopApp(app) = &call {
-            self.calls_under_way.insert(app.clone());
+            *self.calls_under_way.entry(app.clone()).or_default() += 1;
         }
         self.input(Input::Call(call));
     }
@@ -247,7 +247,9 @@ impl World {
         for call in calls {
             self.note(Party::Outside, &format!("is told 200: {}", describe(&call)));
             if let Call::Apply(app, _) | Call::StopApp(app) = &call {
-                self.calls_under_way.remove(app);
+                if let Some(calls) = self.calls_under_way.get_mut(app) {
+                    *calls -= 1;
+                }
             }
             match call {
                 Call::Apply(app, text) => drop(self.manager.promised.insert(app, Some(text))),
@@ -314,8 +316,10 @@ impl World {
 
     /// What people were told is still true; a call without an answer may have been heard or not.
     fn check_promises(&mut self) {
-        for app in std::mem::take(&mut self.calls_under_way) {
-            self.manager.promised.remove(&app);
+        for (app, calls) in std::mem::take(&mut self.calls_under_way) {
+            if calls > 0 {
+                self.manager.promised.remove(&app);
+            }
         }
         let Some(core) = &self.manager.core else { return };
         let broken = self.manager.promised.iter().find(|(name, text)| match (core.app(name), text) {

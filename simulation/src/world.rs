@@ -1,6 +1,6 @@
 //! Everything there is in a run, and its one loop.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use rand::rngs::StdRng;
@@ -56,8 +56,8 @@ pub struct World {
     pub(crate) quiet: bool,
     pub(crate) quiet_since: Millis,
     pub(crate) looks_due: bool,
-    /// Applications whose last call was not answered.
-    pub(crate) calls_under_way: BTreeSet<String>,
+    /// Calls that were not answered, by application.
+    pub(crate) calls_under_way: BTreeMap<String, u32>,
     violation: Option<String>,
     // The database's folder is removed with the world.
     _folder: tempfile::TempDir,
@@ -117,7 +117,7 @@ impl World {
             quiet: false,
             quiet_since: 0,
             looks_due: false,
-            calls_under_way: BTreeSet::new(),
+            calls_under_way: BTreeMap::new(),
             violation: None,
             _folder: folder,
         })

@@ -1,6 +1,7 @@
 //! Scenarios of the core, through one helper.
 
 mod peers;
+mod resync;
 
 use ssmmp::{Address, Envelope, InstanceId, Message, Status};
 

@@ -1,0 +1,150 @@
+//! The Manager is away, and comes back; this agent follows another one. Each was found by the simulation.
+
+use std::collections::BTreeMap;
+
+use ssmmp::{InstanceId, Message, PlugConfiguration, SocketConfiguration};
+
+use super::{Core, Effect, Event, Node, Profiles, Redirects, SessionReport, parse};
+use crate::core::Start;
+
+const REQUEST: &str = "type: session_request ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_name: P ~ dest_service_name: B ~ dest_socket_name: in";
+const ACK: &str = "type: session_ack ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_port: 40000 ~ status: 200";
+const ENDS: &str =
+    "type: service_instance_termination_info ~ message_id: 9 ~ service_name: A ~ service_instance_id: 7";
+
+/// Lines of an extension in what goes to the Manager.
+fn lines(effects: &[Effect], name: &str) -> Vec<String> {
+    effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::ToManager(envelope) => envelope.extension(name).map(str::to_owned),
+            _ => None,
+        })
+        .collect()
+}
+
+fn requests(effects: &[Effect]) -> usize {
+    let is_request = |effect: &&Effect| matches!(effect, Effect::ToManager(e) if matches!(e.message, Message::SessionRequest(_)));
+    effects.iter().filter(is_request).count()
+}
+
+/// Seed 99.
+#[test]
+fn a_request_without_an_answer_is_told_again_after_a_reconnect() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    assert_eq!(requests(&node.instance(7, REQUEST)), 1);
+    assert_eq!(requests(&node.instance(7, REQUEST)), 0, "one is on its way already");
+    node.0.handle(Event::ManagerLost);
+    assert_eq!(requests(&node.register()), 1);
+    node.session(9, "10.0.0.1", "auto");
+    node.0.handle(Event::ManagerLost);
+    assert_eq!(requests(&node.register()), 0, "it was answered");
+}
+
+/// Seed 99.
+#[test]
+fn a_request_that_is_made_while_the_manager_is_away_waits() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    node.0.handle(Event::ManagerLost);
+    assert_eq!(requests(&node.instance(7, REQUEST)), 0);
+    assert_eq!(requests(&node.register()), 1);
+}
+
+/// Seed 115.
+#[test]
+fn a_second_answer_to_one_request_is_none() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    let to_instance =
+        |effects: &[Effect]| effects.iter().filter(|e| matches!(e, Effect::ToInstance(..))).count();
+    assert_eq!(to_instance(&node.session(9, "10.0.0.1", "auto")), 1);
+    let line = "type: session_response ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: 9 ~ dest_socket_name: in ~ dest_service_instance_network_address: 10.0.0.1 ~ dest_socket_port: 54009 ~ status: 200";
+    assert_eq!(to_instance(&node.manager(line)), 0);
+    // A program that has lost the answer asks again, and is answered again.
+    assert_eq!(requests(&node.instance(7, REQUEST)), 1);
+    assert_eq!(to_instance(&node.manager(line)), 1);
+}
+
+/// Seed 133.
+#[test]
+fn starting_and_ending_instances_are_reported_as_such() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    node.execute("redis", 8, "");
+    node.manager("type: hard_shutdown_request ~ message_id: 50 ~ service_name: A ~ service_instance_id: 9");
+    let effects = node.0.handle(Event::ManagerUp);
+    let items: Vec<String> =
+        lines(&effects, "x_running")[0].split(" & ").map(|item| item.replace("in=", "")).collect();
+    assert_eq!(items, ["A, 7, 54007, running", "redis, 8, 54008, starting", "A, 9, 54009, ending"]);
+}
+
+/// Seed 53.
+#[test]
+fn an_instance_that_says_it_ends_is_told_of_when_it_is_gone_and_ended_if_it_is_not() {
+    let mut node = Node::running(&[("A", 7)]);
+    let effects = node.instance(7, ENDS);
+    assert!(matches!(&effects[..], [Effect::EndWithin(InstanceId(7), _)]), "{effects:?}");
+    assert!(node.instance(7, ENDS).is_empty(), "said twice");
+    assert_eq!(node.0.handle(Event::EndOverdue(InstanceId(7))), [Effect::End(InstanceId(7))]);
+    let effects = node.0.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()));
+    assert_eq!(lines(&effects, "x_reason"), ["ended by itself"]);
+    assert!(node.0.handle(Event::EndOverdue(InstanceId(7))).is_empty());
+}
+
+/// Seed 135: the Manager may have given the session up before its acknowledgement came.
+#[test]
+fn an_acknowledgement_tells_all_of_its_session() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    node.session(9, "10.0.0.1", "auto");
+    assert_eq!(lines(&node.instance(7, ACK), "x_live"), ["7, 40000, 9, 10.0.0.1, 54009, 1000, P"]);
+}
+
+/// Seed 160: the Manager was asked, answered when the connection was over, and believed in it for ever.
+/// Seed 250: it chose another instance than the connection leads to.
+#[test]
+fn a_further_connection_of_an_adapted_program_is_told_as_it_is() {
+    let mut node = Node::registered();
+    node.execute("proxy", 7, "back, in, B");
+    let Some(Effect::ToManager(request)) = node.0.handle(Event::ManagerUp).pop() else { panic!("registers") };
+    node.manager(&format!(
+        "type: initiation_response ~ message_id: {} ~ status: 200",
+        request.message.message_id()
+    ));
+    let mut report = SessionReport::between(7, 9, "10.0.0.2:54009".parse().expect("an address"));
+    let answer = node.0.asked.unanswered()[0].message.message_id();
+    node.manager(&format!("type: session_response ~ message_id: {answer} ~ source_service_name: proxy ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: 9 ~ dest_socket_name: in ~ dest_service_instance_network_address: 10.0.0.2 ~ dest_socket_port: 54009 ~ status: 200"));
+    node.0.handle(Event::Listening(InstanceId(7)));
+    for port in [40001, 40002] {
+        report.source = format!("10.0.0.1:{port}").parse().expect("an address");
+        let effects = node.0.handle(Event::Established(report.clone()));
+        assert_eq!(requests(&effects), 0);
+        let line = &lines(&effects, "x_live")[0];
+        assert!(line.starts_with(&format!("7, {port}, 9, 10.0.0.2, 54009, ")), "{line}");
+        assert!(line.ends_with(", back"), "{line}");
+    }
+}
+
+/// Seed 189.
+#[test]
+fn a_successor_tells_sessions_of_native_instances_too() {
+    let address = ssmmp::Address("10.0.0.1".parse().expect("an address"));
+    let mut sessions = Vec::new();
+    for (description, complete) in [("kernel", 1), ("off: no BTF", 0)] {
+        let redirects = Redirects { description: description.into(), observes: true, harmful: 0 };
+        let repository = parse("r", super::REPOSITORY).expect("good");
+        let mut node = Node(Core::new(address, "n".into(), redirects, repository, Profiles::default()));
+        let start = Start {
+            id: InstanceId(7),
+            service: ssmmp::Name::new("A").expect("a name"),
+            address,
+            sockets: SocketConfiguration::parse("in, 54007").expect("good"),
+            plugs: PlugConfiguration::parse("P, in, B").expect("good"),
+            targets: BTreeMap::new(),
+        };
+        let mut report = SessionReport::between(7, 9, "10.0.0.2:54009".parse().expect("an address"));
+        report.source = "10.0.0.1:40001".parse().expect("an address");
+        node.0.handle(Event::Adopted(start, vec![report]));
+        let told = node.register();
+        assert_eq!(lines(&told, "x_live_complete").len(), complete, "{description}");
+        sessions = lines(&told, "x_live");
+    }
+    assert!(sessions[0].starts_with("7, 40001, 9, 10.0.0.2, 54009, ") && sessions[0].ends_with(", -"));
+}
