@@ -2,7 +2,7 @@
 
 use ssmmp::{
     Envelope, ExecutionRequest, ExecutionResponse, GracefulShutdownRequest, GracefulShutdownResponse,
-    HardShutdownResponse, Hop, InstanceId, MessageId, Port, ServiceInstanceHealthResponse,
+    HardShutdownResponse, Hop, InstanceId, MessageId, Name, Port, ServiceInstanceHealthResponse,
     ServiceInstanceTerminationInfo, Status,
 };
 

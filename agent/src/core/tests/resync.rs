@@ -135,6 +135,7 @@ fn a_successor_tells_sessions_of_native_instances_too() {
             id: InstanceId(7),
             service: ssmmp::Name::new("A").expect("a name"),
             address,
+            app: None,
             sockets: SocketConfiguration::parse("in, 54007").expect("good"),
             plugs: PlugConfiguration::parse("P, in, B").expect("good"),
             targets: BTreeMap::new(),
