@@ -6,10 +6,17 @@
 //! | `POST /v1/plan` | a graph file's text | [`Plan`] |
 //! | `PUT /v1/apps` | a graph file's text | [`Plan`], carried out |
 //! | `GET /v1/apps` | | list of [`App`] |
-//! | `POST /v1/apps/{app}/stop` | | [`Stopped`] |
+//! | `POST /v1/apps/{app}/stop` | | [`Done`] |
+//! | `POST /v1/apps/{app}/services/{service}/scale?replicas=N` | | [`Done`]; without `replicas` the load decides again |
+//! | `POST /v1/apps/{app}/connections/{service.plug}/close` | | [`Done`] |
 //! | `GET /v1/nodes` | | list of [`Node`] |
 //! | `GET /v1/instances` | | list of [`Instance`] |
-//! | `POST /v1/instances/{id}/stop` | | [`Stopped`] |
+//! | `POST /v1/nodes/{node}/drain` | | [`Done`] |
+//! | `POST /v1/nodes/{node}/undrain` | | [`Done`] |
+//! | `POST /v1/instances/{id}/stop` | | [`Done`] |
+//! | `POST /v1/instances/{id}/close` | | [`Done`], all its sessions |
+//! | `POST /v1/instances/{id}/move?to=NODE` | | [`Done`] |
+//! | `POST /v1/sessions/{id}/close` | | [`Done`] |
 //! | `GET /v1/sessions` | | list of [`Session`], counters freshly asked from the agents |
 //! | `GET /v1/history/sessions/{id}` | | [`SessionHistory`], kept for the Manager's `--keep-history` |
 //! | `GET /v1/history/instances/{id}` | | [`InstanceHistory`] |
@@ -18,7 +25,8 @@
 //! | `GET /v1/events?after=N&follow=true` | | [`Event`]s, one JSON object a line |
 //!
 //! `GET /v1/instances` and `GET /v1/sessions` take `ended=true` to list the ended ones too, and
-//! `app=NAME`. A failure has an HTTP status of 4xx or 5xx and an [`Error`] as its body.
+//! `app=NAME`. Calls that are answered with [`Done`] take `dry_run=true` to say only what they would do;
+//! they are answered when what they begin is on disk, so it goes on after a crash. A failure has an HTTP status of 4xx or 5xx and an [`Error`] as its body.
 
 mod history;
 
@@ -76,6 +84,9 @@ pub struct Plan {
     pub app: String,
     /// One line for each change; empty when the application is so already.
     pub changes: Vec<Change>,
+    /// What follows for instances and sessions, a sentence each, in their order.
+    #[serde(default)]
+    pub steps: Vec<String>,
     /// What works but deserves a look.
     pub warnings: Vec<Problem>,
 }
@@ -127,6 +138,12 @@ pub struct Service {
     pub running: usize,
     /// Fewest and most replicas.
     pub replicas: (u32, u32),
+    /// The entry of the agents' repositories that is executed.
+    #[serde(default)]
+    pub program: String,
+    /// Replicas that people asked for; without them the load decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaled: Option<u32>,
     /// Why it can't run, when it can't.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -141,6 +158,12 @@ pub struct Node {
     pub address: String,
     /// `up` or `lost`.
     pub state: String,
+    /// Nothing is executed there, and what runs there moves away.
+    #[serde(default)]
+    pub draining: bool,
+    /// Its agent's latest good answer, milliseconds since 1970; 0 for none.
+    #[serde(default)]
+    pub healthy_ms: u64,
     /// Services its agent can execute.
     pub services: Vec<String>,
     /// Running instances.
@@ -162,8 +185,20 @@ pub struct Instance {
     pub service: String,
     /// Its node.
     pub node: String,
+    /// The entry of its agent's repository that it was executed from.
+    #[serde(default)]
+    pub program: String,
     /// `starting`, `running`, `stopping`, `failed` or `ended`.
     pub state: String,
+    /// Why it will be replaced by another instance: it is moved, its node is drained, it is out of date.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<String>,
+    /// It answered 199: it gets no new sessions while another can take them.
+    #[serde(default)]
+    pub overloaded: bool,
+    /// Its latest good answer, milliseconds since 1970; 0 for none.
+    #[serde(default)]
+    pub healthy_ms: u64,
     /// Ports of its sockets.
     pub sockets: Vec<(String, u16)>,
     /// Open sessions from its plugs and to its sockets.
@@ -245,12 +280,14 @@ pub struct Traffic {
     pub tcp_messages: u64,
 }
 
-/// How many instances and sessions a stop touches.
+/// What a command began, or would begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stopped {
-    /// Instances asked to shut down.
+pub struct Done {
+    /// A sentence for people.
+    pub text: String,
+    /// Instances that will end.
     pub instances: usize,
-    /// Sessions closed for it.
+    /// Sessions that are asked to close.
     pub sessions: usize,
 }
 
@@ -263,7 +300,9 @@ pub struct Event {
     pub at_ms: u64,
     /// `node-up`, `node-lost`, `app-applied`, `app-stopped`, `instance-starting`,
     /// `instance-running`, `instance-ended`, `instance-failed`, `session-opened`,
-    /// `session-closed`, `session-refused`, `service-unplaced`.
+    /// `session-closed`, `session-forced`, `session-refused`, `service-unplaced`, `service-failing`,
+    /// `service-scaled`, `instance-leaving`, `instance-overloaded`, `instance-silent`,
+    /// `node-draining`, `node-undrained`, `node-refused`.
     pub kind: String,
     /// What it happened to: `instance 7 (posts)`, `node a`, `session 12`.
     pub subject: String,

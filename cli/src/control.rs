@@ -33,9 +33,11 @@ pub struct Stop {
 }
 
 #[derive(Args)]
-#[command(after_help = "Examples:\n  patchbay close 12\n  patchbay close --connection social gateway.posts\n  \
+#[command(
+    after_help = "Examples:\n  patchbay close 12\n  patchbay close --connection social gateway.posts\n  \
                   patchbay close --instance 7\n\nServices that follow the protocol finish the message at hand, \
-                  close, and ask for a new session.")]
+                  close, and ask for a new session."
+)]
 pub struct Close {
     /// One session, as `patchbay sessions` numbers it
     #[arg(required_unless_present_any = ["connection", "instance"], conflicts_with_all = ["connection", "instance"])]
@@ -98,7 +100,9 @@ impl std::str::FromStr for Replicas {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(Self(None)),
-            number => number.parse().map(|number| Self(Some(number))).map_err(|_| "a number or `auto`".into()),
+            number => {
+                number.parse().map(|number| Self(Some(number))).map_err(|_| "a number or `auto`".into())
+            }
         }
     }
 }

@@ -1,17 +1,18 @@
 //! The `patchbay` command: what people ask of the Manager.
 
 mod client;
+mod control;
 mod history;
 mod node_commands;
 mod output;
 mod tables;
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use client::{Client, Failure};
+use control::{Close, Drain, Move, Scale, Stop, Undrain};
 use history::History;
 use node_commands::{Exec, Trace};
 use output::Output;
@@ -81,6 +82,16 @@ enum Task {
     History(History),
     /// Stop an application, or one instance
     Stop(Stop),
+    /// Ask for the end of sessions: one, all of an abstract connection, or all of an instance
+    Close(Close),
+    /// Move an instance to another node: the new one first, then its sessions a few at a time
+    Move(Move),
+    /// Move everything away from a node and execute nothing there
+    Drain(Drain),
+    /// Execute on a node again
+    Undrain(Undrain),
+    /// Set how many instances a service has, until it is set again
+    Scale(Scale),
     /// Show the Manager's version and counts
     Status,
     /// Print completions for a shell
@@ -98,20 +109,6 @@ struct Filter {
     /// The ended ones too
     #[arg(long)]
     ended: bool,
-}
-
-#[derive(Args)]
-#[command(after_help = "Examples:\n  patchbay stop social\n  patchbay stop --instance 7 --yes")]
-struct Stop {
-    /// The application
-    #[arg(required_unless_present = "instance", conflicts_with = "instance")]
-    app: Option<String>,
-    /// One instance, by its id
-    #[arg(long, value_name = "ID")]
-    instance: Option<u64>,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
 }
 
 fn main() -> ExitCode {
@@ -144,6 +141,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Task::Events { follow, after } => events(&client, output, *follow, *after),
         Task::History(history) => history.run(&client, output),
         Task::Stop(stop) => stop.run(&client, output),
+        Task::Close(close) => close.run(&client, output),
+        Task::Move(move_) => move_.run(&client, output),
+        Task::Drain(drain) => drain.run(&client, output),
+        Task::Undrain(undrain) => undrain.run(&client, output),
+        Task::Scale(scale) => scale.run(&client, output),
         Task::Status => output.show(&client.get::<api::ManagerStatus>("/v1/status")?, tables::status),
         Task::Completions { shell } => {
             clap_complete::generate(*shell, &mut Arguments::command(), "patchbay", &mut std::io::stdout());
@@ -156,44 +158,6 @@ impl Filter {
     fn path(&self, what: &str) -> String {
         let app = self.app.as_ref().map(|app| format!("&app={app}")).unwrap_or_default();
         format!("/v1/{what}?ended={}{app}", self.ended)
-    }
-}
-
-impl Stop {
-    fn run(&self, client: &Client, output: Output) -> Result<(), Failure> {
-        if !self.yes && !self.confirm(client)? {
-            return Err(Failure::Said("nothing was stopped".into()));
-        }
-        let path = match (&self.app, self.instance) {
-            (Some(app), _) => format!("/v1/apps/{app}/stop"),
-            (None, Some(id)) => format!("/v1/instances/{id}/stop"),
-            (None, None) => return Err(Failure::Said("name an application or an instance".into())),
-        };
-        output.show(&client.post::<api::Stopped>(&path)?, tables::stopped)
-    }
-
-    fn confirm(&self, client: &Client) -> Result<bool, Failure> {
-        let sessions: Vec<api::Session> = client.get("/v1/sessions")?;
-        let touched = sessions
-            .iter()
-            .filter(|session| match (&self.app, self.instance) {
-                (Some(app), _) => session.app == *app,
-                (_, Some(id)) => session.source.instance == id || session.destination.instance == id,
-                _ => false,
-            })
-            .count();
-        if touched == 0 {
-            return Ok(true);
-        }
-        if !std::io::stdin().is_terminal() {
-            let message = format!("this interrupts {touched} sessions; say --yes if that is meant");
-            return Err(Failure::Said(message));
-        }
-        eprint!("This interrupts {touched} sessions. Go on? [y/N] ");
-        std::io::stderr().flush().map_err(Failure::Output)?;
-        let mut answer = String::new();
-        std::io::stdin().lock().read_line(&mut answer).map_err(Failure::Output)?;
-        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 }
 

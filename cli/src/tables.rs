@@ -44,7 +44,13 @@ fn changes(plan: &api::Plan) -> String {
         };
         format!("  {sign} {}: {}", change.subject, change.detail)
     });
-    lines.collect::<Vec<_>>().join("\n")
+    let steps = plan.steps.iter().map(|step| format!("  {step}"));
+    let mut lines: Vec<String> = lines.collect();
+    if !plan.steps.is_empty() {
+        lines.push("then:".into());
+        lines.extend(steps);
+    }
+    lines.join("\n")
 }
 
 pub fn apps(apps: &[api::App]) -> String {
@@ -55,12 +61,16 @@ pub fn apps(apps: &[api::App]) -> String {
                 app.state.clone(),
                 service.name.clone(),
                 service.kind.clone(),
-                format!("{} of {}..{}", service.running, service.replicas.0, service.replicas.1),
+                match service.scaled {
+                    Some(scaled) => format!("{} of {scaled} (scaled)", service.running),
+                    None => format!("{} of {}..{}", service.running, service.replicas.0, service.replicas.1),
+                },
+                service.program.clone(),
                 service.problem.clone().unwrap_or_default(),
             ]
         })
     });
-    table(&["APP", "STATE", "SERVICE", "KIND", "RUNNING", "PROBLEM"], rows)
+    table(&["APP", "STATE", "SERVICE", "KIND", "RUNNING", "PROGRAM", "PROBLEM"], rows)
 }
 
 pub fn nodes(nodes: &[api::Node]) -> String {
@@ -68,7 +78,7 @@ pub fn nodes(nodes: &[api::Node]) -> String {
         vec![
             node.name.clone(),
             node.address.clone(),
-            format!("{} {}", node.state, age(node.since_ms)),
+            format!("{}{} {}", node.state, if node.draining { ", draining" } else { "" }, age(node.since_ms)),
             node.instances.to_string(),
             node.redirection.clone(),
             node.services.join(" "),
@@ -81,7 +91,10 @@ pub fn instances(instances: &[api::Instance]) -> String {
     let rows = instances.iter().map(|instance| {
         let ports: Vec<String> =
             instance.sockets.iter().map(|(name, port)| format!("{name}:{port}")).collect();
-        let mut note = instance.reason.clone().unwrap_or_default();
+        let mut note = instance.reason.clone().or_else(|| instance.leaving.clone()).unwrap_or_default();
+        if instance.overloaded {
+            note = format!("overloaded {note}").trim_end().to_owned();
+        }
         for line in &instance.output {
             note.push_str(&format!("\n| {line}"));
         }
@@ -126,8 +139,8 @@ pub fn sessions(sessions: &[api::Session]) -> String {
     )
 }
 
-pub fn stopped(stopped: &api::Stopped) -> String {
-    format!("stopping {} instance(s), closing {} session(s)", stopped.instances, stopped.sessions)
+pub fn done(done: &api::Done) -> String {
+    done.text.clone()
 }
 
 pub fn status(status: &api::ManagerStatus) -> String {

@@ -13,9 +13,10 @@ use axum::{Json, Router};
 use futures_util::StreamExt as _;
 use patchbay_api as api;
 use serde::Deserialize;
+use ssmmp::InstanceId;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::core::Event;
+use crate::core::{Command, Event, Refusal};
 use crate::graph::{Graph, MAX_FILE_BYTES};
 use crate::shell::{Handle, Input, NoAnswer};
 
@@ -50,9 +51,16 @@ pub fn router(handle: Handle) -> Router {
         .route("/v1/plan", post(plan))
         .route("/v1/apps", put(apply).get(apps))
         .route("/v1/apps/{app}/stop", post(stop_app))
+        .route("/v1/apps/{app}/services/{service}/scale", post(scale))
+        .route("/v1/apps/{app}/connections/{plug}/close", post(close_connection))
         .route("/v1/nodes", get(nodes))
         .route("/v1/instances", get(instances))
+        .route("/v1/nodes/{node}/drain", post(drain))
+        .route("/v1/nodes/{node}/undrain", post(undrain))
         .route("/v1/instances/{id}/stop", post(stop_instance))
+        .route("/v1/instances/{id}/close", post(close_instance))
+        .route("/v1/instances/{id}/move", post(move_instance))
+        .route("/v1/sessions/{id}/close", post(close_session))
         .route("/v1/sessions", get(sessions))
         .route("/v1/events", get(events))
         .fallback(|| async {
@@ -105,55 +113,106 @@ fn read(body: &Bytes) -> Result<(Graph, String, Vec<api::Problem>), Failure> {
     }
 }
 
-async fn differences(handle: &Handle, graph: Graph) -> Result<(String, Vec<api::Change>), NoAnswer> {
-    let app = graph.app.clone();
-    let changes = handle
+async fn differences(
+    handle: &Handle,
+    graph: Graph,
+    warnings: Vec<api::Problem>,
+) -> Result<api::Plan, NoAnswer> {
+    handle
         .ask(move |core, _| {
             let running = core.app(&graph.app).filter(|app| !app.stopped);
-            graph.changes_since(running.map(|app| &app.graph), &core.usual_policy())
+            let changes = graph.changes_since(running.map(|app| &app.graph), &core.usual_policy());
+            api::Plan { changes, steps: core.steps(&graph), warnings, app: graph.app }
         })
-        .await?;
-    Ok((app, changes))
+        .await
 }
 
 async fn plan(State(handle): State<Handle>, body: Bytes) -> Answer<api::Plan> {
     let (graph, _, warnings) = read(&body)?;
-    let (app, changes) = differences(&handle, graph).await?;
-    Ok(Json(api::Plan { app, changes, warnings }))
+    Ok(Json(differences(&handle, graph, warnings).await?))
 }
 
 async fn apply(State(handle): State<Handle>, body: Bytes) -> Answer<api::Plan> {
     let (graph, text, warnings) = read(&body)?;
-    let (app, changes) = differences(&handle, graph.clone()).await?;
+    let plan = differences(&handle, graph.clone(), warnings).await?;
     handle.send(Input::Event(Event::Apply(graph, text))).await?;
     // Answered only when it is on disk.
     handle.ask(|_, _| ()).await?;
-    Ok(Json(api::Plan { app, changes, warnings }))
+    Ok(Json(plan))
 }
 
-async fn stop_app(State(handle): State<Handle>, Path(app): Path<String>) -> Answer<api::Stopped> {
-    let name = app.clone();
-    let counts =
-        handle.ask(move |core, _| core.app(&name).map(|_| core.stop_counts(Some(&name), None))).await?;
-    let Some(counts) = counts else {
-        return Err(failure(StatusCode::NOT_FOUND, format!("there is no application `{app}`")));
-    };
-    handle.send(Input::Event(Event::StopApp(app))).await?;
-    Ok(Json(counts))
+#[derive(Deserialize)]
+struct Dry {
+    #[serde(default)]
+    dry_run: bool,
 }
 
-async fn stop_instance(State(handle): State<Handle>, Path(id): Path<u64>) -> Answer<api::Stopped> {
-    let counts = handle
-        .ask(move |core, _| {
-            let alive = core.instance(id).is_some_and(|instance| instance.state.is_alive());
-            alive.then(|| core.stop_counts(None, Some(id)))
-        })
-        .await?;
-    let Some(counts) = counts else {
-        return Err(failure(StatusCode::NOT_FOUND, format!("there is no running instance {id}")));
+#[derive(Deserialize)]
+struct MoveQuery {
+    to: String,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Deserialize)]
+struct ScaleQuery {
+    replicas: Option<u32>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Carries a command out, or only says what it would do.
+async fn command(handle: &Handle, command: Command, dry_run: bool) -> Answer<api::Done> {
+    let answer = match dry_run {
+        true => handle.ask(move |core, _| core.preview(&command)).await?,
+        false => handle.command(command).await?,
     };
-    handle.send(Input::Event(Event::StopInstance(ssmmp::InstanceId(id)))).await?;
-    Ok(Json(counts))
+    answer.map(Json).map_err(|refusal| match refusal {
+        Refusal::Unknown(text) => failure(StatusCode::NOT_FOUND, text),
+        Refusal::Conflict(text) => failure(StatusCode::CONFLICT, text),
+    })
+}
+
+type Parts<P, Q> = (State<Handle>, Path<P>, Query<Q>);
+
+async fn stop_app((State(handle), Path(app), Query(query)): Parts<String, Dry>) -> Answer<api::Done> {
+    command(&handle, Command::StopApp(app), query.dry_run).await
+}
+
+async fn scale(
+    (State(handle), Path((app, service)), Query(query)): Parts<(String, String), ScaleQuery>,
+) -> Answer<api::Done> {
+    command(&handle, Command::Scale(app, service, query.replicas), query.dry_run).await
+}
+
+async fn close_connection(
+    (State(handle), Path((app, plug)), Query(query)): Parts<(String, String), Dry>,
+) -> Answer<api::Done> {
+    command(&handle, Command::CloseConnection(app, plug), query.dry_run).await
+}
+
+async fn drain((State(handle), Path(node), Query(query)): Parts<String, Dry>) -> Answer<api::Done> {
+    command(&handle, Command::Drain(node), query.dry_run).await
+}
+
+async fn undrain((State(handle), Path(node), Query(query)): Parts<String, Dry>) -> Answer<api::Done> {
+    command(&handle, Command::Undrain(node), query.dry_run).await
+}
+
+async fn stop_instance((State(handle), Path(id), Query(query)): Parts<u64, Dry>) -> Answer<api::Done> {
+    command(&handle, Command::StopInstance(InstanceId(id)), query.dry_run).await
+}
+
+async fn close_instance((State(handle), Path(id), Query(query)): Parts<u64, Dry>) -> Answer<api::Done> {
+    command(&handle, Command::CloseInstance(InstanceId(id)), query.dry_run).await
+}
+
+async fn move_instance((State(handle), Path(id), Query(query)): Parts<u64, MoveQuery>) -> Answer<api::Done> {
+    command(&handle, Command::Move(InstanceId(id), query.to), query.dry_run).await
+}
+
+async fn close_session((State(handle), Path(id), Query(query)): Parts<u64, Dry>) -> Answer<api::Done> {
+    command(&handle, Command::CloseSession(id), query.dry_run).await
 }
 
 #[derive(Deserialize)]

@@ -9,7 +9,7 @@ use ssmmp::Envelope;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
-use crate::core::{Connection, Core, Effect, Event};
+use crate::core::{Command, Connection, Core, Effect, Event, Refusal};
 use crate::dns::Names;
 use crate::store::Store;
 
@@ -35,6 +35,8 @@ pub enum Input {
     Connected(Connection, mpsc::Sender<Envelope>),
     /// A question.
     Ask(Question),
+    /// A command, and where its answer goes once what it began is on disk.
+    Command(Command, oneshot::Sender<Result<api::Done, Refusal>>),
     /// Fresh counters are wanted.
     Refresh(oneshot::Sender<()>),
 }
@@ -88,6 +90,16 @@ impl Handle {
         let (sender, receiver) = oneshot::channel();
         let ask: Question = Box::new(move |core, store| drop(sender.send(question(core, store))));
         self.send(Input::Ask(ask)).await?;
+        self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
+    }
+
+    /// Carries a command out; answered when what it began is on disk.
+    ///
+    /// # Errors
+    /// The thread has ended, or the database can't be written.
+    pub async fn command(&self, command: Command) -> Result<Result<api::Done, Refusal>, NoAnswer> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Input::Command(command, sender)).await?;
         self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
     }
 
@@ -148,6 +160,7 @@ pub fn start(core: Core, store: Store, names: Option<Arc<Names>>) -> std::io::Re
         trouble,
         connections: HashMap::new(),
         refreshing: HashMap::new(),
+        commands: HashMap::new(),
         next_ticket: 0,
     };
     std::thread::Builder::new().name("core".into()).spawn(move || shell.run(receiver, &runtime))?;
@@ -173,6 +186,7 @@ struct Shell {
     trouble: watch::Sender<Option<String>>,
     connections: HashMap<Connection, mpsc::Sender<Envelope>>,
     refreshing: HashMap<u64, oneshot::Sender<()>>,
+    commands: HashMap<u64, oneshot::Sender<Result<api::Done, Refusal>>>,
     next_ticket: u64,
 }
 
@@ -230,6 +244,11 @@ impl Shell {
                 self.perform(std::mem::take(effects));
                 question(&self.core, &self.store);
             }
+            Input::Command(command, sender) => {
+                self.next_ticket += 1;
+                self.commands.insert(self.next_ticket, sender);
+                effects.extend(self.core.handle(now(), Event::Command(self.next_ticket, command)));
+            }
             Input::Refresh(sender) => {
                 self.next_ticket += 1;
                 self.refreshing.insert(self.next_ticket, sender);
@@ -267,7 +286,16 @@ impl Shell {
                         let _ = sender.send(());
                     }
                 }
-                Effect::SaveApp(_) | Effect::SaveInstance(_) | Effect::SaveSession(_) => {}
+                Effect::Answer(ticket, answer) => {
+                    if let Some(sender) = self.commands.remove(&ticket) {
+                        let _ = sender.send(answer);
+                    }
+                }
+                Effect::SaveApp(_)
+                | Effect::SaveInstance(_)
+                | Effect::SaveSession(_)
+                | Effect::SaveService(..)
+                | Effect::SaveNode(_) => {}
             }
         }
     }

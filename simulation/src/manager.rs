@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use patchbay_manager::core::{Config, Core, Effect, Event};
+use patchbay_manager::core::{Command, Config, Core, Effect, Event};
 use patchbay_manager::graph::Graph;
 use patchbay_manager::store::Store;
 use ssmmp::{InstanceId, Message};
@@ -360,8 +360,8 @@ impl World {
 fn event_of(call: &Call) -> Option<Event> {
     match call {
         Call::Apply(_, text) => Some(Event::Apply(Graph::read(text).ok()?.0, text.clone())),
-        Call::StopApp(app) => Some(Event::StopApp(app.clone())),
-        Call::StopInstance(id) => Some(Event::StopInstance(InstanceId(*id))),
+        Call::StopApp(app) => Some(Event::Command(0, Command::StopApp(app.clone()))),
+        Call::StopInstance(id) => Some(Event::Command(0, Command::StopInstance(InstanceId(*id)))),
     }
 }
 

@@ -14,8 +14,10 @@ impl Core {
     /// An agent's answer, or its counters sent unasked.
     pub(super) fn agent_health(&mut self, connection: Connection, envelope: &Envelope) {
         let Some(address) = self.inventory.node_of(connection) else { return };
+        let now = self.now;
         if let Some(polls) = self.inventory.node_polls(address) {
             polls.misses = 0;
+            polls.healthy = now;
         }
         for item in envelope.extension("x_sessions").unwrap_or_default().split('&') {
             self.session_counters(address, item);

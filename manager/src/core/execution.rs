@@ -8,54 +8,52 @@ use ssmmp::{
 };
 
 use super::inventory::OnNode;
-use super::{Core, Effect, Instance, InstanceState, Millis, Outstanding, Timer};
-use crate::graph::Service;
+use super::policy::placement::{self, Place};
+use super::{Core, Effect, Instance, InstanceState, Millis, Node, Outstanding, Timer, output_of};
+use crate::graph::policy::time;
+use crate::graph::{Service, State};
 
-/// First pause after a failed start, milliseconds; it doubles.
-const FIRST_PAUSE: Millis = 1_000;
-/// Longest pause between failed starts, milliseconds.
-const LONGEST_PAUSE: Millis = 30_000;
-/// An instance that ran so long was no failed start, milliseconds.
-const STABLE_AFTER: Millis = 60_000;
+/// Nodes that are weighed against each other for one instance, the least loaded ones.
+const PLACES_WEIGHED: usize = 32;
+
+/// What is to be known of an instance before it is started.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Start {
+    /// A node that it had better be on.
+    pub(super) near: Option<Address>,
+    /// The only node that it may be on.
+    pub(super) only: Option<Address>,
+    /// The instance that ends when it runs.
+    pub(super) replaces: Option<InstanceId>,
+    /// Nodes where its start failed.
+    pub(super) tried: BTreeSet<Address>,
+}
 
 impl Core {
-    /// Requests the execution of one more instance, near a node if that is as good as another.
-    /// False when no node can take it, which is published once.
-    pub(super) fn start(&mut self, app: &str, service: &str, near: Option<Address>) -> bool {
-        self.start_elsewhere(app, service, near, BTreeSet::new())
-    }
-
-    fn start_elsewhere(
-        &mut self,
-        app: &str,
-        service: &str,
-        near: Option<Address>,
-        tried: BTreeSet<Address>,
-    ) -> bool {
+    /// Requests the execution of one more instance. False when no node can take it, which is published
+    /// once.
+    pub(super) fn start(&mut self, app: &str, service: &str, start: Start) -> bool {
         let Some(vertex) = self.apps.get(app).and_then(|app| app.service(service)).cloned() else {
             return false;
         };
-        let (Ok(app_name), Ok(name)) = (Name::new(app), Name::new(service)) else { return false };
-        let Some((address, sockets)) = self.place(&name, &vertex, near, &tried) else {
+        let names = (Name::new(app), Name::new(service), Name::new(&vertex.program));
+        let (Ok(app_name), Ok(name), Ok(program)) = names else { return false };
+        let Some((address, sockets)) = self.place(app, service, &vertex, &start) else {
             self.unplaced(app, service);
             return false;
         };
         let id = self.instance_id();
         let node = self.inventory.node(address).map(|node| node.name.clone()).unwrap_or_default();
-        let mut instance = Instance::restored(
-            id,
-            app_name,
-            name.clone(),
-            address,
-            node.clone(),
-            sockets,
-            InstanceState::Starting,
-            self.now,
-        );
-        instance.tried = tried;
+        let state = InstanceState::Starting;
+        let mut instance =
+            Instance::restored(id, app_name, name, address, node.clone(), sockets, state, self.now);
+        instance.program = program.clone();
+        instance.recipe = vertex.recipe();
+        instance.replaces = start.replaces;
+        instance.tried = start.tried;
         instance.tried.insert(address);
-        instance.restarts =
-            self.apps.get(app).and_then(|app| app.failures.get(service)).map_or(0, |f| f.count);
+        let known = self.apps.get(app).and_then(|app| app.state(service));
+        instance.restarts = known.map_or(0, |state| state.failures.recent());
         self.inventory.add(instance);
         self.effect(Effect::SaveInstance(id));
         self.publish("instance-starting", format!("instance {id} ({service})"), format!("on node {node}"));
@@ -67,11 +65,12 @@ impl Core {
     pub(super) fn execute_again(&mut self, id: InstanceId) {
         let message_id = self.message_id();
         let Some(instance) = self.inventory.instance(id) else { return };
-        let vertex =
-            self.apps.get(instance.app.as_str()).and_then(|app| app.service(instance.service.as_str()));
+        let (app, service) = (instance.app.as_str(), instance.service.as_str());
+        let vertex = self.apps.get(app).and_then(|app| app.service(service));
+        let within = self.policy(app, service).start_within;
         let sockets = instance.sockets.iter();
-        let (address, service_name) = (instance.address, instance.service.clone());
-        let app = instance.app.to_string();
+        let (address, service_name) = (instance.address, instance.program.clone());
+        let app_name = instance.app.to_string();
         let request = ExecutionRequest {
             message_id,
             agent_network_address: address,
@@ -82,30 +81,46 @@ impl Core {
             ),
             plug_configuration: PlugConfiguration(vertex.map(plugs).unwrap_or_default()),
         };
-        self.at(self.now + self.config.start_timeout, Timer::Start(id));
-        let envelope = Envelope::new(request, Hop::ManagerToAgent).with("x_app", &app);
+        self.at(self.now + within, Timer::Start(id));
+        let envelope = Envelope::new(request, Hop::ManagerToAgent).with("x_app", &app_name);
         self.send_with(address, envelope, Some(Outstanding::Execution(id)));
     }
 
-    /// The node for an instance, and a port for each socket: the near one first, then the least loaded.
+    /// The node for an instance, and a port for each socket.
     fn place(
         &self,
-        name: &Name,
-        service: &Service,
-        near: Option<Address>,
-        tried: &BTreeSet<Address>,
+        app: &str,
+        service: &str,
+        vertex: &Service,
+        start: &Start,
     ) -> Option<(Address, Vec<(Name, Port)>)> {
-        let near = near
-            .and_then(|near| self.inventory.node(near))
-            .filter(|node| node.connection.is_some() && node.repository.contains(name));
-        near.into_iter()
-            .chain(self.inventory.able(name.as_str()))
-            .filter(|node| !tried.contains(&node.address))
-            .find_map(|node| Some((node.address, self.ports(node.address, service)?)))
+        let home = self.apps.get(app)?.state(service).and_then(|state| state.home);
+        let home = home.filter(|_| vertex.state == State::Node);
+        let of_service = self.inventory.of_service(app, service);
+        let may = |node: &&Node| {
+            !self.drained.contains(&node.address)
+                && !start.tried.contains(&node.address)
+                && start.only.is_none_or(|only| only == node.address)
+                && home.is_none_or(|home| home == node.address)
+        };
+        let weigh = |node: &Node| Place {
+            address: node.address,
+            is_near: Some(node.address) == start.near,
+            replicas: of_service.map_or(0, |of| of.running_on(node.address).count() as u32),
+            load: self.inventory.on_node(node.address).map_or(0, |on_node| on_node.alive.len() as u32),
+        };
+        let able = || self.inventory.able(&vertex.program).filter(may);
+        let near = able().find(|node| Some(node.address) == start.near);
+        let mut places: Vec<Place> = able().take(PLACES_WEIGHED).map(weigh).collect();
+        places
+            .extend(near.map(weigh).filter(|near| places.iter().all(|place| place.address != near.address)));
+        let weighed = placement::order(places, self.policy(app, service).near);
+        let others = able().skip(PLACES_WEIGHED).map(|node| node.address);
+        weighed.into_iter().chain(others).find_map(|address| Some((address, self.ports(address, vertex)?)))
     }
 
     /// Free ports on a node; `None` when a fixed port is taken or the range is used up.
-    fn ports(&self, node: Address, service: &Service) -> Option<Vec<(Name, Port)>> {
+    pub(super) fn ports(&self, node: Address, service: &Service) -> Option<Vec<(Name, Port)>> {
         let none = OnNode::default();
         let on_node = self.inventory.on_node(node).unwrap_or(&none);
         let fixed: Vec<u16> = service.sockets.values().filter_map(|socket| socket.port).collect();
@@ -123,16 +138,20 @@ impl Core {
             .collect()
     }
 
-    fn unplaced(&mut self, app: &str, service: &str) {
-        let problem = if self.inventory.connected() == 0 {
-            "no agent is registered".to_owned()
-        } else {
-            format!(
-                "no registered agent can take it: none has `{service}` in its repository with its ports free"
-            )
+    fn unplaced(&mut self, app_name: &str, service: &str) {
+        let Some(app) = self.apps.get(app_name) else { return };
+        let Some(vertex) = app.service(service) else { return };
+        let home = app.state(service).and_then(|state| state.home).filter(|_| vertex.state == State::Node);
+        let problem = match home.and_then(|home| self.inventory.node(home)) {
+            _ if self.inventory.connected() == 0 => "no agent is registered".to_owned(),
+            Some(node) => format!("its state is on node {}, which can't execute it now", node.name),
+            None => format!(
+                "no node can take it: none has `{}` in its repository, its ports free, and is not drained",
+                vertex.program
+            ),
         };
-        let Some(app) = self.apps.get_mut(app) else { return };
-        let failures = app.failures.entry(service.to_owned()).or_default();
+        let Some(app) = self.apps.get_mut(app_name) else { return };
+        let failures = &mut app.state_mut(service).failures;
         if failures.problem != problem {
             failures.problem.clone_from(&problem);
             self.publish("service-unplaced", format!("service {service}"), problem);
@@ -141,86 +160,127 @@ impl Core {
 
     /// The agent has answered an execution_request.
     pub(super) fn executed(&mut self, id: InstanceId, status: Status, reason: &str, output: Vec<String>) {
-        let Some(instance) = self.inventory.instance(id) else { return };
-        if instance.state != InstanceState::Starting {
-            return;
-        }
-        let (app, service) = (instance.app.clone(), instance.service.clone());
-        let (node, tried) = (instance.node.clone(), instance.tried.clone());
+        let instance = self.inventory.instance(id).filter(|i| i.state == InstanceState::Starting);
+        let Some(instance) = instance else { return };
+        let (app, service) = (instance.app.to_string(), instance.service.to_string());
         if status.is_success() {
-            let now = self.now;
-            self.inventory.change(id, |instance| {
-                instance.state = InstanceState::Running;
-                instance.idle_since = now;
-            });
-            self.plan_instance_polls(id);
-            self.effect(Effect::SaveInstance(id));
-            self.publish("instance-running", format!("instance {id} ({service})"), format!("on node {node}"));
-            if let Some(failures) =
-                self.apps.get_mut(app.as_str()).and_then(|app| app.failures.get_mut(service.as_str()))
-            {
-                failures.problem.clear();
-            }
-            self.serve_waiting(app.as_str(), service.as_str());
+            self.runs(id, &app, &service);
             return;
         }
+        let start = Start {
+            tried: instance.tried.clone(),
+            replaces: instance.replaces,
+            only: instance.replaces.and_then(|old| Some(self.inventory.instance(old)?.leaving.as_ref()?.to)),
+            near: None,
+        };
+        let (moved, is_move) = (start.replaces, start.only.is_some());
         self.end(id, InstanceState::Failed, &format!("could not be started ({status}): {reason}"), output);
-        let elsewhere =
-            status != Status::CONFLICT && self.start_elsewhere(app.as_str(), service.as_str(), None, tried);
-        if !elsewhere {
-            self.start_failed(app.as_str(), service.as_str(), reason);
+        if let Some(old) = moved.filter(|_| is_move) {
+            self.give_up_move(old, reason);
+        } else if status == Status::CONFLICT || !self.start(&app, &service, start) {
+            self.unplanned_end(&app, &service, None, status, reason);
         }
     }
 
+    fn runs(&mut self, id: InstanceId, app: &str, service: &str) {
+        let now = self.now;
+        let running = self.inventory.change(id, |instance| {
+            instance.state = InstanceState::Running;
+            instance.idle_since = now;
+            instance.polls.healthy = now;
+            (instance.address, instance.node.clone())
+        });
+        let Some((address, node)) = running else { return };
+        self.plan_instance_polls(id);
+        self.effect(Effect::SaveInstance(id));
+        self.publish("instance-running", format!("instance {id} ({service})"), format!("on node {node}"));
+        if let Some(known) = self.apps.get_mut(app) {
+            let is_bound = known.service(service).is_some_and(|vertex| vertex.state == State::Node);
+            let state = known.state_mut(service);
+            state.failures.recovered();
+            if is_bound && state.home != Some(address) {
+                state.home = Some(address);
+                self.effect(Effect::SaveService(app.to_owned(), service.to_owned()));
+            }
+        }
+        self.serve_waiting(app, service);
+        self.settle(app, service);
+    }
+
     pub(super) fn start_timed_out(&mut self, id: InstanceId) {
-        let Some(instance) = self.inventory.instance(id) else { return };
-        if instance.state != InstanceState::Starting {
+        if self.inventory.instance(id).is_none_or(|instance| instance.state != InstanceState::Starting) {
             return;
         }
         self.doubt(id);
         self.executed(id, Status::NO_ANSWER, "no answer from its agent in time", Vec::new());
     }
 
-    /// Counts a failed start, answers who waits, and plans the next try.
-    fn start_failed(&mut self, app_name: &str, service: &str, reason: &str) {
+    /// Counts an unplanned end against the budget of restarts, and plans the next start. `ran`: how long
+    /// it had run, `None` for a failed start, which also answers who waits.
+    fn unplanned_end(
+        &mut self,
+        app_name: &str,
+        service: &str,
+        ran: Option<Millis>,
+        status: Status,
+        reason: &str,
+    ) {
+        let budget = self.policy(app_name, service).restarts;
         let now = self.now;
         let Some(app) = self.apps.get_mut(app_name) else { return };
-        let failures = app.failures.entry(service.to_owned()).or_default();
-        failures.count += 1;
-        failures.problem = reason.to_owned();
-        failures.not_before = now + pause(failures.count);
-        let (count, at) = (failures.count, failures.not_before);
-        self.fail_waiting(app_name, service, reason);
-        if count == super::FAILING_AFTER {
-            self.publish(
-                "service-failing",
-                format!("service {service}"),
-                format!("{count} starts failed in a row; retried every {} s: {reason}", LONGEST_PAUSE / 1000),
-            );
+        let failures = &mut app.state_mut(service).failures;
+        let newly_failing = failures.count(now, ran, reason, budget);
+        let (count, at) = (failures.recent(), failures.not_before);
+        if ran.is_none() {
+            let status = if status == Status::NO_ANSWER { status } else { Status::UNAVAILABLE };
+            self.fail_waiting(app_name, service, status, reason);
         }
-        self.at(at, Timer::Restart(app_name.into(), service.into()));
+        if newly_failing {
+            let text = format!(
+                "{count} unplanned ends are more than its budget of {} within {}; it is retried with growing pauses: {reason}",
+                budget.tries,
+                time(budget.within)
+            );
+            self.publish("service-failing", format!("service {service}"), text);
+        }
+        if at > now {
+            self.at(at, Timer::Settle(app_name.into(), service.into()));
+        }
+        self.settle(app_name, service);
+    }
+
+    /// An instance says that it ends, or its agent that it is gone.
+    pub(super) fn instance_told_end(&mut self, id: InstanceId, envelope: &Envelope) {
+        let Some(instance) = self.inventory.instance(id) else { return };
+        let (app, service) = (instance.app.clone(), instance.service.clone());
+        let now = self.now;
+        let by_agent = envelope.extension("x_reason");
+        if by_agent.is_none()
+            && let Some(app) = self.apps.get_mut(app.as_str())
+        {
+            app.state_mut(service.as_str()).failures.wait_for_exit(now);
+        }
+        self.instance_ended(id, by_agent.unwrap_or("ended by itself"), output_of(envelope));
     }
 
     /// An instance has ended, however it did.
     pub(super) fn instance_ended(&mut self, id: InstanceId, reason: &str, output: Vec<String>) {
-        let Some(instance) = self.inventory.instance(id) else { return };
-        if !instance.state.is_alive() {
-            return;
-        }
-        let (app, service, state) = (instance.app.clone(), instance.service.clone(), instance.state);
+        let Some(instance) = self.inventory.instance(id).filter(|i| i.state.is_alive()) else { return };
+        let (app, service, state) = (instance.app.to_string(), instance.service.to_string(), instance.state);
         let lived = self.now.saturating_sub(instance.created);
-        if state == InstanceState::Stopping {
+        if state == InstanceState::Stopping && !instance.stopping.failed {
             let planned = instance.reason.clone().unwrap_or_else(|| reason.to_owned());
             self.end(id, InstanceState::Ended, &planned, Vec::new());
+            self.settle(&app, &service);
             return;
         }
-        self.end(id, InstanceState::Ended, reason, output);
-        if lived >= STABLE_AFTER
-            && let Some(app) = self.apps.get_mut(app.as_str())
-        {
-            app.failures.remove(service.as_str());
-        }
-        self.start_failed(app.as_str(), service.as_str(), reason);
+        let reason = match state {
+            InstanceState::Stopping => instance.reason.clone().unwrap_or_else(|| reason.to_owned()),
+            _ => reason.to_owned(),
+        };
+        self.end(id, InstanceState::Ended, &reason, output);
+        let ran = (state != InstanceState::Starting).then_some(lived);
+        self.unplanned_end(&app, &service, ran, Status::UNAVAILABLE, &reason);
     }
 
     /// Writes an instance's end down and closes its sessions.
@@ -256,8 +316,4 @@ fn plugs(service: &Service) -> Vec<PlugTarget> {
             })
         })
         .collect()
-}
-
-fn pause(failures: u32) -> Millis {
-    FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(LONGEST_PAUSE)
 }

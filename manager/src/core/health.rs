@@ -4,6 +4,7 @@
 use ssmmp::{Address, AgentHealthControlRequest, InstanceId, ServiceInstanceHealthRequest, Status};
 
 use super::{Core, Effect, InstanceState, Millis, Timer};
+use crate::graph::policy::Policy;
 
 /// Polls that may go unanswered before a party counts as down.
 const MISSES_ALLOWED: u32 = 3;
@@ -33,7 +34,7 @@ impl Core {
 
     /// Plans the first poll of an instance that runs now.
     pub(super) fn plan_instance_polls(&mut self, id: InstanceId) {
-        let interval = self.instance_interval();
+        let interval = self.instance_interval(id);
         self.plan_instance_poll(id, self.now + interval / 2 + spread(id.0, interval / 2));
     }
 
@@ -44,8 +45,16 @@ impl Core {
         }
     }
 
-    fn instance_interval(&self) -> Millis {
-        self.config.health_interval.max(self.inventory.running() as u64 * 1_000 / POLLS_A_SECOND)
+    fn instance_interval(&self, id: InstanceId) -> Millis {
+        self.instance_policy(id).health.every.max(self.inventory.running() as u64 * 1_000 / POLLS_A_SECOND)
+    }
+
+    fn instance_policy(&self, id: InstanceId) -> Policy {
+        let instance = self.inventory.instance(id);
+        instance.map_or_else(
+            || self.config.policy(),
+            |instance| self.policy(instance.app.as_str(), instance.service.as_str()),
+        )
     }
 
     /// Asks an agent how it is; one that left too many polls unanswered is cut off.
@@ -74,15 +83,11 @@ impl Core {
             return;
         };
         let (address, misses) = (instance.address, instance.polls.misses);
-        self.plan_instance_poll(id, self.now + self.instance_interval());
+        let (app, service) = (instance.app.to_string(), instance.service.to_string());
+        self.plan_instance_poll(id, self.now + self.instance_interval(id));
         if self.inventory.node(address).is_some_and(|node| node.connection.is_some()) {
-            if misses >= MISSES_ALLOWED {
-                self.publish(
-                    "instance-failed",
-                    format!("instance {id}"),
-                    "it does not answer; it is ended".into(),
-                );
-                self.force_end(id);
+            if misses >= self.policy(&app, &service).health.misses {
+                self.silent(id, misses);
                 return;
             }
             self.inventory.change(id, |instance| instance.polls.misses += 1);
@@ -93,16 +98,42 @@ impl Core {
             };
             self.send_to(address, request, None);
         }
-        self.end_if_idle(id);
+        self.weigh_now_and_then(&app, &service);
+    }
+
+    /// An instance left too many polls unanswered: it counts as failed (M6).
+    fn silent(&mut self, id: InstanceId, misses: u32) {
+        let text = format!("it left {misses} health polls unanswered ({})", Status::NO_ANSWER);
+        let service = self.inventory.change(id, |instance| {
+            instance.stopping.failed = true;
+            instance.reason = Some(text.clone());
+            instance.service.clone()
+        });
+        let Some(service) = service else { return };
+        self.publish("instance-silent", format!("instance {id} ({service})"), text);
+        self.force_end(id);
     }
 
     /// An instance has answered, whichever poll it was.
     pub(super) fn instance_health(&mut self, id: InstanceId, status: Status) {
-        if status.is_success() || status == Status::OVERLOADED {
-            self.inventory.change(id, |instance| {
-                instance.polls.misses = 0;
-                instance.overloaded = status == Status::OVERLOADED;
-            });
+        if !status.is_success() && status != Status::OVERLOADED {
+            return;
+        }
+        let (now, is_overloaded) = (self.now, status == Status::OVERLOADED);
+        let before = self.inventory.change(id, |instance| {
+            instance.polls.misses = 0;
+            instance.polls.healthy = now;
+            instance.overloads = if is_overloaded { instance.overloads.saturating_add(1) } else { 0 };
+            let was = std::mem::replace(&mut instance.overloaded, is_overloaded);
+            (was, instance.app.to_string(), instance.service.to_string())
+        });
+        let Some((was_overloaded, app, service)) = before else { return };
+        if is_overloaded && !was_overloaded {
+            let text = "it answers 199 and gets no new sessions while another can take them";
+            self.publish("instance-overloaded", format!("instance {id} ({service})"), text.into());
+        }
+        if is_overloaded {
+            self.weigh(&app, &service);
         }
     }
 }

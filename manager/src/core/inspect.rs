@@ -25,6 +25,6 @@ impl Core {
 
     /// Session requests that wait for an instance to start.
     pub fn waiting_requests(&self) -> usize {
-        self.apps.values().flat_map(|app| app.waiting.values()).map(Vec::len).sum()
+        self.apps.values().flat_map(|app| app.services.values()).map(|state| state.waiting.len()).sum()
     }
 }

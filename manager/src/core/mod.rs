@@ -2,7 +2,11 @@
 //! does no I/O, reads no clock and uses no randomness.
 
 mod apps;
+mod closing;
+mod commands;
+mod config;
 mod counters;
+mod events;
 mod execution;
 mod health;
 mod inspect;
@@ -11,115 +15,46 @@ pub mod inventory;
 mod nodes;
 pub mod policy;
 mod reconcile;
+mod replacing;
 mod requests;
+mod restoring;
 mod resync;
+mod scaling;
 mod session;
 mod session_table;
 mod sessions;
+mod settling;
 mod shutdown;
 mod state;
+mod steps;
 mod view;
+mod waiting;
 mod waits;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use closing::Closings;
+pub use commands::{Command, Refusal};
+pub use config::Config;
+pub use events::{Effect, Event};
 use inventory::Inventory;
 use patchbay_api as api;
-pub use requests::{MAX_PENDING_OF_ONE, MAX_WAITING, MAX_WAITING_OF_ONE};
+pub use restoring::Saved;
 pub use session::{Edge, Session, SessionKey, SessionState};
 pub use session_table::SessionTable;
 use ssmmp::{Address, Envelope, InstanceId, Message, MessageId};
-pub use state::{App, Connection, Instance, InstanceState, Millis, Node, Polls, Waiting};
+pub use state::{
+    App, Connection, Instance, InstanceState, Leaving, Millis, Node, Polls, ServiceState, Stopping, Waiting,
+};
 pub use view::Gateway;
+pub use waiting::{MAX_PENDING_OF_ONE, MAX_WAITING, MAX_WAITING_OF_ONE};
 use waits::{Answers, Outstanding, Timer, Timers};
 
-use crate::graph::Graph;
-use crate::graph::policy::{Health, Policy};
+use crate::graph::policy::Policy;
 
-/// Times and bounds.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// How long an instance may take to start, milliseconds.
-    pub start_timeout: Millis,
-    /// How long a graceful shutdown may take before it is forced, milliseconds.
-    pub shutdown_timeout: Millis,
-    /// Between two polls of an agent or instance, milliseconds.
-    pub health_interval: Millis,
-    /// An instance without sessions for so long is shut down, milliseconds.
-    pub idle_timeout: Millis,
-    /// How long a lost agent may take to return before its instances count as lost, milliseconds.
-    pub agent_grace: Millis,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            start_timeout: 30_000,
-            shutdown_timeout: 10_000,
-            health_interval: 5_000,
-            idle_timeout: 600_000,
-            agent_grace: 15_000,
-        }
-    }
-}
-
-impl Config {
-    /// The policy where a graph says nothing.
-    pub fn policy(&self) -> Policy {
-        let usual = Policy::default();
-        Policy {
-            start_within: self.start_timeout,
-            stop_within: self.shutdown_timeout,
-            idle: Some(self.idle_timeout),
-            health: Health { every: self.health_interval, ..usual.health },
-            ..usual
-        }
-    }
-}
-
-/// What happens to the Manager.
-#[derive(Debug)]
-pub enum Event {
-    /// An agent's message.
-    Message(Connection, Envelope),
-    /// An agent's connection ended.
-    Lost(Connection),
-    /// Somebody applies a checked graph; its text is kept.
-    Apply(Graph, String),
-    /// Somebody stops an application.
-    StopApp(String),
-    /// Somebody stops an instance.
-    StopInstance(InstanceId),
-    /// Somebody wants fresh counters; answered by [`Effect::Refreshed`].
-    Refresh(u64),
-    /// The time that [`Core::next_deadline`] asked for has come.
-    Tick,
-}
-
-/// What the Manager does. Rows first, then everything else: the truth is on disk before it is spoken.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
-    /// Send a message to an agent.
-    Send(Connection, Envelope),
-    /// End an agent's connection.
-    Close(Connection),
-    /// Write an application's row, or remove it.
-    SaveApp(String),
-    /// Write an instance's row.
-    SaveInstance(InstanceId),
-    /// Write a session's row.
-    SaveSession(u64),
-    /// Keep and publish an event; its sequence number is given when it is kept.
-    Publish(api::Event),
-    /// All agents have told their counters.
-    Refreshed(u64),
-}
-
-/// Failed starts in a row after which a service counts as failing; it is still retried.
-pub const FAILING_AFTER: u32 = 5;
 /// Ended instances and sessions kept in memory for questions; older ones are on disk only.
 pub const ENDED_KEPT: usize = 1000;
 
@@ -133,6 +68,10 @@ pub struct Core {
     pub(crate) refreshing: HashMap<u64, usize>,
     /// Sessions confirmed by agents that have not told all of theirs yet.
     pub(crate) told: HashMap<Connection, HashSet<u64>>,
+    /// Nodes where nothing is executed.
+    pub(crate) drained: BTreeSet<Address>,
+    pub(crate) closings: Closings,
+    seed: u64,
     timers: Timers,
     next_instance: u64,
     next_session: u64,
@@ -155,6 +94,9 @@ impl Core {
             answers: Answers::default(),
             refreshing: HashMap::new(),
             told: HashMap::new(),
+            drained: BTreeSet::new(),
+            closings: Closings::default(),
+            seed: epoch,
             timers: Timers::default(),
             next_instance: 1,
             next_session: 1,
@@ -166,38 +108,6 @@ impl Core {
         }
     }
 
-    /// Takes back what an earlier run had on disk: instances wait for their agents to return.
-    pub fn restore(
-        &mut self,
-        apps: Vec<(Graph, String, Millis)>,
-        instances: Vec<Instance>,
-        sessions: Vec<Session>,
-        last_instance: u64,
-        last_session: u64,
-    ) {
-        self.next_instance = last_instance + 1;
-        self.next_session = last_session + 1;
-        for (graph, text, applied) in apps {
-            self.apps.insert(graph.app.clone(), App::new(graph, text, applied));
-        }
-        for mut instance in instances {
-            instance.idle_since = self.now;
-            let (id, runs) = (instance.id, instance.state == InstanceState::Running);
-            self.expect_node(instance.address);
-            self.inventory.add(instance);
-            if runs {
-                self.plan_instance_polls(id);
-            }
-        }
-        for mut session in sessions {
-            if session.state == SessionState::Pending {
-                // Its time begins again: while the Manager was away nobody could acknowledge.
-                session.opened = self.now;
-            }
-            self.add_session(session);
-        }
-    }
-
     /// The one way in.
     pub fn handle(&mut self, now: Millis, event: Event) -> Vec<Effect> {
         self.now = self.now.max(now);
@@ -205,16 +115,16 @@ impl Core {
             Event::Message(connection, envelope) => self.message(connection, envelope),
             Event::Lost(connection) => self.connection_lost(connection),
             Event::Apply(graph, text) => self.apply(graph, text),
-            Event::StopApp(app) => self.stop_app(&app),
-            Event::StopInstance(id) => self.stop_instance(id, "stopped on request"),
+            Event::Command(ticket, command) => {
+                let answer = self.command(&command);
+                self.effect(Effect::Answer(ticket, answer));
+            }
             Event::Refresh(ticket) => self.refresh(ticket),
             Event::Tick => {}
         }
         self.run_timers();
         let mut effects = std::mem::take(&mut self.effects);
-        effects.sort_by_key(|effect| {
-            !matches!(effect, Effect::SaveApp(_) | Effect::SaveInstance(_) | Effect::SaveSession(_))
-        });
+        effects.sort_by_key(|effect| !effect.is_row());
         effects.dedup();
         effects
     }
@@ -233,11 +143,14 @@ impl Core {
                 Timer::PollNode(address) => self.poll_node(address, at),
                 Timer::PollInstance(id) => self.poll_instance(id, at),
                 Timer::Start(id) => self.start_timed_out(id),
-                Timer::Restart(app, service) => self.keep_minimum(&app, &service),
+                Timer::Settle(app, service) => self.settle(&app, &service),
+                Timer::Waiting(app, service) => self.waited_long(&app, &service),
+                Timer::Close(session) => self.close_overdue(session),
                 Timer::NodeGrace(address) => self.grace_ended(address),
-                Timer::CloseSessions(id) => self.ask_to_end(id),
+                Timer::Drain(id) => self.ask_to_end(id),
                 Timer::Graceful(id) => self.force_end(id),
-                Timer::Hard(id) => self.hard_timed_out(id),
+                Timer::Force(id) => self.send_hard(id, 0),
+                Timer::Hard(id, tries) => self.send_hard(id, tries),
                 Timer::Refresh(ticket) => self.refreshed(ticket),
             }
         }
@@ -260,9 +173,7 @@ impl Core {
             Message::ServiceInstanceTerminationInfo(info) => {
                 self.stranger_gone(connection, info.service_instance_id);
                 if self.speaks_for(connection, info.service_instance_id) {
-                    let reason = envelope.extension("x_reason").unwrap_or("ended by itself").to_owned();
-                    let output = output_of(&envelope);
-                    self.instance_ended(info.service_instance_id, &reason, output);
+                    self.instance_told_end(info.service_instance_id, &envelope);
                 }
             }
             Message::ServiceInstanceHealthResponse(response) => {
@@ -287,7 +198,11 @@ impl Core {
                 let reason = envelope.extension("x_reason").unwrap_or("the agent gave no reason").to_owned();
                 self.executed(id, response.status, &reason, output_of(envelope));
             }
-            (Outstanding::CloseSession(id), _) => self.session_closed(id, ssmmp::Status::CLOSED),
+            (Outstanding::CloseSession(id), message) => {
+                if let Some(status) = close_status(message) {
+                    self.close_answered(id, status, envelope.extension("x_forced"));
+                }
+            }
             (Outstanding::Graceful(id), Message::GracefulShutdownResponse(response)) => {
                 if response.status.is_success() {
                     self.instance_ended(id, "shut down", Vec::new());
@@ -314,6 +229,15 @@ impl Core {
 
     pub(crate) fn at(&mut self, at: Millis, timer: Timer) {
         self.timers.add(at, timer);
+    }
+
+    /// The policy for a service of an application.
+    pub(crate) fn policy(&self, app: &str, service: &str) -> Policy {
+        let usual = self.config.policy();
+        self.apps
+            .get(app)
+            .and_then(|app| app.service(service))
+            .map_or(usual, |service| usual.with(&service.policy))
     }
 
     pub(crate) fn message_id(&mut self) -> MessageId {
@@ -343,6 +267,14 @@ impl Core {
             self.answers.expect(self.now, envelope.message.message_id(), node, waits);
         }
         self.effect(Effect::Send(connection, envelope));
+    }
+}
+
+fn close_status(message: &Message) -> Option<ssmmp::Status> {
+    match message {
+        Message::SourceServiceSessionCloseResponse(response) => Some(response.status),
+        Message::DestServiceSessionCloseResponse(response) => Some(response.status),
+        _ => None,
     }
 }
 

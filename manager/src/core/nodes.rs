@@ -49,6 +49,7 @@ impl Core {
         let mut node = Node::lost(address, self.now);
         node.name.clone_from(&name);
         node.connection = Some(connection);
+        node.polls.healthy = self.now;
         node.repository = request.service_repository.0.iter().cloned().collect();
         node.redirection = short(envelope.extension("x_redirection").unwrap_or("unknown"));
         let services = node.repository.len();
@@ -62,8 +63,8 @@ impl Core {
         );
         self.expect_sessions(connection);
         self.reconcile(address, envelope.extension("x_running").unwrap_or_default());
-        self.keep_all_minimums();
-        self.retry_waiting();
+        self.settle_all();
+        self.retry_all_waiting();
     }
 
     /// An agent's connection ended; its instances go on, for now.

@@ -67,7 +67,7 @@ impl Core {
     pub(super) fn doubt(&mut self, id: InstanceId) {
         let Some(instance) = self.inventory.instance(id) else { return };
         let ports = instance.sockets.iter().map(|(_, port)| *port).collect();
-        self.end_stranger(instance.address, id, instance.service.clone(), ports);
+        self.end_stranger(instance.address, id, instance.program.clone(), ports);
     }
 
     /// Asks again for the end of what should not run on a node.
@@ -81,7 +81,7 @@ impl Core {
     pub(super) fn stranger_gone(&mut self, connection: Connection, id: InstanceId) {
         let Some(address) = self.inventory.node_of(connection) else { return };
         if self.inventory.remove_stranger(address, id) {
-            self.keep_all_minimums();
+            self.settle_all();
         }
     }
 

@@ -1,24 +1,22 @@
 //! Sessions are asked for and answered (section 4, 6 and 7).
 
 use patchbay_api::Traffic;
-use ssmmp::{Address, Envelope, Hop, InstanceId, Port, SessionRequest, SessionResponse, Status};
+use ssmmp::{Address, Envelope, Hop, InstanceId, Name, Port, SessionRequest, SessionResponse, Status};
 
+use super::inventory::Rank;
+use super::policy::choice::{self, Candidate};
+use super::waiting::MAX_PENDING_OF_ONE;
 use super::{Connection, Core, Edge, Effect, Session, SessionState, Waiting};
 use crate::graph::Redirect;
+use crate::graph::policy::Balance;
 
-/// Requests that may wait for one service to start; further ones are refused with 503.
-pub const MAX_WAITING: usize = 10_000;
-/// Those of one instance; further ones are refused with 429.
-pub const MAX_WAITING_OF_ONE: usize = 1_024;
-/// Answered requests of one instance that may be unacknowledged; further ones are refused with 429.
-pub const MAX_PENDING_OF_ONE: usize = 16_384;
 /// Refusals published in one second; further ones are answered all the same.
 const MAX_REFUSALS_PUBLISHED: u32 = 100;
 
 impl Core {
     /// An instance asks where its plug connects.
     pub(super) fn session_requested(&mut self, connection: Connection, request: SessionRequest) {
-        let waiting = Waiting { connection, request };
+        let waiting = Waiting { connection, request, since: self.now };
         let request = &waiting.request;
         let source = request.source_service_instance_id;
         if !self.speaks_for(connection, source) {
@@ -36,7 +34,7 @@ impl Core {
         }
         match self.destination_of(request) {
             Err((status, reason)) => self.refuse_request(&waiting, status, &reason),
-            Ok((app, service)) => match self.choose(&app, &service, source) {
+            Ok((app, service)) => match self.choose(&app, &service, request) {
                 Some(destination) => self.connect(&waiting, destination),
                 None => self.wait_for_start(&app, &service, waiting),
             },
@@ -50,110 +48,60 @@ impl Core {
         let (Some(instance), Some(app)) = (instance, app) else {
             return Err((Status::NOT_FOUND, "no such instance or application".into()));
         };
-        let wanted = app.service(request.dest_service_name.as_str());
-        if wanted.is_none_or(|service| !service.sockets.contains_key(request.dest_socket_name.as_str())) {
-            let message =
-                format!("the graph has no socket {}.{}", request.dest_service_name, request.dest_socket_name);
-            return Err((Status::NOT_FOUND, message));
+        let (service, socket) = (request.dest_service_name.as_str(), request.dest_socket_name.as_str());
+        let in_graph = app.service(service).is_some_and(|service| service.sockets.contains_key(socket));
+        if !in_graph && !self.is_offered(&instance.app, service, socket) {
+            return Err((Status::NOT_FOUND, format!("the graph has no socket {service}.{socket}")));
         }
         let plug = request.source_plug_name.as_str();
         let target = app.service(instance.service.as_str()).and_then(|service| service.plugs.get(plug));
-        match target {
-            Some(target)
-                if target.service == request.dest_service_name.as_str()
-                    && target.socket == request.dest_socket_name.as_str() =>
-            {
-                Ok((instance.app.to_string(), target.service.clone()))
-            }
-            _ => Err((
-                Status::FORBIDDEN,
-                format!("the graph does not connect the plug {}.{plug} there", instance.service),
-            )),
+        let is_connected = target.is_some_and(|target| target.service == service && target.socket == socket);
+        // One that was executed by an earlier graph keeps its plugs until it is replaced.
+        if is_connected || connects(&instance.recipe, plug, service, socket) {
+            return Ok((instance.app.to_string(), service.to_owned()));
         }
+        let text = format!("the graph does not connect the plug {}.{plug} there", instance.service);
+        Err((Status::FORBIDDEN, text))
     }
 
-    /// A running instance: on the asker's node first, since such a session is redirected, then the
-    /// one with the fewest sessions.
-    fn choose(&self, app: &str, service: &str, source: InstanceId) -> Option<InstanceId> {
-        let instances = self.inventory.of_service(app, service)?;
-        let near = self.inventory.instance(source).map(|instance| instance.address)?;
-        let here = instances.running_on(near).next().filter(|(overloaded, ..)| !overloaded);
-        let anywhere = || {
-            let best = instances.running.first()?;
-            // All are overloaded: then one nearby is as good as another.
-            if best.0 { instances.running_on(near).next().or(Some(best)) } else { Some(best) }
+    /// Whether a running instance has a socket, whatever the graph says by now.
+    fn is_offered(&self, app: &Name, service: &str, socket: &str) -> bool {
+        let of_service = self.inventory.of_service(app.as_str(), service);
+        let mut running = of_service.into_iter().flat_map(|of_service| &of_service.running);
+        running.any(|(_, _, id)| self.inventory.instance(*id).is_some_and(|i| i.port(socket).is_some()))
+    }
+
+    /// The running instance that gets a session, by policy.
+    fn choose(&mut self, app: &str, service: &str, request: &SessionRequest) -> Option<InstanceId> {
+        let source = self.inventory.instance(request.source_service_instance_id)?;
+        let near = source.address;
+        let policy = self.policy(app, service);
+        let known = self.apps.get(app)?;
+        let plug = known
+            .service(source.service.as_str())
+            .and_then(|vertex| vertex.plugs.get(request.source_plug_name.as_str()));
+        let balance = plug.and_then(|target| target.balance).unwrap_or(policy.balance);
+        let turn = known.state(service).map_or(0, |state| state.turn);
+        let of_service = self.inventory.of_service(app, service)?;
+        let candidate = |(is_overloaded, sessions, id): &Rank| {
+            let instance = self.inventory.instance(*id)?;
+            let is_near = instance.address == near;
+            let fits = instance.port(request.dest_socket_name.as_str()).is_some();
+            let sessions = *sessions as u32;
+            fits.then_some(Candidate { id: *id, is_near, sessions, is_overloaded: *is_overloaded })
         };
-        here.or_else(anywhere).map(|(_, _, id)| *id)
-    }
-
-    /// One start serves all who wait.
-    fn wait_for_start(&mut self, app_name: &str, service: &str, waiting: Waiting) {
-        let near = self.inventory.instance(waiting.request.source_service_instance_id).map(|i| i.address);
-        let Some(app) = self.apps.get_mut(app_name) else { return };
-        if app.stopped {
-            self.refuse_request(&waiting, Status::UNAVAILABLE, "the application is stopped");
-            return;
-        }
-        if let Some(failures) = app.failures.get(service)
-            && failures.not_before > self.now
-        {
-            let reason = format!("its start failed: {}", failures.problem);
-            self.refuse_request(&waiting, Status::UNAVAILABLE, &reason);
-            return;
-        }
-        let queue = app.waiting.entry(service.to_owned()).or_default();
-        let source = waiting.request.source_service_instance_id;
-        let own = queue.iter().filter(|earlier| earlier.request.source_service_instance_id == source);
-        let (mut count, mut is_repeated) = (0, false);
-        for earlier in own {
-            count += 1;
-            is_repeated |= earlier.request.message_id == waiting.request.message_id;
-        }
-        if is_repeated {
-            return;
-        }
-        if count >= MAX_WAITING_OF_ONE {
-            self.refuse_request(&waiting, Status::TOO_MANY, "too many of its requests wait for this service");
-            return;
-        }
-        if queue.len() >= MAX_WAITING {
-            self.refuse_request(&waiting, Status::UNAVAILABLE, "too many requests wait for this service");
-            return;
-        }
-        queue.push(waiting);
-        let starting = self.inventory.of_service(app_name, service).is_some_and(|of| of.starting > 0);
-        if !starting && !self.start(app_name, service, near) {
-            self.fail_waiting(app_name, service, "no node can execute it");
-        }
-    }
-
-    /// An instance runs: who waited for its service is answered.
-    pub(super) fn serve_waiting(&mut self, app: &str, service: &str) {
-        let Some(waiting) = self.apps.get_mut(app).and_then(|app| app.waiting.remove(service)) else {
-            return;
+        let chosen = if balance == Balance::LeastSessions && !self.replaces_some(app, service) {
+            // Only the best of each place can be the best.
+            let best = [of_service.running_on(near).next(), of_service.running.first()];
+            choice::choose(best.into_iter().flatten().filter_map(candidate), balance, policy.near, turn)
+        } else {
+            let turn = if balance == Balance::TwoChoices { mixed(self.seed ^ turn) } else { turn };
+            choice::choose(of_service.running.iter().filter_map(candidate), balance, policy.near, turn)
         };
-        for waiting in waiting {
-            self.session_requested(waiting.connection, waiting.request);
+        if let Some(known) = self.apps.get_mut(app) {
+            known.state_mut(service).turn += 1;
         }
-    }
-
-    pub(super) fn fail_waiting(&mut self, app: &str, service: &str, reason: &str) {
-        let waiting = self.apps.get_mut(app).and_then(|app| app.waiting.remove(service)).unwrap_or_default();
-        for waiting in waiting {
-            self.refuse_request(&waiting, Status::UNAVAILABLE, reason);
-        }
-    }
-
-    /// A node has come: who waits may be served now.
-    pub(super) fn retry_waiting(&mut self) {
-        let waiting: Vec<(String, String)> = self
-            .apps
-            .iter()
-            .flat_map(|(name, app)| app.waiting.keys().map(|service| (name.clone(), service.clone())))
-            .collect();
-        for (app, service) in waiting {
-            self.serve_waiting(&app, &service);
-        }
+        chosen
     }
 
     /// Reserves a session with the chosen instance and answers.
@@ -165,7 +113,11 @@ impl Core {
         ) else {
             return;
         };
-        let Some(port) = target.port(request.dest_socket_name.as_str()) else { return };
+        let Some(port) = target.port(request.dest_socket_name.as_str()) else {
+            self.refuse_request(waiting, Status::NOT_FOUND, "the chosen instance has no such socket");
+            return;
+        };
+        let (app, service) = (target.app.clone(), target.service.clone());
         let edge = Edge {
             app: source.app.clone(),
             source: source.service.clone(),
@@ -197,6 +149,8 @@ impl Core {
         self.add_session(Session { id, ..session });
         self.effect(Effect::SaveSession(id));
         self.answer(waiting, id);
+        let accepted = self.inventory.instance(destination).map_or(0, |instance| instance.accepted);
+        self.weigh_after_session(app.as_str(), service.as_str(), accepted);
     }
 
     fn answer(&mut self, waiting: &Waiting, id: u64) {
@@ -252,4 +206,18 @@ impl Core {
             format!("{status} {reason}"),
         );
     }
+}
+
+/// Whether an instance was executed with a plug that leads to a socket.
+fn connects(recipe: &str, plug: &str, service: &str, socket: &str) -> bool {
+    let wanted = format!("{plug}>{service}.{socket}");
+    recipe.split(' ').any(|word| word == wanted)
+}
+
+/// A number that looks random, another one for each: SplitMix64's last step.
+fn mixed(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    number ^ (number >> 31)
 }

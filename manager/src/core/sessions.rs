@@ -1,8 +1,8 @@
 //! Sessions are acknowledged and closed (section 4, 8 to 11).
 
-use ssmmp::{Address, Message, Port, SessionAck, SourceServiceSessionCloseRequest, Status};
+use ssmmp::{Address, Message, Port, SessionAck, Status};
 
-use super::{Connection, Core, Effect, Outstanding, Session, SessionState};
+use super::{Connection, Core, Effect, Session, SessionState};
 
 impl Core {
     /// A session that is new, or was read back from disk: both its instances have it from now on.
@@ -10,6 +10,7 @@ impl Core {
         for end in [session.source, session.destination] {
             self.inventory.change(end, |instance| instance.sessions.insert(session.id));
         }
+        self.inventory.change(session.destination, |instance| instance.accepted += 1);
         self.sessions.add(session);
     }
 
@@ -47,8 +48,13 @@ impl Core {
             "{}/{}.{} → {}/{}.{}",
             edge.source, session.source, edge.plug, edge.destination, session.destination, edge.socket
         );
+        let ends = [session.source, session.destination];
         self.effect(Effect::SaveSession(id));
         self.publish("session-opened", format!("session {id}"), text);
+        // It was promised before its end was decided.
+        for end in ends {
+            self.continue_stop(end);
+        }
     }
 
     /// Either end tells that a session ended; the second report of one finds nothing.
@@ -95,48 +101,28 @@ impl Core {
     pub(super) fn session_closed(&mut self, id: u64, status: Status) {
         let now = self.now;
         let Some(before) = self.sessions.close(id, now, status) else { return };
+        let was_asked_for = self.closings.remove(id);
         let Some(ends) = self.sessions.get(id).map(|session| [session.source, session.destination]) else {
             return;
         };
         for end in ends {
             self.inventory.change(end, |instance| {
                 instance.sessions.remove(&id);
+                instance.stopping.asked.remove(&id);
                 if instance.sessions.is_empty() {
                     instance.idle_since = now;
                 }
             });
         }
+        self.inventory.change(ends[1], |instance| instance.accepted = instance.accepted.saturating_sub(1));
         self.effect(Effect::SaveSession(id));
         if before == SessionState::Open {
-            self.publish("session-closed", format!("session {id}"), format!("status {status}"));
+            // Broken is what an end sees of a close that was asked for: no failure (C9).
+            let why = if was_asked_for { ", as it was asked to" } else { "" };
+            self.publish("session-closed", format!("session {id}"), format!("status {status}{why}"));
         }
         for end in ends {
-            self.sessions_of_stopping_closed(end);
+            self.continue_stop(end);
         }
-    }
-
-    /// Has a session's source close it.
-    pub(super) fn ask_to_close(&mut self, id: u64) {
-        let Some(session) = self.sessions.get(id) else { return };
-        if session.state != SessionState::Open {
-            self.session_closed(id, Status::CLOSED);
-            return;
-        }
-        let node = session.source_address;
-        let request = SourceServiceSessionCloseRequest {
-            message_id: ssmmp::MessageId::from(1),
-            source_service_name: session.edge.source.clone(),
-            source_service_instance_id: session.source,
-            source_service_instance_network_address: session.source_address,
-            source_plug_name: session.edge.plug.clone(),
-            source_plug_port: session.source_port,
-            dest_service_name: session.edge.destination.clone(),
-            dest_service_instance_network_address: session.destination_address,
-            dest_socket_name: session.edge.socket.clone(),
-            dest_socket_port: session.destination_port,
-            dest_socket_new_port: session.new_port,
-        };
-        let request = SourceServiceSessionCloseRequest { message_id: self.message_id(), ..request };
-        self.send_to(node, request, Some(Outstanding::CloseSession(id)));
     }
 }

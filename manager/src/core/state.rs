@@ -1,9 +1,10 @@
 //! What the Manager knows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ssmmp::{Address, InstanceId, Name, Port, SessionRequest};
 
+use super::policy::restarts::Failures;
 use crate::graph::{Graph, Service};
 
 /// Milliseconds since 1970.
@@ -24,18 +25,32 @@ pub struct App {
     pub applied: Millis,
     /// Stopped by people; nothing is started for it.
     pub stopped: bool,
-    /// Requests that wait for a start, by destination service.
-    pub(crate) waiting: BTreeMap<String, Vec<Waiting>>,
-    /// Failed starts in a row, by service.
-    pub(crate) failures: BTreeMap<String, Failures>,
+    /// What is kept of its services besides the graph.
+    pub(crate) services: BTreeMap<String, ServiceState>,
+    /// Instances may run of services that the graph has no more.
+    pub(crate) has_gone: bool,
 }
 
-/// Failed starts of a service.
+/// What is kept of a service of an application besides its graph.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Failures {
-    pub(crate) count: u32,
-    pub(crate) not_before: Millis,
-    pub(crate) problem: String,
+pub struct ServiceState {
+    /// Instances that people asked for; without it the load decides.
+    pub scaled: Option<u32>,
+    /// The node that holds its state, when its state is on a node.
+    pub home: Option<Address>,
+    /// Requests that wait for a start.
+    pub(crate) waiting: Vec<Waiting>,
+    pub(crate) failures: Failures,
+    /// Sessions given out, for a balance that goes round.
+    pub(crate) turn: u64,
+    /// Some of its instances may have to be replaced.
+    pub(crate) replacing: bool,
+    /// When the number of replicas changed.
+    pub(crate) changed: Millis,
+    /// When its replicas were last weighed.
+    pub(crate) weighed: Millis,
+    /// Since when one replica fewer would do.
+    pub(crate) underused: Option<Millis>,
 }
 
 /// A session request that waits for an instance to start.
@@ -43,15 +58,25 @@ pub(crate) struct Failures {
 pub struct Waiting {
     pub(crate) connection: Connection,
     pub(crate) request: SessionRequest,
+    pub(crate) since: Millis,
 }
 
 impl App {
     pub(crate) fn new(graph: Graph, text: String, applied: Millis) -> Self {
-        Self { graph, text, applied, stopped: false, waiting: BTreeMap::new(), failures: BTreeMap::new() }
+        Self { graph, text, applied, stopped: false, services: BTreeMap::new(), has_gone: true }
     }
 
     pub(crate) fn service(&self, name: &str) -> Option<&Service> {
         self.graph.services.get(name)
+    }
+
+    /// What is kept of a service besides the graph.
+    pub fn state(&self, service: &str) -> Option<&ServiceState> {
+        self.services.get(service)
+    }
+
+    pub(crate) fn state_mut(&mut self, service: &str) -> &mut ServiceState {
+        self.services.entry(service.to_owned()).or_default()
     }
 }
 
@@ -78,6 +103,8 @@ pub struct Node {
 pub struct Polls {
     /// Polls in a row without an answer.
     pub(crate) misses: u32,
+    /// The latest good answer (M3); 0 for none.
+    pub(crate) healthy: Millis,
     /// When the next one is due; an earlier plan's timer finds another time here.
     pub(crate) next: Millis,
 }
@@ -165,16 +192,54 @@ pub struct Instance {
     pub reason: Option<String>,
     /// Its last output, when it failed.
     pub output: Vec<String>,
-    /// Failed starts of its service before it.
+    /// Unplanned ends of its service before it.
     pub restarts: u32,
+    /// The entry of the agent's repository that it was executed from.
+    pub program: Name,
+    /// What it was executed with ([`crate::graph::Service::recipe`]); empty when that is not known.
+    pub recipe: String,
+    /// It is to be moved to another node.
+    pub leaving: Option<Leaving>,
+    /// The instance that ends when this one runs.
+    pub replaces: Option<InstanceId>,
+    /// It answered 199.
+    pub overloaded: bool,
+    /// Answers of 199 in a row.
+    pub(crate) overloads: u32,
     pub(crate) tried: BTreeSet<Address>,
     pub(crate) polls: Polls,
-    /// It was asked to end already.
-    pub(crate) asked_to_end: bool,
-    pub(crate) overloaded: bool,
+    pub(crate) stopping: Stopping,
     pub(crate) idle_since: Millis,
     /// Open and pending sessions.
     pub(crate) sessions: BTreeSet<u64>,
+    /// Those of them to its sockets.
+    pub(crate) accepted: u32,
+}
+
+/// Where an instance is to be moved, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaving {
+    /// The node.
+    pub to: Address,
+    /// A sentence.
+    pub why: String,
+}
+
+/// How far the shutdown of an instance is.
+#[derive(Debug, Clone, Default)]
+pub struct Stopping {
+    /// Its sockets' sessions are gone: those of its plugs are next.
+    pub(crate) plugs: bool,
+    /// Sessions still to be asked to close.
+    pub(crate) queue: VecDeque<u64>,
+    /// Sessions asked to close.
+    pub(crate) asked: BTreeSet<u64>,
+    /// It was asked to end.
+    pub(crate) asked_to_end: bool,
+    /// It did not do as it was asked, or does not answer: it is ended by force.
+    pub(crate) by_force: bool,
+    /// Its shutdown was not planned: it counts against the budget of restarts.
+    pub(crate) failed: bool,
 }
 
 impl Instance {
@@ -193,6 +258,7 @@ impl Instance {
         Self {
             id,
             app,
+            program: service.clone(),
             service,
             address,
             node,
@@ -203,12 +269,17 @@ impl Instance {
             reason: None,
             output: Vec::new(),
             restarts: 0,
+            recipe: String::new(),
+            leaving: None,
+            replaces: None,
+            overloaded: false,
+            overloads: 0,
             tried: BTreeSet::new(),
             polls: Polls::default(),
-            asked_to_end: false,
-            overloaded: false,
+            stopping: Stopping::default(),
             idle_since: created,
             sessions: BTreeSet::new(),
+            accepted: 0,
         }
     }
 

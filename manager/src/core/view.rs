@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use patchbay_api as api;
 use ssmmp::{InstanceId, Name};
 
-use super::{App, Core, Instance, Node, Session, SessionState};
+use super::{App, Core, Instance, InstanceState, Node, Session, SessionState};
 use crate::graph::Kind;
 use crate::graph::policy::Policy;
 
@@ -89,26 +89,33 @@ impl Core {
             .iter()
             .map(|(service, vertex)| {
                 let running = self.inventory.of_service(name, service).map_or(0, |of| of.running.len());
-                let problem = app.failures.get(service).map(|f| f.problem.clone()).filter(|p| !p.is_empty());
+                let state = app.state(service);
+                let problem = state.map(|s| s.failures.problem.clone()).filter(|p| !p.is_empty());
+                let unable = || {
+                    let nobody = self.inventory.able(&vertex.program).next().is_none();
+                    let text = format!("no node has `{}` in its repository", vertex.program);
+                    (nobody && self.inventory.connected() > 0).then_some(text)
+                };
                 api::Service {
                     name: service.clone(),
                     kind: vertex.kind.as_str().into(),
                     running,
-                    replicas: (vertex.least, vertex.most),
-                    problem,
+                    replicas: (vertex.fewest(), vertex.most.max(vertex.fewest())),
+                    program: vertex.program.clone(),
+                    scaled: state.and_then(|state| state.scaled),
+                    problem: problem.or_else(unable),
                 }
             })
             .collect();
-        let missing = |service: &&api::Service| {
-            let least =
-                if service.kind == "gateway" { service.replicas.0.max(1) } else { service.replicas.0 };
-            service.running < least as usize
-        };
-        let state = match (app.stopped, services.iter().find(missing)) {
-            (true, _) => "stopped",
-            (_, None) => "running",
-            (_, Some(service)) if service.problem.is_some() => "degraded",
-            _ => "starting",
+        let is_missing = |service: &api::Service| service.running < service.replicas.0 as usize;
+        let state = if app.stopped {
+            "stopped"
+        } else if services.iter().any(|service| service.problem.is_some()) {
+            "degraded"
+        } else if services.iter().any(is_missing) {
+            "starting"
+        } else {
+            "running"
         };
         api::App { name: name.into(), state: state.into(), services, applied_ms: app.applied }
     }
@@ -123,6 +130,8 @@ impl Core {
             name: node.name.clone(),
             address: node.address.to_string(),
             state: if node.connection.is_some() { "up" } else { "lost" }.into(),
+            draining: self.drained.contains(&node.address),
+            healthy_ms: node.polls.healthy,
             services: node.repository.iter().map(ToString::to_string).collect(),
             instances: self.inventory.on_node(node.address).map_or(0, |on_node| on_node.running),
             redirection: node.redirection.clone(),
@@ -136,7 +145,7 @@ impl Core {
             .instances()
             .filter(|i| app.is_none_or(|app| app == i.app.as_str()))
             .filter(|i| ended || i.state.is_alive() || self.is_latest_failure(i))
-            .map(view_instance)
+            .map(|instance| self.view_instance(instance))
             .collect()
     }
 
@@ -145,7 +154,7 @@ impl Core {
         let (app, service) = (instance.app.as_str(), instance.service.as_str());
         self.inventory.of_service(app, service).is_some_and(|of| of.newest == instance.id)
             && self.apps.get(app).is_some_and(|app| {
-                !app.stopped && app.failures.get(service).is_some_and(|f| !f.problem.is_empty())
+                !app.stopped && app.state(service).is_some_and(|state| !state.failures.problem.is_empty())
             })
     }
 
@@ -201,33 +210,24 @@ impl Core {
         }
     }
 
-    /// How many instances and open sessions an application or one instance has.
-    pub fn stop_counts(&self, app: Option<&str>, instance: Option<u64>) -> api::Stopped {
-        let wanted: Vec<&Instance> = self
-            .inventory
-            .instances()
-            .filter(|i| i.state.is_alive())
-            .filter(|i| app.is_none_or(|app| app == i.app.as_str()) && instance.is_none_or(|id| id == i.id.0))
-            .collect();
-        let sessions: std::collections::BTreeSet<u64> =
-            wanted.iter().flat_map(|i| i.sessions.iter().copied()).collect();
-        api::Stopped { instances: wanted.len(), sessions: sessions.len() }
-    }
-}
-
-fn view_instance(instance: &Instance) -> api::Instance {
-    api::Instance {
-        id: instance.id.0,
-        app: instance.app.to_string(),
-        service: instance.service.to_string(),
-        node: instance.node.clone(),
-        state: instance.state.as_str().into(),
-        sockets: instance.sockets.iter().map(|(name, port)| (name.to_string(), port.0)).collect(),
-        sessions: instance.sessions.len(),
-        restarts: instance.restarts,
-        created_ms: instance.created,
-        ended_ms: instance.ended,
-        reason: instance.reason.clone(),
-        output: instance.output.clone(),
+    fn view_instance(&self, instance: &Instance) -> api::Instance {
+        api::Instance {
+            id: instance.id.0,
+            app: instance.app.to_string(),
+            service: instance.service.to_string(),
+            node: instance.node.clone(),
+            program: instance.program.to_string(),
+            leaving: if instance.state == InstanceState::Running { self.unwanted(instance) } else { None },
+            overloaded: instance.overloaded,
+            healthy_ms: instance.polls.healthy,
+            state: instance.state.as_str().into(),
+            sockets: instance.sockets.iter().map(|(name, port)| (name.to_string(), port.0)).collect(),
+            sessions: instance.sessions.len(),
+            restarts: instance.restarts,
+            created_ms: instance.created,
+            ended_ms: instance.ended,
+            reason: instance.reason.clone(),
+            output: instance.output.clone(),
+        }
     }
 }

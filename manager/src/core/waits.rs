@@ -15,11 +15,14 @@ pub(crate) enum Timer {
     PollNode(Address),
     PollInstance(InstanceId),
     Start(InstanceId),
-    Restart(String, String),
+    Settle(String, String),
+    Waiting(String, String),
+    Close(u64),
     NodeGrace(Address),
-    CloseSessions(InstanceId),
+    Drain(InstanceId),
     Graceful(InstanceId),
-    Hard(InstanceId),
+    Force(InstanceId),
+    Hard(InstanceId, u32),
     Refresh(u64),
 }
 

@@ -30,7 +30,7 @@ FROM sessions s LEFT JOIN instances a ON a.id = s.source_instance
     LEFT JOIN instances b ON b.id = s.destination_instance";
 
 const INSTANCE: &str = "
-SELECT id, app, service, node, state, sockets, created_ms, ended_ms, reason, output FROM instances";
+SELECT id, app, service, node, state, sockets, created_ms, ended_ms, reason, output, program FROM instances";
 
 /// A database's history.
 #[derive(Debug, Clone)]
@@ -232,6 +232,10 @@ fn instance(row: &Row<'_>) -> rusqlite::Result<Instance> {
         node: row.get(3)?,
         state: row.get(4)?,
         sockets: serde_json::from_str(&row.get::<_, String>(5)?).unwrap_or_default(),
+        program: row.get(10)?,
+        leaving: None,
+        overloaded: false,
+        healthy_ms: 0,
         sessions: 0,
         restarts: 0,
         created_ms: row.get(6)?,

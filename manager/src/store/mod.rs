@@ -30,7 +30,7 @@ use patchbay_api::Event;
 pub use prune::{Kept, Pruned};
 use rusqlite::{Connection, Row, params};
 
-use crate::core::{Core, Effect};
+use crate::core::{Core, Effect, Saved};
 
 /// Prepared statements kept.
 const STATEMENTS: usize = 64;
@@ -118,13 +118,15 @@ impl Store {
                 .query_row(&format!("SELECT max(id) FROM {table}"), [], |row| row.get::<_, Option<u64>>(0))
         };
         let (last_instance, last_session) = (last("instances")?.unwrap_or(0), last("sessions")?.unwrap_or(0));
-        core.restore(
-            restore::apps(&self.connection)?,
-            restore::instances(&self.connection)?,
-            restore::sessions(&self.connection)?,
+        core.restore(Saved {
+            apps: restore::apps(&self.connection)?,
+            services: restore::services(&self.connection)?,
+            drained: restore::drained(&self.connection)?,
+            instances: restore::instances(&self.connection)?,
+            sessions: restore::sessions(&self.connection)?,
             last_instance,
             last_session,
-        );
+        });
         Ok(())
     }
 
@@ -138,7 +140,7 @@ impl Store {
             return Ok(());
         }
         let must_last =
-            effects.iter().any(|effect| matches!(effect, Effect::SaveApp(_) | Effect::SaveInstance(_)));
+            effects.iter().any(|effect| effect.is_row() && !matches!(effect, Effect::SaveSession(_)));
         self.force(must_last || self.fsync == Fsync::All)?;
         let transaction = self.connection.transaction()?;
         let mut sequence = self.sequence;
@@ -152,7 +154,9 @@ impl Store {
                     event.sequence = sequence;
                     rows::save_event(&transaction, event)?;
                 }
-                Effect::Send(..) | Effect::Close(_) | Effect::Refreshed(_) => {}
+                Effect::SaveService(app, service) => rows::save_service(&transaction, core, app, service)?,
+                Effect::SaveNode(address) => rows::save_node(&transaction, core, *address)?,
+                Effect::Send(..) | Effect::Close(_) | Effect::Refreshed(_) | Effect::Answer(..) => {}
             }
         }
         transaction.commit()?;
@@ -207,8 +211,5 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
 }
 
 fn is_row(effect: &Effect) -> bool {
-    matches!(
-        effect,
-        Effect::SaveApp(_) | Effect::SaveInstance(_) | Effect::SaveSession(_) | Effect::Publish(_)
-    )
+    effect.is_row() || matches!(effect, Effect::Publish(_))
 }

@@ -7,13 +7,19 @@ use rusqlite::{Connection, Row};
 use ssmmp::{Address, InstanceId, MessageId, Name, Port};
 
 use super::StoreError;
-use crate::core::{Edge, Instance, InstanceState, Millis, Session, SessionState};
+use crate::core::{Edge, Instance, InstanceState, Leaving, Millis, ServiceState, Session, SessionState};
 use crate::graph::Graph;
 
 const APPS: &str = "SELECT graph, applied_ms FROM apps WHERE stopped = 0";
 
 const INSTANCES: &str = "
-SELECT id, app, service, node, address, sockets, state, created_ms FROM instances WHERE ended_ms IS NULL";
+SELECT id, app, service, node, address, sockets, state, created_ms, program, recipe, leaving_to, leaving_why,
+    replaces, reason
+FROM instances WHERE ended_ms IS NULL";
+
+const SERVICES: &str = "SELECT app, service, scaled, home FROM services";
+
+const DRAINED: &str = "SELECT address FROM drained_nodes";
 
 const SESSIONS: &str = "
 SELECT id, app, message_id, source_instance, source_service, plug, source_address, source_port,
@@ -53,7 +59,7 @@ pub fn instances(connection: &Connection) -> Result<Vec<Instance>, StoreError> {
             .map(|(name, port)| Ok((Name::new(&name)?, Port(port))))
             .collect::<Result<_, String>>()
             .map_err(|problem| bad("instances", problem))?;
-        instances.push(Instance::restored(
+        let mut instance = Instance::restored(
             InstanceId(row.get(0)?),
             name(row, 1, "instances")?,
             name(row, 2, "instances")?,
@@ -62,9 +68,48 @@ pub fn instances(connection: &Connection) -> Result<Vec<Instance>, StoreError> {
             sockets,
             InstanceState::from_word(&state),
             row.get(7)?,
-        ));
+        );
+        // A row of an earlier schema has no program: then it is the service's own.
+        if !row.get_ref(8)?.as_str().unwrap_or_default().is_empty() {
+            instance.program = name(row, 8, "instances")?;
+        }
+        instance.recipe = row.get(9)?;
+        if row.get_ref(10)?.as_str().is_ok() {
+            let why = row.get::<_, Option<String>>(11)?.unwrap_or_default();
+            instance.leaving = Some(Leaving { to: address(row, 10, "instances")?, why });
+        }
+        instance.replaces = row.get::<_, Option<u64>>(12)?.map(InstanceId);
+        instance.reason = row.get(13)?;
+        instances.push(instance);
     }
     Ok(instances)
+}
+
+/// What is kept of services besides their graphs: application, service, state.
+pub fn services(connection: &Connection) -> Result<Vec<(String, String, ServiceState)>, StoreError> {
+    let mut statement = connection.prepare(SERVICES)?;
+    let mut rows = statement.query([])?;
+    let mut services = Vec::new();
+    while let Some(row) = rows.next()? {
+        let home = match row.get_ref(3)?.as_str() {
+            Ok(_) => Some(address(row, 3, "services")?),
+            Err(_) => None,
+        };
+        let state = ServiceState { scaled: row.get(2)?, home, ..ServiceState::default() };
+        services.push((row.get(0)?, row.get(1)?, state));
+    }
+    Ok(services)
+}
+
+/// Nodes where nothing is executed.
+pub fn drained(connection: &Connection) -> Result<Vec<Address>, StoreError> {
+    let mut statement = connection.prepare(DRAINED)?;
+    let mut rows = statement.query([])?;
+    let mut drained = Vec::new();
+    while let Some(row) = rows.next()? {
+        drained.push(address(row, 0, "drained_nodes")?);
+    }
+    Ok(drained)
 }
 
 /// Sessions that had not ended, acknowledged or not.

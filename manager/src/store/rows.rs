@@ -2,7 +2,7 @@
 
 use patchbay_api::Event;
 use rusqlite::{Connection, params};
-use ssmmp::InstanceId;
+use ssmmp::{Address, InstanceId};
 
 use super::StoreError;
 use crate::core::Core;
@@ -12,9 +12,15 @@ INSERT INTO apps (name, graph, applied_ms, stopped) VALUES (?1, ?2, ?3, ?4)
 ON CONFLICT (name) DO UPDATE SET graph = ?2, applied_ms = ?3, stopped = ?4";
 
 const SAVE_INSTANCE: &str = "
-INSERT INTO instances (id, app, service, node, address, sockets, state, created_ms, ended_ms, reason, output)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
-ON CONFLICT (id) DO UPDATE SET state = ?7, ended_ms = ?9, reason = ?10, output = ?11";
+INSERT INTO instances (id, app, service, node, address, sockets, state, created_ms, ended_ms, reason, output,
+    program, recipe, leaving_to, leaving_why, replaces)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+ON CONFLICT (id) DO UPDATE SET state = ?7, ended_ms = ?9, reason = ?10, output = ?11, leaving_to = ?14,
+    leaving_why = ?15";
+
+const SAVE_SERVICE: &str = "
+INSERT INTO services (app, service, scaled, home) VALUES (?1, ?2, ?3, ?4)
+ON CONFLICT (app, service) DO UPDATE SET scaled = ?3, home = ?4";
 
 const SAVE_INSTANCE_CHANGE: &str = "
 INSERT INTO instance_changes (instance, at_ms, state, reason) SELECT ?1, ?2, ?3, ?4
@@ -58,6 +64,11 @@ pub fn save_instance(connection: &Connection, core: &Core, id: InstanceId) -> Re
         instance.ended,
         instance.reason,
         instance.output.join("\n"),
+        instance.program.as_str(),
+        instance.recipe,
+        instance.leaving.as_ref().map(|leaving| leaving.to.to_string()),
+        instance.leaving.as_ref().map(|leaving| leaving.why.as_str()),
+        instance.replaces.map(|id| id.0),
     ])?;
     connection.prepare_cached(SAVE_INSTANCE_CHANGE)?.execute(params![
         instance.id.0,
@@ -65,6 +76,31 @@ pub fn save_instance(connection: &Connection, core: &Core, id: InstanceId) -> Re
         instance.state.as_str(),
         instance.reason,
     ])?;
+    Ok(())
+}
+
+pub fn save_service(
+    connection: &Connection,
+    core: &Core,
+    app: &str,
+    service: &str,
+) -> Result<(), StoreError> {
+    let state = core.app(app).and_then(|app| app.state(service));
+    connection.prepare_cached(SAVE_SERVICE)?.execute(params![
+        app,
+        service,
+        state.and_then(|state| state.scaled),
+        state.and_then(|state| state.home).map(|home| home.to_string()),
+    ])?;
+    Ok(())
+}
+
+pub fn save_node(connection: &Connection, core: &Core, address: Address) -> Result<(), StoreError> {
+    let statement = match core.is_drained(address) {
+        true => "INSERT OR IGNORE INTO drained_nodes (address) VALUES (?1)",
+        false => "DELETE FROM drained_nodes WHERE address = ?1",
+    };
+    connection.prepare_cached(statement)?.execute([address.to_string()])?;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use super::StoreError;
 const LIST: &[M<'static>] = &[
     M::up(include_str!("migrations/001-first.sql")),
     M::up(include_str!("migrations/002-history.sql")),
+    M::up(include_str!("migrations/003-reconfiguration.sql")),
     M::up(include_str!("migrations/004-readable.sql")),
 ];
 /// `PRAGMA user_version` counts those that were run.

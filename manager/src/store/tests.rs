@@ -65,7 +65,8 @@ fn a_database_of_the_first_schema_is_migrated_with_its_rows() {
     place.sql(include_str!("migrations/001-first.sql"));
     place.sql(
         "PRAGMA user_version = 1;
-         INSERT INTO instances VALUES (7, 'a', 's', 'n', '10.0.0.1', '[[\"api\",54000]]', 'running', 5, NULL, NULL, '');
+         INSERT INTO instances (id, app, service, node, address, sockets, state, created_ms, ended_ms,
+             reason, output) VALUES (7, 'a', 's', 'n', '10.0.0.1', '[[\"api\",54000]]', 'running', 5, NULL, NULL, '');
          INSERT INTO sessions VALUES (9, 'a', '1', 7, 's', 'p', '10.0.0.1', 40000, 8, 'd', 'api', '10.0.0.2', 54001,
              54001, 6, NULL, NULL, 'kernel', NULL, 1, 2, 3, 4);",
     );

@@ -35,7 +35,7 @@ impl Failures {
     /// until an instance has run for the whole window.
     pub fn count(&mut self, now: Millis, ran: Option<Millis>, reason: &str, budget: Restarts) -> bool {
         if ran.is_some_and(|ran| ran >= budget.within) {
-            *self = Self::default();
+            *self = Self { not_before: self.not_before, ..Self::default() };
         }
         if !self.is_failing {
             self.ends.retain(|at| now.saturating_sub(*at) < budget.within);
@@ -50,10 +50,15 @@ impl Failures {
         let doublings = count.saturating_sub(1 + u32::from(ran.is_some())).min(16);
         let longest = if exceeds { LONGEST_FAILING_PAUSE } else { LONGEST_PAUSE };
         let pause = if ran.is_some() && count == 1 { 0 } else { (FIRST_PAUSE << doublings).min(longest) };
-        self.not_before = now + pause;
+        self.not_before = self.not_before.max(now + pause);
         let newly = exceeds && !self.is_failing;
         self.is_failing = exceeds;
         newly
+    }
+
+    /// An instance said that it ends: its process and its ports may still be there for a moment.
+    pub fn wait_for_exit(&mut self, now: Millis) {
+        self.not_before = self.not_before.max(now + FIRST_PAUSE);
     }
 
     /// An instance runs.

@@ -1,0 +1,168 @@
+//! Sessions are closed on request (section 4, 11; C4, C9): asked for at the source, or at the destination
+//! when the source's side is gone; every request has a deadline, and there are few tries.
+
+use std::collections::HashMap;
+
+use ssmmp::{
+    DestServiceSessionCloseRequest, Envelope, Hop, InstanceId, Message, Name,
+    SourceServiceSessionCloseRequest, Status,
+};
+
+use super::{Core, Millis, Outstanding, Session, SessionState, Timer};
+
+/// Requests for the end of one session, at one end or the other, before it counts as broken.
+const TRIES: u32 = 3;
+/// How much longer than the instance may take its agent's answer is waited for, milliseconds.
+const SLACK: Millis = 2_000;
+
+/// The end of a session that is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Source,
+    Destination,
+}
+
+/// Sessions that somebody was asked to close.
+#[derive(Debug, Default)]
+pub(crate) struct Closings(HashMap<u64, Closing>);
+
+#[derive(Debug)]
+struct Closing {
+    tries: u32,
+    /// This one is not asked: it does not answer.
+    avoid: Option<InstanceId>,
+    latest: Option<Side>,
+}
+
+impl Closings {
+    /// Whether a session was asked to close.
+    pub(crate) fn contains(&self, session: u64) -> bool {
+        self.0.contains_key(&session)
+    }
+
+    /// A session is over. Whether that was asked for.
+    pub(crate) fn remove(&mut self, session: u64) -> bool {
+        self.0.remove(&session).is_some()
+    }
+}
+
+impl Core {
+    /// Has an open session closed; one of its ends may be left out. Asking again changes nothing.
+    pub(super) fn ask_to_close(&mut self, id: u64, avoid: Option<InstanceId>) {
+        let is_open = self.sessions.get(id).is_some_and(|session| session.state == SessionState::Open);
+        if is_open && !self.closings.contains(id) {
+            self.closings.0.insert(id, Closing { tries: 0, avoid, latest: None });
+            self.ask_an_end(id);
+        }
+    }
+
+    /// Asks the end that can be reached; after a try without an answer the other one.
+    fn ask_an_end(&mut self, id: u64) {
+        let (Some(closing), Some(session)) = (self.closings.0.get(&id), self.sessions.get(id)) else {
+            return;
+        };
+        if closing.tries >= TRIES {
+            self.publish(
+                "session-forced",
+                format!("session {id}"),
+                "no end of it answers; it counts as broken".into(),
+            );
+            self.session_closed(id, Status::BROKEN);
+            return;
+        }
+        let mut sides = [Side::Source, Side::Destination];
+        if closing.latest == Some(Side::Source) || closing.avoid == Some(session.source) {
+            sides.reverse();
+        }
+        let reachable = sides.into_iter().filter(|side| self.is_reachable(session, *side));
+        let other_than_avoided =
+            |side: &Side| closing.avoid.is_none_or(|avoid| end(session, *side).0 != avoid);
+        let side = reachable.clone().find(other_than_avoided).or_else(|| reachable.clone().next());
+        let asked = end(session, side.unwrap_or(Side::Source)).1.clone();
+        let within = self.policy(session.edge.app.as_str(), asked.as_str()).close_within;
+        if let Some(side) = side {
+            self.send_close(id, side, within);
+        }
+        // With both agents away nobody is asked: what their return or the end of their grace says counts.
+        if let Some(closing) = self.closings.0.get_mut(&id).filter(|_| side.is_some()) {
+            closing.tries += 1;
+            closing.latest = side;
+        }
+        self.at(self.now + within + SLACK, Timer::Close(id));
+    }
+
+    fn is_reachable(&self, session: &Session, side: Side) -> bool {
+        let instance = self.inventory.instance(end(session, side).0).filter(|i| i.state.is_alive());
+        let node = instance.and_then(|instance| self.inventory.node(instance.address));
+        node.is_some_and(|node| node.connection.is_some())
+    }
+
+    fn send_close(&mut self, id: u64, side: Side, within: Millis) {
+        let message_id = self.message_id();
+        let Some(session) = self.sessions.get(id) else { return };
+        let edge = &session.edge;
+        let (node, message): (_, Message) = match side {
+            Side::Source => (
+                session.source_address,
+                SourceServiceSessionCloseRequest {
+                    message_id,
+                    source_service_name: edge.source.clone(),
+                    source_service_instance_id: session.source,
+                    source_service_instance_network_address: session.source_address,
+                    source_plug_name: edge.plug.clone(),
+                    source_plug_port: session.source_port,
+                    dest_service_name: edge.destination.clone(),
+                    dest_service_instance_network_address: session.destination_address,
+                    dest_socket_name: edge.socket.clone(),
+                    dest_socket_port: session.destination_port,
+                    dest_socket_new_port: session.new_port,
+                }
+                .into(),
+            ),
+            Side::Destination => (
+                session.destination_address,
+                DestServiceSessionCloseRequest {
+                    message_id,
+                    dest_service_name: edge.destination.clone(),
+                    dest_service_instance_id: session.destination,
+                    dest_service_instance_network_address: session.destination_address,
+                    source_service_instance_network_address: session.source_address,
+                    source_plug_name: edge.plug.clone(),
+                    source_plug_port: session.source_port,
+                    dest_socket_name: edge.socket.clone(),
+                    dest_socket_port: session.destination_port,
+                    dest_socket_new_port: session.new_port,
+                }
+                .into(),
+            ),
+        };
+        let envelope = Envelope::new(message, Hop::ManagerToAgent).with("x_within", &within.to_string());
+        self.send_with(node, envelope, Some(Outstanding::CloseSession(id)));
+    }
+
+    /// An end has answered a close request, or its agent for it.
+    pub(super) fn close_answered(&mut self, id: u64, status: Status, forced: Option<&str>) {
+        if let Some(why) = forced {
+            self.publish("session-forced", format!("session {id}"), why.to_owned());
+        }
+        // Whoever knows no such session has none open.
+        if status.is_success() || status == Status::NOT_FOUND {
+            let status = if forced.is_some() { Status::BROKEN } else { Status::CLOSED };
+            self.session_closed(id, status);
+        }
+    }
+
+    /// Nobody has answered a close request in time.
+    pub(super) fn close_overdue(&mut self, id: u64) {
+        if self.closings.contains(id) {
+            self.ask_an_end(id);
+        }
+    }
+}
+
+fn end(session: &Session, side: Side) -> (InstanceId, &Name) {
+    match side {
+        Side::Source => (session.source, &session.edge.source),
+        Side::Destination => (session.destination, &session.edge.destination),
+    }
+}

@@ -1,0 +1,135 @@
+//! Instances are replaced (section 4, 18; L3): one is moved, its node is drained, or the graph has
+//! changed what it was executed with. The new one runs first; then the old one's sessions are closed, a
+//! few at a time, and come back at the new one; then the old one ends. One at a time for each service.
+
+use ssmmp::InstanceId;
+
+use super::execution::Start;
+use super::{Core, Effect, Instance, InstanceState};
+use crate::graph::State;
+
+impl Core {
+    /// Why an instance is to be replaced; `None` when it is as it should be.
+    pub(super) fn unwanted(&self, instance: &Instance) -> Option<String> {
+        let service = self.apps.get(instance.app.as_str())?.service(instance.service.as_str())?;
+        if let Some(leaving) = &instance.leaving {
+            return Some(leaving.why.clone());
+        }
+        if self.drained.contains(&instance.address) && service.state == State::Shared {
+            return Some(format!("node {} is drained", instance.node));
+        }
+        if !instance.recipe.is_empty() && instance.recipe != service.recipe() {
+            let program = &instance.program;
+            return Some(match program.as_str() == service.program {
+                true => "the graph has changed since it was executed".into(),
+                false => format!("it was executed from `{program}`, the graph says `{}`", service.program),
+            });
+        }
+        None
+    }
+
+    /// Whether some instance of a service may have to be replaced.
+    pub(super) fn replaces_some(&self, app: &str, service: &str) -> bool {
+        self.apps.get(app).and_then(|app| app.state(service)).is_some_and(|state| state.replacing)
+    }
+
+    /// Has a service looked through for instances to replace.
+    pub(super) fn look_through(&mut self, app: &str, service: &str) {
+        if let Some(app) = self.apps.get_mut(app) {
+            app.state_mut(service).replacing = true;
+        }
+    }
+
+    /// All services with an instance on a node.
+    pub(super) fn look_through_node(&mut self, address: ssmmp::Address) {
+        let on_node = self.inventory.on_node(address).map(|node| node.alive.clone()).unwrap_or_default();
+        for id in on_node {
+            let Some(instance) = self.inventory.instance(id) else { continue };
+            let (app, service) = (instance.app.clone(), instance.service.clone());
+            self.look_through(app.as_str(), service.as_str());
+        }
+    }
+
+    pub(super) fn replace_unwanted(&mut self, app: &str, service: &str) {
+        if !self.replaces_some(app, service) {
+            return;
+        }
+        let alive: Vec<&Instance> = self
+            .inventory
+            .of_service(app, service)
+            .into_iter()
+            .flat_map(|of_service| &of_service.alive)
+            .filter_map(|id| self.inventory.instance(*id))
+            .collect();
+        let unwanted: Vec<(InstanceId, String)> = alive
+            .iter()
+            .filter(|instance| instance.state == InstanceState::Running)
+            .filter_map(|instance| Some((instance.id, self.unwanted(instance)?)))
+            .collect();
+        let busy = alive.iter().any(|instance| instance.state != InstanceState::Running);
+        let replaced: Vec<InstanceId> =
+            alive.iter().filter(|i| i.state == InstanceState::Running).filter_map(|i| i.replaces).collect();
+        if unwanted.is_empty() && !busy {
+            if let Some(app) = self.apps.get_mut(app) {
+                app.state_mut(service).replacing = false;
+            }
+            self.stop_gone(app);
+            return;
+        }
+        let ready = unwanted.iter().find(|(id, _)| replaced.contains(id));
+        if let Some((id, why)) = ready {
+            self.stop_instance(*id, why);
+        } else if let Some((id, why)) = unwanted.first().filter(|_| !busy) {
+            self.replace(*id, why);
+        }
+    }
+
+    fn replace(&mut self, id: InstanceId, why: &str) {
+        let Some(old) = self.inventory.instance(id) else { return };
+        let (app, service, address) = (old.app.to_string(), old.service.to_string(), old.address);
+        let only = old.leaving.as_ref().map(|leaving| leaving.to);
+        let Some(vertex) = self.apps.get(&app).and_then(|app| app.service(&service)).cloned() else { return };
+        let pausing = self.apps.get(&app).and_then(|app| app.state(&service));
+        if let Some(at) = pausing.map(|state| state.failures.not_before).filter(|at| *at > self.now) {
+            self.at(at, super::Timer::Settle(app, service));
+            return;
+        }
+        if vertex.state == State::Node {
+            // Two would share the state: the old one ends first, and those who ask wait for the new one.
+            self.stop_instance(id, &format!("{why}; its state is on its node, so it ends first"));
+            return;
+        }
+        let start = Start { near: Some(address), only, replaces: Some(id), ..Start::default() };
+        if self.start(&app, &service, start) {
+            self.publish("instance-leaving", format!("instance {id} ({service})"), why.to_owned());
+            return;
+        }
+        if only.is_some() {
+            self.give_up_move(id, "the node can't take it any more");
+            return;
+        }
+        let has_fixed_port = vertex.sockets.values().any(|socket| socket.port.is_some());
+        let can_stay = !self.drained.contains(&address)
+            && self.inventory.able(&vertex.program).any(|node| node.address == address);
+        if has_fixed_port && can_stay {
+            // Its port is taken by itself, and no other node can take it.
+            self.stop_instance(id, &format!("{why}; no other node has its port free, so it ends first"));
+        }
+    }
+
+    /// A move can't be carried out: the instance stays.
+    pub(super) fn give_up_move(&mut self, id: InstanceId, why: &str) {
+        let service = self.inventory.change(id, |instance| {
+            instance.leaving = None;
+            instance.service.clone()
+        });
+        if let Some(service) = service {
+            self.effect(Effect::SaveInstance(id));
+            self.publish(
+                "instance-stays",
+                format!("instance {id} ({service})"),
+                format!("it is not moved: {why}"),
+            );
+        }
+    }
+}

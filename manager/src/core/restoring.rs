@@ -1,0 +1,69 @@
+//! What an earlier run had on disk is taken back.
+
+use ssmmp::Address;
+
+use super::{App, Core, Instance, InstanceState, Millis, ServiceState, Session, SessionState};
+use crate::graph::Graph;
+
+/// What was on disk.
+#[derive(Debug, Default)]
+pub struct Saved {
+    /// Applications that were not stopped: graph, text, when applied.
+    pub apps: Vec<(Graph, String, Millis)>,
+    /// What is kept of their services: application, service, state.
+    pub services: Vec<(String, String, ServiceState)>,
+    /// Nodes where nothing is executed.
+    pub drained: Vec<Address>,
+    /// Instances that had not ended.
+    pub instances: Vec<Instance>,
+    /// Sessions that had not ended, acknowledged or not.
+    pub sessions: Vec<Session>,
+    /// The largest id ever given to an instance.
+    pub last_instance: u64,
+    /// The largest id ever given to a session.
+    pub last_session: u64,
+}
+
+impl Core {
+    /// Takes back what an earlier run had on disk: instances wait for their agents to return; moves,
+    /// drains and shutdowns that had begun go on then.
+    pub fn restore(&mut self, saved: Saved) {
+        self.next_instance = saved.last_instance + 1;
+        self.next_session = saved.last_session + 1;
+        for (graph, text, applied) in saved.apps {
+            let mut app = App::new(graph, text, applied);
+            let services: Vec<String> = app.graph.services.keys().cloned().collect();
+            for service in services {
+                app.state_mut(&service).replacing = true;
+            }
+            self.apps.insert(app.graph.app.clone(), app);
+        }
+        for (app, service, state) in saved.services {
+            if let Some(app) = self.apps.get_mut(&app) {
+                app.services.insert(service, ServiceState { replacing: true, ..state });
+            }
+        }
+        self.drained = saved.drained.into_iter().collect();
+        for mut instance in saved.instances {
+            instance.idle_since = self.now;
+            let (id, runs) = (instance.id, instance.state == InstanceState::Running);
+            self.expect_node(instance.address);
+            self.inventory.add(instance);
+            if runs {
+                self.plan_instance_polls(id);
+            }
+        }
+        for mut session in saved.sessions {
+            if session.state == SessionState::Pending {
+                // Its time begins again: while the Manager was away nobody could acknowledge.
+                session.opened = self.now;
+            }
+            self.add_session(session);
+        }
+    }
+
+    /// Whether nothing is executed on a node.
+    pub fn is_drained(&self, address: Address) -> bool {
+        self.drained.contains(&address)
+    }
+}

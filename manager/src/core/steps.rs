@@ -1,0 +1,67 @@
+//! What applying a graph would start, replace and stop.
+
+use ssmmp::InstanceId;
+
+use super::{Core, Instance, InstanceState};
+use crate::graph::{Graph, Service, State};
+
+impl Core {
+    /// What follows from a graph for instances and sessions, a sentence each.
+    pub fn steps(&self, graph: &Graph) -> Vec<String> {
+        let mut steps: Vec<String> =
+            graph.services.iter().flat_map(|(name, service)| self.steps_of(graph, name, service)).collect();
+        for (name, of_service) in self.inventory.of_app(&graph.app) {
+            if !graph.services.contains_key(name.as_str()) && !of_service.alive.is_empty() {
+                let sessions = self.sessions_of(&of_service.alive.iter().copied().collect::<Vec<_>>());
+                let count = of_service.alive.len();
+                steps.push(format!("{name}: {count} stop at the end, with {sessions} sessions"));
+            }
+        }
+        steps
+    }
+
+    fn steps_of(&self, graph: &Graph, name: &str, service: &Service) -> Vec<String> {
+        let mut steps = Vec::new();
+        let of_service = self.inventory.of_service(&graph.app, name);
+        let alive: Vec<&Instance> = of_service
+            .into_iter()
+            .flat_map(|of_service| &of_service.alive)
+            .filter_map(|id| self.inventory.instance(*id))
+            .filter(|instance| instance.state != InstanceState::Stopping)
+            .collect();
+        if self.inventory.connected() > 0 && self.inventory.able(&service.program).next().is_none() {
+            let program = &service.program;
+            steps.push(format!("{name}: waits for a node that has `{program}` in its repository"));
+        }
+        let missing = (service.fewest() as usize).saturating_sub(alive.len());
+        if missing > 0 {
+            steps.push(format!("{name}: {missing} start{}", if missing == 1 { "s" } else { "" }));
+        }
+        let outdated: Vec<InstanceId> = alive
+            .iter()
+            .filter(|instance| !instance.recipe.is_empty() && instance.recipe != service.recipe())
+            .map(|instance| instance.id)
+            .collect();
+        if !outdated.is_empty() {
+            let (count, sessions) = (outdated.len(), self.sessions_of(&outdated));
+            let how = match service.state {
+                State::Shared => "one at a time, the new one first",
+                State::Node => "the old one ends first, since its state is on its node",
+            };
+            let program = &service.program;
+            steps.push(format!(
+                "{name}: {count} replaced by `{program}`, {how}; {sessions} sessions close and come back"
+            ));
+        }
+        let surplus = alive.len().saturating_sub(service.most.max(service.fewest()) as usize);
+        if surplus > 0 {
+            steps.push(format!("{name}: {surplus} more than its replicas stop, one at a time"));
+        }
+        steps
+    }
+
+    fn sessions_of(&self, instances: &[InstanceId]) -> usize {
+        let instances = instances.iter().filter_map(|id| self.inventory.instance(*id));
+        instances.flat_map(|instance| &instance.sessions).collect::<std::collections::BTreeSet<_>>().len()
+    }
+}

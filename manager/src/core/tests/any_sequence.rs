@@ -1,0 +1,42 @@
+//! Whatever happens, ids and ports are unique and the indexes agree.
+
+use proptest::prelude::*;
+
+use super::*;
+
+proptest! {
+    #[test]
+    fn any_sequence_of_events_keeps_the_invariants(steps in prop::collection::vec((0u8..9, 1u64..6, 1u64..4), 1..80)) {
+        let mut cluster = Cluster::new();
+        for (step, a, b) in steps {
+            match step {
+                0 => cluster.register(b, &format!("10.0.0.{b}"), "gate, store"),
+                1 => cluster.apply(),
+                2 => cluster.handle(Event::Lost(Connection(b))),
+                3 => cluster.request(b, InstanceId(a), a * 100 + b, "store"),
+                4 if cluster.executions() > 0 => drop(cluster.execute("gate", if b == 1 { 500 } else { 200 })),
+                5 => cluster.handle(Event::Command(1, Command::StopInstance(InstanceId(a)))),
+                6 => cluster.pass(a * 3_000),
+                7 => cluster.message(b, &format!("type: service_instance_termination_info ~ message_id: 5 ~ service_name: gate ~ service_instance_id: {a}")),
+                _ => cluster.message(b, &format!("type: session_ack ~ message_id: {} ~ source_service_name: gate ~ source_service_instance_id: {a} ~ source_plug_port: 40000 ~ status: 200", a * 100 + b)),
+            }
+            cluster.core.inventory.assert_recount();
+            cluster.core.sessions.assert_recount();
+            let alive: Vec<_> = cluster.core.inventory.instances().filter(|i| i.state.is_alive()).collect();
+            let mut ports: Vec<(Address, u16)> = alive.iter().flat_map(|i| i.sockets.iter().map(|(_, p)| (i.address, p.0))).collect();
+            let all = ports.len();
+            ports.sort();
+            ports.dedup();
+            prop_assert_eq!(ports.len(), all, "a port is given twice");
+            for session in cluster.core.sessions.iter() {
+                prop_assert!(cluster.core.inventory.instance(session.source).is_some());
+                prop_assert!(cluster.core.inventory.instance(session.destination).is_some());
+            }
+        }
+        let mut answered: Vec<_> = cluster.sent.iter().filter(|(_, e)| matches!(e.message, Message::ExecutionRequest(_))).map(|(_, e)| e.message.message_id()).collect();
+        let all = answered.len();
+        answered.sort();
+        answered.dedup();
+        prop_assert_eq!(answered.len(), all, "a message id is used twice");
+    }
+}

@@ -1,0 +1,1 @@
+//! The Manager's duties towards those who fail.

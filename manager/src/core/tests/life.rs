@@ -1,0 +1,114 @@
+//! Instances and sessions come and go.
+
+use super::*;
+
+#[test]
+fn a_gateway_starts_with_its_application_and_everything_else_on_demand() {
+    let (mut cluster, gate) = Cluster::running();
+    assert_eq!(cluster.executions(), 1);
+    cluster.request(1, gate, 1000, "store");
+    cluster.request(1, gate, 1001, "store");
+    assert_eq!(cluster.executions(), 2, "one start serves both requests");
+    assert!(cluster.responses().is_empty());
+    let (store, _) = cluster.execute("store", 200);
+    assert_eq!(cluster.responses(), [200, 200]);
+    cluster.message(1, &format!("type: session_ack ~ message_id: 1000 ~ source_service_name: gate ~ source_service_instance_id: {gate} ~ source_plug_port: 40000 ~ dest_socket_new_port: 54000 ~ status: 200"));
+    let sessions = cluster.core.sessions(None, false);
+    assert_eq!(sessions.len(), 1);
+    assert_eq!((sessions[0].destination.instance, sessions[0].source.port), (store.0, 40000));
+}
+
+#[test]
+fn what_the_graph_does_not_connect_is_refused() {
+    let (mut cluster, gate) = Cluster::running();
+    cluster.request(1, gate, 1, "nothing");
+    cluster.register(2, "10.0.0.2", "store");
+    cluster.request(2, gate, 2, "store");
+    assert_eq!(cluster.responses(), [404, 403]);
+}
+
+#[test]
+fn a_failed_start_is_tried_elsewhere_and_then_refused() {
+    let (mut cluster, gate) = Cluster::running();
+    cluster.register(2, "10.0.0.2", "store");
+    cluster.request(1, gate, 1, "store");
+    cluster.execute("store", 500);
+    assert_eq!(cluster.executions(), 3, "the other node is tried");
+    cluster.execute("store", 404);
+    assert_eq!(cluster.responses(), [503]);
+}
+
+#[test]
+fn a_gateway_that_dies_is_started_again_with_growing_pauses() {
+    let (mut cluster, gate) = Cluster::running();
+    cluster.message(1, &format!("type: service_instance_termination_info ~ message_id: 5 ~ service_name: gate ~ service_instance_id: {gate} ~ x_reason: exit status 1 ~ x_output: a | last"));
+    let failed = cluster.core.instances(None, true);
+    assert_eq!((failed[0].reason.as_deref(), failed[0].output.len()), (Some("exit status 1"), 2));
+    assert_eq!(cluster.executions(), 2, "one that had run is replaced at once");
+    cluster.execute("gate", 500);
+    cluster.pass(1_900);
+    assert_eq!(cluster.executions(), 2, "then there is a pause");
+    cluster.pass(100);
+    assert_eq!(cluster.executions(), 3);
+    cluster.execute("gate", 500);
+    cluster.pass(3_900);
+    assert_eq!(cluster.executions(), 3, "and a longer one");
+    cluster.pass(100);
+    assert_eq!(cluster.executions(), 4);
+}
+
+#[test]
+fn the_second_report_of_a_closed_session_changes_nothing() {
+    let (mut cluster, gate) = Cluster::running();
+    cluster.request(1, gate, 1000, "store");
+    let (store, _) = cluster.execute("store", 200);
+    cluster.message(1, &format!("type: session_ack ~ message_id: 1000 ~ source_service_name: gate ~ source_service_instance_id: {gate} ~ source_plug_port: 40000 ~ status: 200"));
+    let source = format!(
+        "type: source_service_session_close_info ~ message_id: 7 ~ source_service_name: gate ~ source_service_instance_id: {gate} ~ source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: store ~ source_plug_port: 40000 ~ dest_service_name: store ~ dest_service_instance_id: {store} ~ dest_service_instance_network_address: 10.0.0.1 ~ dest_socket_name: api ~ dest_socket_port: 54000 ~ status: 111"
+    );
+    let dest = format!(
+        "type: dest_service_session_close_info ~ message_id: 8 ~ source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: - ~ source_plug_port: 40000 ~ dest_service_name: store ~ dest_service_instance_network_address: 10.0.0.1 ~ dest_service_instance_id: {store} ~ dest_socket_name: api ~ dest_socket_port: 54000 ~ status: 122"
+    );
+    cluster.message(1, &source);
+    cluster.message(1, &dest);
+    let sessions = cluster.core.sessions(None, true);
+    assert_eq!((sessions.len(), sessions[0].status), (1, Some(111)));
+    assert!(cluster.core.sessions(None, false).is_empty());
+}
+
+#[test]
+fn stopping_closes_sessions_first_then_asks_then_forces() {
+    let (mut cluster, gate) = Cluster::running();
+    cluster.request(1, gate, 1000, "store");
+    let (store, _) = cluster.execute("store", 200);
+    cluster.message(1, &format!("type: session_ack ~ message_id: 1000 ~ source_service_name: gate ~ source_service_instance_id: {gate} ~ source_plug_port: 40000 ~ status: 200"));
+    cluster.sent.clear();
+    cluster.handle(Event::Command(1, Command::StopInstance(store)));
+    let id = match &cluster.sent[..] {
+        [(_, envelope)] if matches!(envelope.message, Message::SourceServiceSessionCloseRequest(_)) => {
+            envelope.message.message_id()
+        }
+        other => panic!("only the session's source is asked: {other:?}"),
+    };
+    cluster
+        .message(1, &format!("type: source_service_session_close_response ~ message_id: {id} ~ status: 200"));
+    assert!(matches!(cluster.sent[1].1.message, Message::GracefulShutdownRequest(_)));
+    cluster.pass(11_000);
+    assert!(cluster.sent.iter().any(|(_, e)| matches!(e.message, Message::HardShutdownRequest(_))));
+    cluster.pass(31_000);
+    assert_eq!(cluster.core.instance(store.0).map(|i| i.state), Some(InstanceState::Ended));
+}
+
+#[test]
+fn an_agent_that_returns_is_reconciled() {
+    let (mut cluster, gate) = Cluster::running();
+    cluster.handle(Event::Lost(Connection(1)));
+    cluster.pass(5_000);
+    cluster.message(2, &format!("type: initiation_request ~ message_id: 1 ~ agent_network_address: 10.0.0.1 ~ service_repository: (gate, store) ~ x_running: gate, {gate}, http=8080 & store, 77, api=54009"));
+    assert_eq!(cluster.core.instance(gate.0).map(|i| i.state), Some(InstanceState::Running));
+    let stranger = cluster.sent.iter().any(|(_, e)| matches!(&e.message, Message::HardShutdownRequest(r) if r.service_instance_id == InstanceId(77)));
+    assert!(stranger, "an instance nobody knows is ended");
+    cluster.handle(Event::Lost(Connection(2)));
+    cluster.pass(20_000);
+    assert_eq!(cluster.core.instance(gate.0).map(|i| i.state), Some(InstanceState::Ended));
+}

@@ -1,0 +1,183 @@
+//! Scenarios of the core, through one helper: a Manager whose agents are written out as messages.
+
+mod agents;
+mod any_sequence;
+mod closing;
+mod duties;
+mod life;
+mod peers;
+mod reconfiguration;
+mod scaling;
+
+use std::path::Path;
+
+use ssmmp::{Address, Envelope, InstanceId, Message};
+
+use super::{Command, Config, Connection, Core, Effect, Event, InstanceState, Millis, Refusal};
+use crate::graph::Graph;
+use crate::store::Store;
+
+const GRAPH: &str = r#"app = "t"
+[service.gate]
+kind = "gateway"
+sockets.http = { protocol = "http", port = 8080 }
+plugs.store = { protocol = "p" }
+[service.store]
+kind = "baas"
+sockets.api = { protocol = "p" }
+[[connection]]
+from = "gate.store"
+to = "store.api"
+"#;
+
+/// A gateway, a stateless service, a store.
+const CHAIN: &str = r#"app = "t"
+[service.gate]
+kind = "gateway"
+sockets.http = { protocol = "http", port = 8080 }
+plugs.middle = { protocol = "p" }
+[service.middle]
+kind = "regular"
+sockets.api = { protocol = "p" }
+plugs.store = { protocol = "p" }
+[service.store]
+kind = "baas"
+sockets.api = { protocol = "p" }
+[[connection]]
+from = "gate.middle"
+to = "middle.api"
+[[connection]]
+from = "middle.store"
+to = "store.api"
+"#;
+
+struct Cluster {
+    core: Core,
+    now: Millis,
+    sent: Vec<(Connection, Envelope)>,
+    events: Vec<(String, String)>,
+    answers: Vec<Result<patchbay_api::Done, Refusal>>,
+    agents: agents::Agents,
+    store: Option<Store>,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self {
+            core: Core::new(Config::default(), 1, 0),
+            now: 0,
+            sent: Vec::new(),
+            events: Vec::new(),
+            answers: Vec::new(),
+            agents: agents::Agents::default(),
+            store: None,
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let mut effects = self.core.handle(self.now, event);
+        if let Some(store) = &mut self.store {
+            store.write(&self.core, &mut effects).expect("written");
+        }
+        for effect in effects {
+            match effect {
+                Effect::Send(connection, envelope) => self.sent.push((connection, envelope)),
+                Effect::Publish(event) => self.events.push((event.kind, event.text)),
+                Effect::Answer(_, answer) => self.answers.push(answer),
+                _ => {}
+            }
+        }
+    }
+
+    /// Keeps what happens from now on in a database, for [`Self::restart`].
+    fn keep(&mut self) {
+        self.store = Some(Store::open(Path::new(":memory:")).expect("opened"));
+    }
+
+    /// The Manager is killed and starts again; the agents have not come back yet.
+    fn restart(&mut self) {
+        let store = self.store.as_ref().expect("it keeps");
+        let epoch = store.next_epoch().expect("counted") + 1;
+        self.core = Core::new(Config::default(), epoch, self.now);
+        store.restore(&mut self.core).expect("read");
+        self.agents.forget_unseen(self.sent.len());
+    }
+
+    fn message(&mut self, connection: u64, line: &str) {
+        let envelope = Envelope::parse(line).expect(line);
+        self.handle(Event::Message(Connection(connection), envelope));
+    }
+
+    fn register(&mut self, connection: u64, address: &str, services: &str) {
+        self.message(connection, &format!(
+            "type: initiation_request ~ message_id: 1 ~ agent_network_address: {address} ~ service_repository: ({services}) ~ x_node: n{connection}"
+        ));
+    }
+
+    fn apply(&mut self) {
+        self.apply_text(GRAPH);
+    }
+
+    fn apply_text(&mut self, text: &str) {
+        let (graph, _) = Graph::read(text).unwrap_or_else(|problems| panic!("{problems:?}"));
+        self.handle(Event::Apply(graph, text.into()));
+    }
+
+    /// Answers the latest execution_request of a service and returns the instance and its node.
+    fn execute(&mut self, service: &str, status: u16) -> (InstanceId, Connection) {
+        let (connection, request) = self
+            .sent
+            .iter()
+            .rev()
+            .find_map(|(connection, envelope)| match &envelope.message {
+                Message::ExecutionRequest(request) if request.service_name.as_str() == service => {
+                    Some((*connection, request.clone()))
+                }
+                _ => None,
+            })
+            .expect("an execution was requested");
+        self.message(
+            connection.0,
+            &format!("type: execution_response ~ message_id: {} ~ status: {status}", request.message_id),
+        );
+        (request.service_instance_id, connection)
+    }
+
+    fn request(&mut self, connection: u64, source: InstanceId, id: u64, dest: &str) {
+        self.message(connection, &format!(
+            "type: session_request ~ message_id: {id} ~ sub_type: agent_to_Manager ~ source_service_name: gate ~ source_service_instance_id: {source} ~ source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: store ~ dest_service_name: {dest} ~ dest_socket_name: api"
+        ));
+    }
+
+    /// Statuses of the session_responses sent so far.
+    fn responses(&self) -> Vec<u16> {
+        self.sent
+            .iter()
+            .filter_map(|(_, envelope)| match &envelope.message {
+                Message::SessionResponse(response) => Some(response.status.code()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn executions(&self) -> usize {
+        self.sent.iter().filter(|(_, e)| matches!(e.message, Message::ExecutionRequest(_))).count()
+    }
+
+    fn pass(&mut self, time: Millis) {
+        let end = self.now + time;
+        while let Some(at) = self.core.next_deadline().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.handle(Event::Tick);
+        }
+        self.now = end;
+    }
+
+    fn running() -> (Self, InstanceId) {
+        let mut cluster = Self::new();
+        cluster.register(1, "10.0.0.1", "gate, store");
+        cluster.apply();
+        let (gate, _) = cluster.execute("gate", 200);
+        (cluster, gate)
+    }
+}

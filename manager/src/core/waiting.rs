@@ -1,0 +1,113 @@
+//! Session requests wait for a start of their destination: one start serves all who wait (S4).
+
+use ssmmp::Status;
+
+use super::{Core, Millis, Timer, Waiting};
+
+/// Requests that may wait for one service to start; further ones are refused with 503.
+pub const MAX_WAITING: usize = 10_000;
+/// Those of one instance; further ones are refused with 429.
+pub const MAX_WAITING_OF_ONE: usize = 1_024;
+/// Answered requests of one instance that may be unacknowledged; further ones are refused with 429.
+pub const MAX_PENDING_OF_ONE: usize = 16_384;
+/// A request waits for as long as so many starts may take, then it is refused with 504.
+const STARTS_WAITED_FOR: Millis = 3;
+
+impl Core {
+    /// One start serves all who wait.
+    pub(super) fn wait_for_start(&mut self, app_name: &str, service: &str, waiting: Waiting) {
+        let within = self.policy(app_name, service).start_within * STARTS_WAITED_FOR;
+        let now = self.now;
+        let Some(app) = self.apps.get_mut(app_name) else { return };
+        if app.stopped {
+            self.refuse_request(&waiting, Status::UNAVAILABLE, "the application is stopped");
+            return;
+        }
+        let state = app.state_mut(service);
+        if state.failures.is_failing && state.failures.not_before > now {
+            let reason = format!("it is failing: {}", state.failures.problem);
+            self.refuse_request(&waiting, Status::UNAVAILABLE, &reason);
+            return;
+        }
+        let source = waiting.request.source_service_instance_id;
+        let own = state.waiting.iter().filter(|earlier| earlier.request.source_service_instance_id == source);
+        let (mut count, mut is_repeated) = (0, false);
+        for earlier in own {
+            count += 1;
+            is_repeated |= earlier.request.message_id == waiting.request.message_id;
+        }
+        if is_repeated {
+            return;
+        }
+        if count >= MAX_WAITING_OF_ONE {
+            self.refuse_request(&waiting, Status::TOO_MANY, "too many of its requests wait for this service");
+            return;
+        }
+        if state.waiting.len() >= MAX_WAITING {
+            self.refuse_request(&waiting, Status::UNAVAILABLE, "too many requests wait for this service");
+            return;
+        }
+        let is_first = state.waiting.is_empty();
+        state.waiting.push(waiting);
+        if is_first {
+            self.at(now + within, Timer::Waiting(app_name.into(), service.into()));
+            self.settle(app_name, service);
+        }
+    }
+
+    /// Refuses who has waited too long.
+    pub(super) fn waited_long(&mut self, app: &str, service: &str) {
+        let within = self.policy(app, service).start_within * STARTS_WAITED_FOR;
+        let now = self.now;
+        let Some(known) = self.apps.get_mut(app) else { return };
+        let waiting = &mut known.state_mut(service).waiting;
+        let waits = |waiting: &Waiting| waiting.since + within > now;
+        let late: Vec<Waiting> = waiting.extract_if(.., |waiting| !waits(waiting)).collect();
+        if let Some(first) = waiting.iter().map(|waiting| waiting.since).min() {
+            self.at(first + within, Timer::Waiting(app.into(), service.into()));
+        }
+        for waiting in late {
+            self.refuse_request(&waiting, Status::NO_ANSWER, "no instance of it could be started in time");
+        }
+    }
+
+    /// An instance runs: who waited for its service is answered.
+    pub(super) fn serve_waiting(&mut self, app: &str, service: &str) {
+        for waiting in self.take_waiting(app, service) {
+            self.session_requested(waiting.connection, waiting.request);
+        }
+    }
+
+    pub(super) fn fail_waiting(&mut self, app: &str, service: &str, status: Status, reason: &str) {
+        for waiting in self.take_waiting(app, service) {
+            self.refuse_request(&waiting, status, reason);
+        }
+    }
+
+    fn take_waiting(&mut self, app: &str, service: &str) -> Vec<Waiting> {
+        let state = self.apps.get_mut(app).and_then(|app| app.services.get_mut(service));
+        state.map(|state| std::mem::take(&mut state.waiting)).unwrap_or_default()
+    }
+
+    pub(super) fn retry_all_waiting(&mut self) {
+        let apps: Vec<String> = self.apps.keys().cloned().collect();
+        for app in apps {
+            self.retry_waiting(&app);
+        }
+    }
+
+    /// The graph or the nodes have changed: who waits for a service of an application may be served now.
+    pub(super) fn retry_waiting(&mut self, app: &str) {
+        let services: Vec<String> = self
+            .apps
+            .get(app)
+            .map(|app| {
+                let waiting = app.services.iter().filter(|(_, state)| !state.waiting.is_empty());
+                waiting.map(|(service, _)| service.clone()).collect()
+            })
+            .unwrap_or_default();
+        for service in services {
+            self.serve_waiting(app, &service);
+        }
+    }
+}
