@@ -206,6 +206,17 @@ impl Node {
         bin().join(name).display().to_string()
     }
 
+    /// Memory of the Manager or the agent, in bytes.
+    #[must_use]
+    pub fn resident_bytes(&self, program: &str) -> u64 {
+        let child = if program == "patchbay-agent" { &self.agent } else { &self.manager };
+        let id = child.as_ref().map(Child::id).expect("it runs");
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib * 1024
+    }
+
     /// This test's own folder.
     #[must_use]
     pub fn folder(&self) -> &Path {

@@ -53,3 +53,72 @@ fn a_field_and_its_alias_together_are_a_duplicate() {
         None,
     );
 }
+
+const REQUEST: &str = "type: session_request ~ message_id: 5 ~ sub_type: service_to_agent ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_name: P ~ dest_service_name: B ~ dest_socket_name: S";
+const REFUSED: &str = "type: session_response ~ message_id: 5 ~ sub_type: agent_to_service ~ source_service_name: A ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: 0 ~ dest_socket_name: S ~ dest_service_instance_network_address: :: ~ dest_socket_port: 0 ~ status: 400";
+
+#[test]
+fn a_field_that_stands_twice() {
+    check(
+        &format!("{REQUEST} ~ x_more: 1 ~ X_MORE: 2"),
+        "the field `X_MORE` stands twice",
+        // A message whose fields contradict each other is answered by its head alone.
+        Some(
+            &REFUSED
+                .replace("dest_service_name: B", "dest_service_name: -")
+                .replace("dest_socket_name: S", "dest_socket_name: -")
+                .replace(
+                    "source_service_name: A ~ source_service_instance_id: 7",
+                    "source_service_name: - ~ source_service_instance_id: 0",
+                ),
+        ),
+    );
+}
+
+#[test]
+fn a_message_that_is_not_utf_8() {
+    let mut bytes = format!("{REQUEST} ~ x_more: ").into_bytes();
+    bytes.extend([0xff, 0xfe]);
+    let error = Envelope::parse_bytes(&bytes).expect_err("refused");
+    assert_eq!(error.problem.to_string(), "the message is not UTF-8");
+    let answer = error.refusal.expect("answered").encode();
+    assert!(answer.starts_with(REFUSED), "{answer}");
+}
+
+#[test]
+fn values_out_of_range() {
+    let with = |field: &str, value: &str| {
+        let line = "type: execution_request ~ message_id: 9 ~ agent_network_address: ::1 ~ service_name: A ~ service_instance_id: 7 ~ socket_configuration:  ~ plug_configuration: ";
+        let at = line.find(field).expect("it is there") + field.len() + 2;
+        let end = line[at..].find(" ~").map_or(line.len(), |end| at + end);
+        format!("{}{value}{}", &line[..at], &line[end..])
+    };
+    for (field, value) in [
+        ("agent_network_address", "300.1.2.3"),
+        ("service_instance_id", "-1"),
+        ("service_instance_id", "99999999999999999999"),
+        ("socket_configuration", "S, 0"),
+        ("socket_configuration", "S"),
+        ("plug_configuration", "P"),
+        ("service_name", ""),
+    ] {
+        let error = Envelope::parse(&with(field, value)).expect_err(value);
+        let answer = error.refusal.expect("answered").encode();
+        assert!(
+            answer.starts_with("type: execution_response ~ message_id: 9 ~ status: 400 ~ x_reason: "),
+            "{answer}"
+        );
+        assert!(error.problem.to_string().contains(field), "{}", error.problem);
+    }
+    // Without an id that could be echoed there is no answer.
+    for id in ["0", "x", "123456789012345678901", ""] {
+        assert!(
+            Envelope::parse(&format!(
+                "type: hard_shutdown_request ~ message_id: {id} ~ service_name: A ~ service_instance_id: 7"
+            ))
+            .expect_err(id)
+            .refusal
+            .is_none()
+        );
+    }
+}
