@@ -13,6 +13,11 @@ use crate::repository::Kind;
 impl Core {
     pub(super) fn execute(&mut self, request: ExecutionRequest, app: Option<Name>) {
         let id = request.service_instance_id;
+        if !id.is_known() {
+            let reason = "an instance needs an id";
+            self.execution_answer(request.message_id, Status::BAD_REQUEST, reason, &[]);
+            return;
+        }
         if let Some(instance) = self.instances.get_mut(&id) {
             match (instance.start.service == request.service_name, instance.stage) {
                 (false, _) => {

@@ -86,3 +86,11 @@ fn a_flood_of_requests_is_bounded_and_hinders_no_other_instance() {
     assert_eq!(node.0.asked.count(InstanceId(7)), 0);
     assert_eq!(node.0.live.range((InstanceId(7), Port(0))..(InstanceId(8), Port(0))).count(), 0);
 }
+
+#[test]
+fn an_execution_without_an_id_is_refused() {
+    let mut node = Node::registered();
+    let effects = node.manager("type: execution_request ~ message_id: 5 ~ agent_network_address: 10.0.0.1 ~ service_name: A ~ service_instance_id: 0 ~ socket_configuration: in, 54000 ~ plug_configuration: P, in, B");
+    assert_eq!(super::statuses(&effects), [Status::BAD_REQUEST]);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Start(_))));
+}
