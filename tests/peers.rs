@@ -74,6 +74,8 @@ fn a_hostile_instance_hinders_no_other_instance_and_costs_the_agent_little() {
         longest = longest.max(ask(&node, 9000, 20));
     }
     assert!(longest < Duration::from_secs(5), "a user waited {longest:?}");
+    let log = std::fs::read_to_string(node.folder().join("patchbay-agent.log")).expect("a log");
+    assert!(log.contains("refused: the message"), "its garbage was noticed");
     for program in ["patchbay-agent", "patchbay-manager"] {
         let log = std::fs::metadata(node.folder().join(format!("{program}.log"))).expect("a log").len();
         assert!(log < 4 << 20, "{program} wrote {} KiB of log", log >> 10);

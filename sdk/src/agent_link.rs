@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ssmmp::{
-    Envelope, Hop, InstanceId, Line, LineBuffer, Message, MessageId, ServiceInstanceHealthResponse, Status,
+    Conversation, Envelope, Hop, InstanceId, MAX_MESSAGE_BYTES, Message, MessageId,
+    ServiceInstanceHealthResponse, Speaker, Status,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -84,13 +85,12 @@ async fn talk(
         }
     };
     let reading = async {
-        let mut lines = LineBuffer::default();
+        let mut conversation = Conversation::new(Speaker::Server, MAX_MESSAGE_BYTES);
         let mut bytes = vec![0; READ_BYTES];
         while let Ok(length @ 1..) = reader.read(&mut bytes).await {
-            lines.push(&bytes[..length]);
-            while let Some(line) = lines.next_line() {
-                let Line::Whole(bytes) = line else { continue };
-                match Envelope::parse_bytes(&bytes) {
+            conversation.push(&bytes[..length]);
+            while let Some(message) = conversation.next_message() {
+                match message {
                     Ok(envelope) => take(envelope, id, registry),
                     Err(problem) => warn!("refused a message of the agent: {problem}"),
                 }
@@ -112,6 +112,8 @@ fn health(registry: &Registry, message_id: MessageId, id: InstanceId) -> Envelop
 fn take(envelope: Envelope, id: InstanceId, registry: &Arc<Registry>) {
     let reason = envelope.extension("x_reason").unwrap_or("no reason given").to_owned();
     match envelope.message {
+        // What only informs is not the answer yet.
+        Message::SessionResponse(response) if !response.status.is_final() => {}
         Message::SessionResponse(response) => {
             if let Some(waiting) = lock(&registry.waiting).remove(&response.message_id) {
                 let _ = waiting.answer.send((response, reason));

@@ -4,7 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use ssmmp::{
     DestServiceSessionCloseInfo, Envelope, Hop, Name, Port, SessionAck, SessionResponse,
@@ -12,6 +14,7 @@ use ssmmp::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::registry::{Open, Registry};
@@ -41,6 +44,9 @@ pub struct Session {
     broken: bool,
     /// Bytes written so far.
     written: u64,
+    begun: Instant,
+    /// When the last bytes went, in milliseconds since then.
+    used: Arc<AtomicU64>,
 }
 
 impl Session {
@@ -66,7 +72,8 @@ impl Session {
         };
         let id = registry.add(open);
         let stream = TcpStream::from_std(stream)?;
-        Ok(Self { stream, registry, id, end, ends, close_requested, broken: false, written: 0 })
+        let (begun, used) = (Instant::now(), Arc::default());
+        Ok(Self { stream, registry, id, end, ends, close_requested, broken: false, written: 0, begun, used })
     }
 
     /// Source's and destination's address.
@@ -86,6 +93,21 @@ impl Session {
         self.close_requested.is_cancelled()
     }
 
+    /// Waits until no byte has gone either way for so long. A service that holds sessions it may not need
+    /// closes them then by itself (C8). The future does not borrow the session.
+    pub fn idle(&self, limit: Duration) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let (begun, used) = (self.begun, self.used.clone());
+        async move {
+            loop {
+                let until = begun + Duration::from_millis(used.load(Ordering::Relaxed)) + limit;
+                if Instant::now() >= until {
+                    return;
+                }
+                tokio::time::sleep_until(until).await;
+            }
+        }
+    }
+
     /// Bytes written so far.
     pub(crate) fn written(&self) -> u64 {
         self.written
@@ -98,8 +120,13 @@ impl Session {
     }
 
     fn note<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(_)) = &result {
-            self.broken = true;
+        match &result {
+            Poll::Ready(Ok(_)) => {
+                let now = self.begun.elapsed().as_millis() as u64;
+                self.used.store(now, Ordering::Relaxed);
+            }
+            Poll::Ready(Err(_)) => self.broken = true,
+            Poll::Pending => {}
         }
         result
     }
@@ -218,5 +245,32 @@ impl AsyncWrite for Session {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_shutdown(cx);
         self.note(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_unused_session_is_idle_and_one_that_is_used_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
+        let (mut peer, _) = listener.accept().await.expect("connected");
+        let registry = Registry::new(None, mpsc::channel(1).0);
+        let mut session = Session::new(stream, registry, End::Alone).expect("a session");
+        let limit = Duration::from_millis(200);
+        let mut idle = Box::pin(session.idle(limit));
+        for _ in 0..5 {
+            assert!(timeout(limit / 2, &mut idle).await.is_err(), "it was used a moment ago");
+            session.write_all(b"x").await.expect("connected");
+            peer.read_exact(&mut [0]).await.expect("connected");
+        }
+        timeout(10 * limit, idle).await.expect("nobody uses it any more");
     }
 }

@@ -118,3 +118,40 @@ fn nothing_is_done_for_an_agent_that_has_not_registered() {
     cluster.handle(Event::Lost(Connection(9)));
     assert_eq!(cluster.core.instance(gate.0).map(|i| i.state), Some(InstanceState::Running));
 }
+
+#[test]
+fn health_that_is_told_unasked_counts_and_its_time_is_kept() {
+    let (mut cluster, gate) = Cluster::running();
+    cluster.register(2, "10.0.0.2", "store");
+    let told = |status| {
+        format!(
+            "type: service_instance_health_response ~ message_id: 77 ~ service_instance_id: {gate} ~ status: {status}"
+        )
+    };
+    cluster.pass(4_000);
+    let at = cluster.now;
+    cluster.message(2, &told(199));
+    let seen = |cluster: &Cluster| {
+        let instance = cluster.core.instance(gate.0).expect("it is known");
+        (instance.overloaded, instance.polls.healthy, instance.polls.misses)
+    };
+    assert!(!seen(&cluster).0 && seen(&cluster).1 < at, "another node's agent does not speak for it");
+    cluster.message(1, &told(199));
+    assert_eq!(seen(&cluster), (true, at, 0));
+    cluster.pass(100);
+    cluster.message(1, &told(504));
+    assert_eq!(seen(&cluster).1, at, "no good answer");
+    cluster.message(1, &told(200));
+    assert_eq!(seen(&cluster), (false, at + 100, 0));
+    cluster.message(2, "type: agent_health_control_response ~ message_id: 78 ~ status: 200");
+    let node = cluster.core.every_node().find(|node| node.name == "n2").expect("registered");
+    assert_eq!(node.polls.healthy, at + 100);
+}
+
+#[test]
+fn the_destination_alone_can_tell_that_a_session_ended() {
+    let (mut cluster, _, _) = with_session();
+    cluster.message(1, "type: dest_service_session_close_info ~ message_id: 8 ~ source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: - ~ source_plug_port: 40000 ~ dest_service_name: store ~ dest_service_instance_network_address: 10.0.0.1 ~ dest_socket_name: api ~ dest_socket_port: 54000 ~ status: 111");
+    assert_eq!(open(&cluster), 0);
+    assert_eq!(cluster.core.sessions(None, true)[0].status, Some(111));
+}
