@@ -8,7 +8,7 @@ use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Speaker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::core::Event;
@@ -81,7 +81,8 @@ pub async fn run(manager: String, events: mpsc::Sender<Event>, mut outbound: Out
         match tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(&manager)).await {
             Ok(Ok(stream)) => {
                 info!(manager, "connected to the Manager");
-                (pause, told) = (FIRST_PAUSE, false);
+                let since = Instant::now();
+                told = false;
                 outbound.clear();
                 if events.send(Event::ManagerUp).await.is_err() {
                     return;
@@ -89,6 +90,10 @@ pub async fn run(manager: String, events: mpsc::Sender<Event>, mut outbound: Out
                 let reason = talk(stream, &events, &mut outbound).await;
                 outbound.clear();
                 warn!(manager, "the Manager's connection ended: {reason}");
+                // One that ended at once was refused: it is not tried again in a hurry.
+                if since.elapsed() > LONGEST_PAUSE {
+                    pause = FIRST_PAUSE;
+                }
                 if events.send(Event::ManagerLost).await.is_err() {
                     return;
                 }

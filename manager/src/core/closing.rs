@@ -140,6 +140,23 @@ impl Core {
         self.send_with(node, envelope, Some(Outstanding::CloseSession(id)));
     }
 
+    /// An instance is gone without its connections having ended: the ends that live are asked to close
+    /// (F2, F3). What they answer changes nothing.
+    pub(super) fn close_surviving_ends(&mut self, id: InstanceId) {
+        let sessions = self.inventory.instance(id).map(|instance| instance.sessions.clone());
+        for session in sessions.into_iter().flatten() {
+            let Some(known) = self.sessions.get(session).filter(|s| s.state == SessionState::Open) else {
+                continue;
+            };
+            let side = if known.source == id { Side::Destination } else { Side::Source };
+            let (other, service) = end(known, side);
+            if other != id && self.is_reachable(known, side) {
+                let within = self.policy(known.edge.app.as_str(), service.as_str()).close_within;
+                self.send_close(session, side, within);
+            }
+        }
+    }
+
     /// An end has answered a close request, or its agent for it.
     pub(super) fn close_answered(&mut self, id: u64, status: Status, forced: Option<&str>) {
         if let Some(why) = forced {

@@ -29,6 +29,9 @@ impl Core {
             self.all_sessions_told(connection);
         }
         let waits = self.answers.take(envelope.message.message_id(), address);
+        if let Some(Outstanding::Probe(address)) = waits {
+            self.probe_answered(address);
+        }
         if let Some(Outstanding::Counters(ticket)) = waits
             && let Some(left) = self.refreshing.get_mut(&ticket)
         {

@@ -14,6 +14,7 @@ mod interned;
 pub mod inventory;
 mod nodes;
 pub mod policy;
+mod probing;
 mod reconcile;
 mod replacing;
 mod requests;
@@ -71,6 +72,8 @@ pub struct Core {
     /// Nodes where nothing is executed.
     pub(crate) drained: BTreeSet<Address>,
     pub(crate) closings: Closings,
+    /// Agents that wait to take the place of a connected one.
+    pub(crate) candidates: HashMap<Address, probing::Candidate>,
     seed: u64,
     timers: Timers,
     next_instance: u64,
@@ -96,6 +99,7 @@ impl Core {
             told: HashMap::new(),
             drained: BTreeSet::new(),
             closings: Closings::default(),
+            candidates: HashMap::new(),
             seed: epoch,
             timers: Timers::default(),
             next_instance: 1,
@@ -149,6 +153,7 @@ impl Core {
                 Timer::NodeGrace(address) => self.grace_ended(address),
                 Timer::Drain(id) => self.ask_to_end(id),
                 Timer::Graceful(id) => self.force_end(id),
+                Timer::Probe(address) => self.probe_overdue(address),
                 Timer::Force(id) => self.send_hard(id, 0),
                 Timer::Hard(id, tries) => self.send_hard(id, tries),
                 Timer::Refresh(ticket) => self.refreshed(ticket),

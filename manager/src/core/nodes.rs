@@ -25,7 +25,7 @@ impl Core {
         }
     }
 
-    /// An agent registers, for the first time or again; the newer connection takes over.
+    /// An agent registers, for the first time or again; an earlier connection is probed first.
     pub(super) fn register(&mut self, connection: Connection, envelope: &Envelope) {
         let Message::InitiationRequest(request) = &envelope.message else { return };
         let address = request.agent_network_address;
@@ -42,8 +42,9 @@ impl Core {
             return;
         }
         let earlier = self.inventory.node(address).and_then(|node| node.connection);
-        if let Some(earlier) = earlier.filter(|earlier| *earlier != connection) {
-            self.effect(Effect::Close(earlier));
+        if earlier.is_some_and(|earlier| earlier != connection) {
+            self.probe(address, connection, envelope.clone());
+            return;
         }
         let name = envelope.extension("x_node").map_or_else(|| address.to_string(), short);
         let mut node = Node::lost(address, self.now);
@@ -69,6 +70,7 @@ impl Core {
 
     /// An agent's connection ended; its instances go on, for now.
     pub(super) fn connection_lost(&mut self, connection: Connection) {
+        self.candidate_lost(connection);
         let Some(address) = self.inventory.node_of(connection) else { return };
         let now = self.now;
         self.told.remove(&connection);
@@ -76,6 +78,7 @@ impl Core {
         let name = self.inventory.node(address).map(|node| node.name.clone()).unwrap_or_default();
         self.publish("node-lost", format!("node {name}"), "its connection ended; its instances go on".into());
         self.at(now + self.config.agent_grace, Timer::NodeGrace(address));
+        self.take_over(address);
     }
 
     /// A lost agent has not come back in time: its instances count as lost.
@@ -85,6 +88,7 @@ impl Core {
             return;
         }
         for id in self.living_on(address) {
+            self.close_surviving_ends(id);
             self.instance_ended(id, "its node was lost", Vec::new());
         }
     }

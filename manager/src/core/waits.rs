@@ -19,6 +19,7 @@ pub(crate) enum Timer {
     Waiting(String, String),
     Close(u64),
     NodeGrace(Address),
+    Probe(Address),
     Drain(InstanceId),
     Graceful(InstanceId),
     Force(InstanceId),
@@ -34,6 +35,7 @@ pub(crate) enum Outstanding {
     Graceful(InstanceId),
     Hard(InstanceId),
     Counters(u64),
+    Probe(Address),
 }
 
 /// Timers, the earliest first.
