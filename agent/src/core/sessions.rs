@@ -197,9 +197,15 @@ impl Core {
     fn ends_of(&self, source: InstanceId, plug: &Name, response: &SessionResponse) -> Ends {
         let destination = response.dest_service_instance_id;
         let tested = |id| self.instances.get(&id).is_some_and(|instance| instance.tested);
+        // Habits are a program's, and a service may be executed from one or another.
+        let program =
+            |id, service| self.instances.get(&id).map_or(service, |instance| &instance.start.service);
         Ends {
-            source: Endpoint::new(&response.source_service_name, plug),
-            destination: Endpoint::new(&response.dest_service_name, &response.dest_socket_name),
+            source: Endpoint::new(program(source, &response.source_service_name), plug),
+            destination: Endpoint::new(
+                program(destination, &response.dest_service_name),
+                &response.dest_socket_name,
+            ),
             tested: [tested(source), tested(destination)],
         }
     }
