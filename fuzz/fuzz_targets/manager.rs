@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use patchbay_fuzz::Script;
-use patchbay_manager::core::{Config, Connection, Core, Effect, Event, Millis};
+use patchbay_manager::core::{Command, Config, Connection, Core, Effect, Event, Millis};
 use patchbay_manager::graph::Graph;
 use ssmmp::{Conversation, Envelope, InstanceId, MAX_MESSAGE_BYTES, Message, MessageId, Speaker};
 
@@ -37,6 +37,9 @@ struct Cluster {
     /// Session requests by who asked, and the answers they got.
     asked: HashMap<(InstanceId, MessageId), i64>,
     registrations: HashMap<Connection, i64>,
+    /// Sessions that may exist for what was said: one for each request or acknowledgement, and those
+    /// that agents told of.
+    sessions: usize,
     requests: usize,
     /// The latest message to each agent, so that it can be answered.
     latest: Vec<Vec<Envelope>>,
@@ -51,6 +54,7 @@ impl Cluster {
             next: 1,
             asked: HashMap::new(),
             registrations: HashMap::new(),
+            sessions: 0,
             requests: 0,
             latest: vec![Vec::new(); AGENTS as usize],
         };
@@ -79,10 +83,15 @@ impl Cluster {
         match &event {
             Event::Message(_, Envelope { message: Message::SessionRequest(request), .. }) => {
                 self.requests += 1;
+                self.sessions += 1;
                 *self.asked.entry((request.source_service_instance_id, request.message_id)).or_default() += 1;
             }
             Event::Message(connection, Envelope { message: Message::InitiationRequest(_), .. }) => {
                 *self.registrations.entry(*connection).or_default() += 1;
+            }
+            Event::Message(_, Envelope { message: Message::SessionAck(_), .. }) => self.sessions += 1,
+            Event::Message(_, envelope) => {
+                self.sessions += envelope.extension("x_live").map_or(0, |live| live.split('&').count());
             }
             _ => {}
         }
@@ -128,7 +137,7 @@ impl Cluster {
         ports.sort();
         ports.dedup();
         assert_eq!(ports.len(), all, "a port is given twice");
-        assert!(self.core.every_session().count() <= self.requests, "more sessions than requests");
+        assert!(self.core.every_session().count() <= self.sessions, "more sessions than were told of");
         assert!(self.core.waiting_requests() <= self.requests);
     }
 
@@ -216,6 +225,23 @@ impl Cluster {
     }
 }
 
+/// Something that people may ask for.
+fn command(script: &mut Script<'_>) -> Command {
+    let (kind, number) = (script.below(9), script.below(8));
+    let (id, node) = (InstanceId(number), format!("10.0.0.{}", 1 + number % AGENTS));
+    match kind {
+        0 => Command::StopApp("t".into()),
+        1 => Command::StopInstance(id),
+        2 => Command::CloseSession(number),
+        3 => Command::CloseConnection("t".into(), "gate.store".into()),
+        4 => Command::CloseInstance(id),
+        5 => Command::Move(id, node),
+        6 => Command::Drain(node),
+        7 => Command::Undrain(node),
+        _ => Command::Scale("t".into(), "gate".into(), (number > 0).then_some(number as u32 % 4)),
+    }
+}
+
 fuzz_target!(|bytes: &[u8]| {
     let mut cluster = Cluster::new();
     let mut script = Script(bytes);
@@ -238,10 +264,9 @@ fuzz_target!(|bytes: &[u8]| {
                 cluster.pass(time);
             }
             4 => cluster.apply(),
-            5 => cluster.handle(Event::StopApp("t".into())),
-            6 => {
-                let id = script.below(8);
-                cluster.handle(Event::StopInstance(InstanceId(id)));
+            5 | 6 => {
+                let command = command(&mut script);
+                cluster.handle(Event::Command(1, command));
             }
             _ => cluster.plausible(agent, &mut script),
         }

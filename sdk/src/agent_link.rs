@@ -140,10 +140,13 @@ fn take(envelope: Envelope, id: InstanceId, registry: &Arc<Registry>) {
     }
 }
 
-fn close(registry: &Arc<Registry>, session: Option<u64>, request: Message) {
-    let Some(session) = session else {
-        registry.answer_close(&request, Status::NOT_FOUND);
-        return;
+fn close(registry: &Arc<Registry>, session: Result<u64, Status>, request: Message) {
+    let session = match session {
+        Ok(session) => session,
+        Err(status) => {
+            registry.answer_close(&request, status);
+            return;
+        }
     };
     registry.ask_to_close(session, request);
     let registry = registry.clone();

@@ -104,13 +104,16 @@ impl Registry {
         }
     }
 
-    /// The session that a close request means: by the whole connection, else by m alone.
+    /// The session that a close request means: by the whole connection, else by m where only one has it.
+    ///
+    /// # Errors
+    /// 404 when there is none, 409 when it could be several: the wrong one is never closed.
     pub fn find(
         &self,
         is_source: bool,
         source: (Address, Port),
         destination: (Address, Port),
-    ) -> Option<u64> {
+    ) -> Result<u64, Status> {
         let open = lock(&self.open);
         let same = |at: SocketAddr, (address, port): (Address, Port)| {
             Address::from(at.ip()) == address && at.port() == port.0
@@ -118,9 +121,16 @@ impl Registry {
         let whole = open
             .iter()
             .find(|(_, o)| o.is_source == is_source && same(o.ends.0, source) && same(o.ends.1, destination));
+        if let Some((id, _)) = whole {
+            return Ok(*id);
+        }
         let mut by_port =
             open.iter().filter(|(_, o)| o.is_source == is_source && o.ends.0.port() == source.1.0);
-        whole.or_else(|| by_port.next().filter(|_| by_port.next().is_none())).map(|(id, _)| *id)
+        match (by_port.next(), by_port.next()) {
+            (Some((id, _)), None) => Ok(*id),
+            (Some(_), Some(_)) => Err(Status::CONFLICT),
+            (None, _) => Err(Status::NOT_FOUND),
+        }
     }
 
     /// Tells a session that it shall end.
@@ -172,4 +182,42 @@ impl Registry {
 /// A lock that a panic elsewhere does not take away.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn open(ends: [&str; 2]) -> Open {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let connection = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let ends = ends.map(|end| end.parse().expect("an address"));
+        Open {
+            ends: (ends[0], ends[1]),
+            is_source: false,
+            close_requested: CancellationToken::new(),
+            acknowledgement: None,
+            connection,
+            asked: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_close_request_finds_its_session_and_never_another() {
+        let registry = Registry::new(None, mpsc::channel(1).0);
+        let first = registry.add(open(["10.0.0.1:40000", "10.0.0.9:54000"]));
+        let second = registry.add(open(["10.0.0.2:40000", "10.0.0.9:54000"]));
+        let third = registry.add(open(["10.0.0.2:40001", "10.0.0.9:54000"]));
+        let find = |source: &str, port| {
+            let address = |text: &str| Address::from(text.parse::<std::net::IpAddr>().expect("an address"));
+            registry.find(false, (address(source), Port(port)), (address("10.0.0.9"), Port(54000)))
+        };
+        assert_eq!(find("10.0.0.1", 40000), Ok(first));
+        assert_eq!(find("10.0.0.2", 40000), Ok(second));
+        assert_eq!(find("192.0.2.1", 40001), Ok(third), "behind a translated address m alone decides");
+        assert_eq!(find("192.0.2.1", 40000), Err(Status::CONFLICT), "if only one has it");
+        assert_eq!(find("10.0.0.1", 40002), Err(Status::NOT_FOUND));
+    }
 }

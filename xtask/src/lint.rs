@@ -17,11 +17,24 @@ pub fn run() -> Result<()> {
     progress("checking the format");
     command::run(cargo().args(["fmt", "--all", "--check"]))?;
     command::run(cargo().args(["fmt", "--check", "--manifest-path", "ebpf/Cargo.toml"]))?;
+    command::run(cargo().args(["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"]))?;
     progress("clippy");
     command::run(cargo().args([
         "clippy",
         "--workspace",
         "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    // A workspace of its own, whose dependencies are built already.
+    command::run(cargo().args([
+        "clippy",
+        "--manifest-path",
+        "fuzz/Cargo.toml",
+        "--target-dir",
+        "target",
         "--quiet",
         "--",
         "-D",
