@@ -7,8 +7,8 @@ use std::rc::Rc;
 use patchbay_agent::core::{Event, Start};
 use patchbay_agent::repository::Kind;
 use ssmmp::{
-    Envelope, Hop, InstanceId, Message, MessageId, ServiceInstanceHealthResponse,
-    ServiceInstanceTerminationInfo, Status,
+    Envelope, Hop, InstanceId, Message, MessageId, Port, ServiceInstanceHealthResponse,
+    ServiceInstanceTerminationInfo, SessionAck, Status,
 };
 
 use crate::network::End;
@@ -284,13 +284,47 @@ impl World {
             asked.sent += 1;
             lines.push(asked.line.clone());
         }
-        lines.extend(process.unsent.drain(..));
+        let unsent: Vec<_> = process.unsent.drain(..).collect();
+        lines.extend(self.told_again(number));
+        lines.extend(unsent);
         for line in early {
             self.line_to_process(number, life, line);
         }
         for line in lines {
             self.line_from_process(number, life, line);
         }
+    }
+
+    /// Open sessions of a source, as the SDK tells them to an agent that did not see them begin.
+    fn told_again(&self, number: u64) -> Vec<Rc<str>> {
+        let Some(process) = self.processes.get(&number) else { return Vec::new() };
+        let own = process.connections.iter().filter_map(|connection| self.connections.get(connection));
+        own.filter(|connection| connection.source == number && connection.acknowledged)
+            .filter_map(|connection| {
+                let Some(Message::SessionResponse(response)) = connection.response.as_deref() else {
+                    return None;
+                };
+                let ack = SessionAck {
+                    message_id: response.message_id,
+                    source_service_name: response.source_service_name.clone(),
+                    source_service_instance_id: response.source_service_instance_id,
+                    source_plug_port: Port(connection.from.port()),
+                    dest_socket_new_port: response.dest_socket_port,
+                    status: Status::OK,
+                };
+                let session = format!(
+                    "{}, {}, {}, {}, {}, {}",
+                    connection.plug,
+                    response.dest_service_name,
+                    response.dest_service_instance_id,
+                    response.dest_socket_name,
+                    response.dest_service_instance_network_address,
+                    response.dest_socket_port,
+                );
+                let envelope = Envelope::new(ack, Hop::InstanceToAgent).with("x_session", &session);
+                Some(Rc::from(envelope.encode()))
+            })
+            .collect()
     }
 
     /// A process says something to its agent, now or when it is connected.

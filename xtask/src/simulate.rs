@@ -17,11 +17,20 @@ pub struct Simulate {
 
 /// Builds the simulation in release mode and runs it.
 pub fn run(simulate: &Simulate) -> Result<()> {
-    progress("building the simulation (release)");
+    with(&simulate.arguments)
+}
+
+/// Runs so many seeds.
+pub fn run_seeds(seeds: u64) -> Result<()> {
+    with(&["--seeds".to_owned(), seeds.to_string()])
+}
+
+fn with(arguments: &[String]) -> Result<()> {
+    progress("the simulation of Manager, agents and instances (release)");
     run_command(
         Command::new(env!("CARGO"))
             .args(["run", "--quiet", "--release", "-p", "patchbay-simulation", "--"])
-            .args(&simulate.arguments)
+            .args(arguments)
             .current_dir(workspace()),
     )
 }

@@ -5,7 +5,10 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::command::{progress, run as run_command};
-use crate::{demo, fuzz, setup, workspace};
+use crate::{demo, fuzz, setup, simulate, workspace};
+
+/// Simulated clusters, each of another seed.
+const SEEDS: u64 = 2_000;
 
 /// Sets up, then runs every test.
 pub fn run() -> Result<()> {
@@ -20,6 +23,7 @@ pub fn run() -> Result<()> {
         Command::new(env!("CARGO")).args(["test", "--workspace", "--no-fail-fast"]).current_dir(workspace()),
     )?;
     fuzz::run(&fuzz::Fuzz::default())?;
+    simulate::run_seeds(SEEDS)?;
     progress("the demo, as the end-to-end test of everything together");
     demo::run(&demo::Demo::default())
 }
