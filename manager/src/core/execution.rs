@@ -283,6 +283,21 @@ impl Core {
         self.unplanned_end(&app, &service, ran, Status::UNAVAILABLE, &reason);
     }
 
+    /// Instances are gone with their node or its agent: no failure of theirs, so the budget of restarts
+    /// is not touched.
+    pub(super) fn lost_with_node(&mut self, ids: Vec<InstanceId>, reason: &str) {
+        let mut services = BTreeSet::new();
+        for id in ids {
+            let Some(instance) = self.inventory.instance(id).filter(|i| i.state.is_alive()) else { continue };
+            services.insert((instance.app.to_string(), instance.service.to_string()));
+            let planned = instance.reason.clone().unwrap_or_else(|| reason.to_owned());
+            self.end(id, InstanceState::Ended, &planned, Vec::new());
+        }
+        for (app, service) in services {
+            self.settle(&app, &service);
+        }
+    }
+
     /// Writes an instance's end down and closes its sessions.
     pub(super) fn end(&mut self, id: InstanceId, state: InstanceState, reason: &str, output: Vec<String>) {
         let now = self.now;

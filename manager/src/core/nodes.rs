@@ -87,10 +87,11 @@ impl Core {
         if node.connection.is_some() || self.now < node.since + self.config.agent_grace {
             return;
         }
-        for id in self.living_on(address) {
-            self.close_surviving_ends(id);
-            self.instance_ended(id, "its node was lost", Vec::new());
+        let lost = self.living_on(address);
+        for id in &lost {
+            self.close_surviving_ends(*id);
         }
+        self.lost_with_node(lost, "its node was lost");
     }
 }
 

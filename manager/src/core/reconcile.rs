@@ -34,12 +34,11 @@ impl Core {
                 self.end_stranger(address, *id, found.service.clone(), found.ports.clone());
             }
         }
+        let mut gone = Vec::new();
         for id in believed {
             let Some(state) = self.inventory.instance(id).map(|instance| instance.state) else { continue };
             match (reported.get(&id).map(|found| found.stage), state) {
-                (None, _) => {
-                    self.instance_ended(id, "it was not running when its agent returned", Vec::new());
-                }
+                (None, _) => gone.push(id),
                 (Some(Stage::Running), InstanceState::Starting) => {
                     self.executed(id, Status::OK, "", Vec::new());
                 }
@@ -49,6 +48,7 @@ impl Core {
                 _ => drop(self.inventory.change(id, |instance| instance.polls.misses = 0)),
             }
         }
+        self.lost_with_node(gone, "it was not running when its agent returned");
     }
 
     /// An instance that may run and should not: nobody counts on it, but its ports are taken until its

@@ -7,6 +7,7 @@ mod duties;
 mod life;
 mod peers;
 mod reconfiguration;
+mod resync;
 mod scaling;
 
 use std::path::Path;
