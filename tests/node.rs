@@ -51,6 +51,18 @@ impl Node {
     /// Starts Manager and agent, each with further flags.
     #[must_use]
     pub fn start_with_both(repository: &str, agent_flags: &[&str], manager_flags: &[&str]) -> Self {
+        let mut node = Self::prepare(repository, agent_flags, manager_flags);
+        node.start_agent();
+        node
+    }
+
+    /// Starts the Manager; the agent is started later.
+    #[must_use]
+    pub fn start_without_agent(repository: &str) -> Self {
+        Self::prepare(repository, &[], &[])
+    }
+
+    fn prepare(repository: &str, agent_flags: &[&str], manager_flags: &[&str]) -> Self {
         let name = format!("pbe{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(&name);
         fs::create_dir_all(&folder).expect("a folder");
@@ -72,7 +84,6 @@ impl Node {
             .replace("{tests}", env!("CARGO_MANIFEST_DIR"));
         fs::write(node.folder.join("repository.toml"), text).expect("written");
         node.start_manager();
-        node.start_agent();
         node
     }
 

@@ -6,7 +6,13 @@ import socket
 
 from streams import fill, take
 
-RECEIVERS = 200
+RECEIVERS = 1000
+# So that all of them together stay far from the machine's limit for TCP (tcp_mem). These are the network
+# namespace's own settings.
+LARGEST_BUFFER = 256 << 10
+for kind, usual in ("rmem", 131072), ("wmem", 16384):
+    with open(f"/proc/sys/net/ipv4/tcp_{kind}", "w") as setting:
+        setting.write(f"4096 {usual} {LARGEST_BUFFER}")
 resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
 listener = socket.create_server(("127.0.0.1", 0), backlog=RECEIVERS)
 pairs = []

@@ -221,6 +221,69 @@ def splice():
     return outcome(lambda: os.splice(b.fileno(), into, 6)) if hasattr(os, "splice") else "no splice"
 
 
+def zero_copy():
+    so_zerocopy, msg_zerocopy = 60, 0x4000000
+    a, b = pair()
+    a.setsockopt(socket.SOL_SOCKET, so_zerocopy, 1)
+    a.send(bytes(32768), msg_zerocopy)
+    got = take(b, 32768)
+    time.sleep(WAIT)
+    completed = outcome(lambda: len(a.recvmsg(64, 128, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)[1]))
+    return [got, completed]
+
+
+def queue_size():
+    tcp_inq = 36
+    a, b = pair()
+    b.setsockopt(socket.IPPROTO_TCP, tcp_inq, 1)
+    a.sendall(b"123456")
+    time.sleep(WAIT)
+    data, told, _, _ = b.recvmsg(2, 64)
+    return [data.decode()] + [struct.unpack("i", value)[0] for _, _, value in told]
+
+
+def unsent_size():
+    import array
+    import fcntl
+    import termios
+    a, b = pair()
+    a.setblocking(False)
+    fill(a)
+    value = array.array("i", [0])
+    fcntl.ioctl(a, termios.TIOCOUTQ, value)
+    return value[0] > 0
+
+
+def more():
+    a, b = pair()
+    a.send(b"123", socket.MSG_MORE)
+    time.sleep(WAIT)
+    early = unread(b)
+    a.send(b"456")
+    time.sleep(WAIT)
+    return [early, b.recv(9).decode()]
+
+
+def cork():
+    a, b = pair()
+    a.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    a.send(b"123")
+    time.sleep(WAIT)
+    early = unread(b)
+    a.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+    time.sleep(WAIT)
+    return [early, b.recv(9).decode()]
+
+
+def tcp_info_bytes():
+    bytes_acked = slice(120, 128)
+    a, b = pair()
+    a.sendall(bytes(1000))
+    take(b, 1000)
+    time.sleep(WAIT)
+    return struct.unpack("Q", a.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232)[bytes_acked])[0]
+
+
 def poll_states():
     a, b = pair()
     poll = select.poll()
@@ -352,5 +415,6 @@ TABLE = [echo, echo_v6, pieces_join, short_buffer, peek, peek_twice_grows, nothi
          end_after_data, half_close_waits_in_poll, half_close_waits_in_read, reset_in_poll, reset_in_read,
          write_after_close, close_with_unread, unread_size, wait_all, minimum, urgent, splice, poll_states,
          edge_events, scatter_gather, zero_length, truncated, stops_a_fast_sender, send_timeout, names,
-         reuse_after_dup, concurrent_reader_and_writer, sendfile]
+         reuse_after_dup, concurrent_reader_and_writer, sendfile, zero_copy, queue_size,
+         unsent_size, more, cork, tcp_info_bytes]
 print(json.dumps({row.__name__: outcome(row) for row in TABLE}))

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use tokio::time::{Instant, sleep};
 
-use crate::datapath::{Datapath, Options};
+use crate::datapath::{Datapath, Options, is_pinned};
 use crate::require_root;
 
 /// How often sessions are looked at while they leave.
@@ -40,7 +40,7 @@ pub struct Detach {
 /// over TCP and the pins stay.
 pub async fn run(detach: &Detach) -> Result<()> {
     require_root("kernel programs are removed")?;
-    if !detach.pins.join("SOCKETS").exists() {
+    if !is_pinned(&detach.pins) {
         bail!("nothing is pinned at {}", detach.pins.display());
     }
     let cgroup = crate::datapath::cgroup2_mount()?.join(&detach.cgroup);
@@ -76,6 +76,7 @@ pub async fn run(detach: &Detach) -> Result<()> {
         }
         sleep(LOOK_EVERY).await;
         datapath.let_out()?;
+        datapath.follow_earlier()?;
     }
     drop(datapath);
     Datapath::detach(&detach.pins)?;

@@ -14,6 +14,7 @@ pub mod node;
 pub mod probe;
 pub mod processes;
 pub mod profile_file;
+pub mod profile_table;
 pub mod redirection;
 pub mod repository;
 pub mod reserved_ports;
@@ -21,6 +22,12 @@ pub mod scope;
 pub mod socket_table;
 pub mod trace;
 pub mod unredirected;
+
+/// Nanoseconds since boot, the clock of the kernel programs.
+pub fn boot_time() -> Option<u64> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok()?;
+    Some(u64::try_from(now.tv_sec()).ok()? * 1_000_000_000 + u64::try_from(now.tv_nsec()).ok()?)
+}
 
 /// Refuses a command that only root can do; `why` says what it does.
 ///

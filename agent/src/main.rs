@@ -16,6 +16,7 @@ use patchbay_agent::node::{Control, Node};
 use patchbay_agent::probe::{self, Probe};
 use patchbay_agent::processes::{self, Places};
 use patchbay_agent::profile_file;
+use patchbay_agent::profile_table::{self, ProfileTable};
 use patchbay_agent::redirection::Redirection;
 use patchbay_agent::repository::{self, Repository};
 use patchbay_agent::scope::{self, Exec, Standalone};
@@ -68,6 +69,8 @@ enum Task {
     Trace(Trace),
     /// Take all sessions back to TCP and remove what an agent left in the kernel
     Detach(Detach),
+    /// Show what was learned of programs and of their traffic, and what `auto` makes of it
+    Profiles(ProfileTable),
     /// Read a repository file and print its problems
     Check {
         /// The repository file
@@ -151,6 +154,7 @@ fn main() -> ExitCode {
         Task::ProbePeer => probe::run_peer().map(|()| ExitCode::SUCCESS),
         Task::Trace(trace) => in_runtime(trace::run(&trace)).map(|()| ExitCode::SUCCESS),
         Task::Detach(detach) => in_runtime(detach::run(&detach)).map(|()| ExitCode::SUCCESS),
+        Task::Profiles(profiles) => profile_table::print(&profiles).map(|()| ExitCode::SUCCESS),
         Task::Standalone(standalone) => {
             start_logging(LogFormat::Text);
             in_runtime(scope::standalone(&standalone)).map(|()| ExitCode::SUCCESS)

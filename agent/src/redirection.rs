@@ -7,6 +7,7 @@ use patchbay_ebpf_common::Reason;
 use ssmmp::{Address, AgentHealthControlResponse, Envelope, Hop, InstanceId, MessageId, Status};
 use tracing::{info, warn};
 
+use crate::boot_time;
 use crate::core::{Declare, Event};
 use crate::datapath::{Datapath, Declaration, Options, Path, SessionEvent, SessionReport};
 use crate::instance_listener::Directory;
@@ -195,13 +196,16 @@ impl Redirection {
         }
     }
 
-    /// Lets sessions leave the map that are on their way.
+    /// Lets sessions leave the map that are on their way, and follows those of earlier versions.
     pub fn let_out(&mut self) {
-        if let Kind::Kernel(datapath) = &mut self.kind
-            && datapath.is_leaving()
+        let Kind::Kernel(datapath) = &mut self.kind else { return };
+        if datapath.is_leaving()
             && let Err(error) = datapath.let_out()
         {
             warn!("sessions can't leave the map: {error}");
+        }
+        if let Err(error) = datapath.follow_earlier() {
+            warn!("sessions of an earlier version can't be followed: {error}");
         }
     }
 
@@ -235,18 +239,21 @@ impl Redirection {
             if self.ended.len() >= ENDED_KEPT {
                 self.ended.remove(0);
             }
-            self.ended.push(report.clone());
+            if !report.uncounted {
+                self.ended.push(report.clone());
+            }
         }
         event
     }
 
     /// Counters that changed since the last report, in as many messages as they need.
     pub fn report(&mut self, address: Address, message_id: impl FnMut() -> MessageId) -> Vec<Envelope> {
-        let live = match &self.kind {
+        let live = match &mut self.kind {
             Kind::Tcp(sessions, _) => sessions.sessions(),
             Kind::Kernel(datapath) => match datapath.sessions() {
                 Ok(mut live) => {
                     add_plain_tcp(&mut live);
+                    add_unread(datapath, &mut live, &self.reported);
                     live
                 }
                 Err(error) => {
@@ -256,8 +263,10 @@ impl Redirection {
             },
         };
         let ended: Vec<SessionReport> = std::mem::take(&mut self.ended);
-        let changed =
-            live.iter().filter(|session| !self.reported.contains(session)).map(|session| (session, true));
+        let changed = live
+            .iter()
+            .filter(|session| !session.uncounted && !self.reported.contains(session))
+            .map(|session| (session, true));
         let messages =
             report_messages(address, changed.chain(ended.iter().map(|session| (session, false))), message_id);
         self.reported = live;
@@ -283,6 +292,21 @@ pub fn report_messages<'a>(
             Envelope::new(response, Hop::AgentToManager).with("x_sessions", &items.join(" & "))
         })
         .collect()
+}
+
+/// Looks how much is unread in sessions where that may have changed.
+fn add_unread(datapath: &mut Datapath, sessions: &mut [SessionReport], reported: &[SessionReport]) {
+    let earlier: HashMap<u64, &SessionReport> =
+        reported.iter().map(|session| (session.key, session)).collect();
+    for session in sessions.iter_mut().filter(|session| !session.outside && !session.uncounted) {
+        let quiet = earlier.get(&session.key).is_some_and(|earlier| {
+            earlier.in_flight == [0; 2]
+                && (earlier.sent, earlier.received) == (session.sent, session.received)
+        });
+        if !quiet && let Ok([at_source, at_destination]) = datapath.unread(session) {
+            session.in_flight = [at_destination, at_source];
+        }
+    }
 }
 
 /// Sessions that were never in the map are counted by TCP itself.
@@ -315,8 +339,17 @@ fn item(session: &SessionReport, open: bool) -> String {
         Path::Tcp(reason) => ("tcp", reason.text()),
     };
     let (sent, received) = (&session.sent, &session.received);
+    let latest = |path: Option<Path>| match path {
+        None => "-",
+        Some(Path::Kernel) => "kernel",
+        Some(Path::Tcp(reason)) => reason.text(),
+    };
+    let idle = match (session.last_activity, boot_time()) {
+        (0, _) | (_, None) => "-".to_owned(),
+        (last, Some(now)) => (now.saturating_sub(last) / 1_000_000).to_string(),
+    };
     format!(
-        "{}, {}, {}, {}, {path}, {reason}, {}, {}, {}, {}, {}, {}, {}, {}, {state}",
+        "{}, {}, {}, {}, {path}, {reason}, {}, {}, {}, {}, {}, {}, {}, {}, {state}, {}, {}, {}, {}, {}, {}, {idle}",
         session.source.ip(),
         session.source.port(),
         session.destination.ip(),
@@ -329,5 +362,11 @@ fn item(session: &SessionReport, open: bool) -> String {
         sent.tcp_messages,
         received.kernel_messages,
         received.tcp_messages,
+        latest(sent.path),
+        latest(received.path),
+        sent.switches,
+        received.switches,
+        session.in_flight[0],
+        session.in_flight[1],
     )
 }

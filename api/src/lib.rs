@@ -248,6 +248,23 @@ pub struct Session {
     /// The status it ended with: 111 by business logic, 122 broken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// What the kernel says of each direction; absent until it has told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Details>,
+}
+
+/// The directions of a session, as the kernel saw them last: from source to destination, then back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Details {
+    /// The path of the latest message: `kernel`, or why it went over TCP; `-` for none yet.
+    pub paths: [String; 2],
+    /// How often the path changed.
+    pub switches: [u32; 2],
+    /// Redirected bytes that were sent and not read yet.
+    pub in_flight_bytes: [u32; 2],
+    /// When something was last sent either way, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_activity_ms: Option<u64>,
 }
 
 /// One end of a session.

@@ -68,7 +68,13 @@ enum Task {
     /// List instances
     Instances(Filter),
     /// List sessions with their path: in the kernel, or over TCP and why
-    Sessions(Filter),
+    Sessions {
+        #[command(flatten)]
+        filter: Filter,
+        /// Each direction: path and reason of the latest message, messages by path, switches, bytes in flight
+        #[arg(long)]
+        details: bool,
+    },
     /// Show what happened
     Events {
         /// Go on showing what happens
@@ -136,8 +142,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Task::Nodes => output.show(client.get::<Vec<api::Node>>("/v1/nodes")?.as_slice(), tables::nodes),
         Task::Instances(filter) => output
             .show(client.get::<Vec<api::Instance>>(&filter.path("instances"))?.as_slice(), tables::instances),
-        Task::Sessions(filter) => output
-            .show(client.get::<Vec<api::Session>>(&filter.path("sessions"))?.as_slice(), tables::sessions),
+        Task::Sessions { filter, details } => {
+            let sessions: Vec<api::Session> = client.get(&filter.path("sessions"))?;
+            output
+                .show(sessions.as_slice(), if *details { tables::session_details } else { tables::sessions })
+        }
         Task::Events { follow, after } => events(&client, output, *follow, *after),
         Task::History(history) => history.run(&client, output),
         Task::Stop(stop) => stop.run(&client, output),

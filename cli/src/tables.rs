@@ -139,6 +139,36 @@ pub fn sessions(sessions: &[api::Session]) -> String {
     )
 }
 
+/// Two lines for each session, one for each direction.
+pub fn session_details(sessions: &[api::Session]) -> String {
+    let rows = sessions.iter().flat_map(|session| {
+        let end = |end: &api::End| format!("{}/{}.{}", end.service, end.instance, end.name);
+        let (source, destination) = (end(&session.source), end(&session.destination));
+        let ends = [format!("{source} → {destination}"), format!("{destination} → {source}")];
+        let details = session.details.as_ref();
+        let last = details.and_then(|details| details.last_activity_ms);
+        std::array::from_fn::<_, 2, _>(|way| {
+            let traffic = [session.sent, session.received][way];
+            let of = |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+            vec![
+                if way == 0 { session.id.to_string() } else { String::new() },
+                ends[way].clone(),
+                details.map_or_else(|| "-".to_owned(), |details| details.paths[way].clone()),
+                format!("{} in {}", bytes(traffic.kernel_bytes), traffic.kernel_messages),
+                format!("{} in {}", bytes(traffic.tcp_bytes), traffic.tcp_messages),
+                of(details.map(|details| details.switches[way])),
+                details.map_or_else(|| "-".into(), |details| bytes(details.in_flight_bytes[way].into())),
+                if way == 0 { age(session.opened_ms) } else { String::new() },
+                if way == 0 { last.map_or_else(|| "-".to_owned(), age) } else { String::new() },
+            ]
+        })
+    });
+    table(
+        &["ID", "DIRECTION", "LATEST PATH", "KERNEL", "TCP", "SWITCHES", "IN FLIGHT", "AGE", "QUIET FOR"],
+        rows,
+    )
+}
+
 pub fn done(done: &api::Done) -> String {
     done.text.clone()
 }

@@ -128,6 +128,14 @@ pub mod path {
     pub const TCP: u32 = 2;
 }
 
+/// Number of the layout of all maps. It grows with every change of a key or a value, so that an agent never
+/// reads another version's maps as its own.
+pub const LAYOUT: u32 = 2;
+
+/// The first bytes of a [`Session`], up to `leave`, which keep their places in every layout: the sessions of
+/// an earlier version are followed by them.
+pub const LASTING_BYTES: usize = 136;
+
 /// A session as the kernel programs know it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
@@ -196,9 +204,10 @@ pub mod habit {
     pub const BLOCKING: u32 = 256;
     /// Sends more than [`LONG_RUN_BYTES`] without receiving.
     pub const LONG_RUN: u32 = 512;
-
     /// Ends its sending and goes on receiving.
     pub const HALF_CLOSE: u32 = 1024;
+    /// Asks to be told with each message how much is unread (TCP_INQ).
+    pub const QUEUE_SIZE: u32 = 2048;
 
     /// What a program may send without receiving before it counts as [`LONG_RUN`], in bytes.
     pub const LONG_RUN_BYTES: u32 = 128 << 10;
@@ -214,7 +223,7 @@ pub mod habit {
     }
 
     /// All of them with a name for people.
-    pub const NAMES: [(u32, &str); 11] = [
+    pub const NAMES: [(u32, &str); 12] = [
         (WAIT_ALL, "MSG_WAITALL"),
         (URGENT, "urgent data"),
         (ZERO_COPY, "MSG_ZEROCOPY"),
@@ -226,6 +235,7 @@ pub mod habit {
         (BLOCKING, "blocking reads"),
         (LONG_RUN, "long sends"),
         (HALF_CLOSE, "half-close"),
+        (QUEUE_SIZE, "TCP_INQ"),
     ];
 }
 
@@ -356,6 +366,9 @@ const _: () = {
     assert!(size_of::<Listening>() == 8);
     assert!(size_of::<Direction>() == 80);
     assert!(size_of::<Session>() == 48 + 8 * 8 + 12 * 4 + 2 * 80);
+    assert!(core::mem::offset_of!(Session, source_cookie) == 48);
+    assert!(core::mem::offset_of!(Session, source_instance) == 88);
+    assert!(core::mem::offset_of!(Session, leave) == LASTING_BYTES - 4);
     assert!(size_of::<Member>() == 24);
     assert!(size_of::<Settings>() == 24);
     assert!(size_of::<Shown>() == 32 + SHOWN_BYTES);

@@ -20,6 +20,10 @@ const UNREAD_SIZE: u64 = 0x541b;
 const END_SENDING: u64 = 1;
 /// `SIOCOUTQ`
 const UNSENT_SIZE: u64 = 0x5411;
+/// `IPPROTO_TCP`
+const OF_TCP: u64 = 6;
+/// `TCP_INQ`
+const QUEUE_SIZE: u64 = 36;
 
 /// A receiving call has ended.
 #[inline(always)]
@@ -78,16 +82,30 @@ pub fn sent(socket: u64, taken: u64, flags: u64) {
 #[inline(always)]
 pub fn system_call(registers: u64, number: u64) {
     let (splice, shutdown) = (kernel::is_splice(number), kernel::is_shutdown(number));
-    if !splice && !shutdown && !kernel::is_ioctl(number) {
+    let setsockopt = kernel::is_setsockopt(number);
+    if !splice && !shutdown && !setsockopt && !kernel::is_ioctl(number) {
         return;
     }
-    let Some((descriptor, second)) = kernel::arguments(registers) else { return };
-    let seen = match (splice, shutdown, second & 0xffff_ffff) {
-        (true, _, _) => habit::SPLICE,
-        (_, true, END_SENDING) => habit::HALF_CLOSE,
-        (false, false, UNREAD_SIZE) => habit::UNREAD_SIZE,
-        (false, false, UNSENT_SIZE) => habit::UNSENT_SIZE,
-        _ => return,
+    let Some([descriptor, second, third]) = kernel::arguments(registers) else { return };
+    let (second, third) = (second & 0xffff_ffff, third & 0xffff_ffff);
+    let seen = if splice {
+        habit::SPLICE
+    } else if shutdown {
+        if second != END_SENDING {
+            return;
+        }
+        habit::HALF_CLOSE
+    } else if setsockopt {
+        if second != OF_TCP || third != QUEUE_SIZE {
+            return;
+        }
+        habit::QUEUE_SIZE
+    } else if second == UNREAD_SIZE {
+        habit::UNREAD_SIZE
+    } else if second == UNSENT_SIZE {
+        habit::UNSENT_SIZE
+    } else {
+        return;
     };
     let Some(socket) = kernel::socket_of(descriptor & 0xffff_ffff) else { return };
     let Some((member, session)) = find(socket) else { return };

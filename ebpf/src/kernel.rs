@@ -41,6 +41,22 @@ offsets! {
     OFFSET_PROTOCOL protocol_offset;
     /// `proto.memory_pressure`
     OFFSET_MEMORY_PRESSURE memory_pressure_offset;
+    /// `proto.memory_allocated`
+    OFFSET_MEMORY_ALLOCATED memory_allocated_offset;
+    /// `proto.sysctl_mem`
+    OFFSET_MEMORY_LIMITS memory_limits_offset;
+    /// `sock.sk_net`
+    OFFSET_NETWORK network_offset;
+    /// `net.ipv4`
+    OFFSET_NETWORK_IPV4 network_ipv4_offset;
+    /// `netns_ipv4.sysctl_tcp_rmem`
+    OFFSET_TCP_RMEM tcp_rmem_offset;
+    /// `tcp_sock.rcv_wnd`
+    OFFSET_RCV_WND rcv_wnd_offset;
+    /// `sock.sk_userlocks`, its byte
+    OFFSET_USERLOCKS userlocks_offset;
+    /// `sock.sk_userlocks`, its first bit in the byte
+    BIT_USERLOCKS userlocks_bit;
     /// `sock.sk_socket`
     OFFSET_SOCKET socket_offset;
     /// `socket.file`
@@ -69,16 +85,24 @@ offsets! {
     OFFSET_FIRST_ARGUMENT first_argument_offset;
     /// Second argument of a system call in `pt_regs`
     OFFSET_SECOND_ARGUMENT second_argument_offset;
+    /// Third argument of a system call in `pt_regs`
+    OFFSET_THIRD_ARGUMENT third_argument_offset;
     /// Number of the system call `ioctl`
     NUMBER_IOCTL ioctl_number;
     /// Number of the system call `splice`
     NUMBER_SPLICE splice_number;
     /// Number of the system call `shutdown`
     NUMBER_SHUTDOWN shutdown_number;
+    /// Number of the system call `setsockopt`
+    NUMBER_SETSOCKOPT setsockopt_number;
 }
 
 /// Flags that the kernel keeps in the low bits of `sk_user_data`.
 const USER_DATA_FLAGS: u64 = 7;
+/// `SOCK_RCVBUF_LOCK`
+const RECEIVE_BUFFER_LOCK: u64 = 2;
+/// The third of three numbers of 4 bytes.
+const LARGEST: u64 = 8;
 /// `O_NONBLOCK`, the same on every architecture that this runs on.
 const NONBLOCK: u32 = 0o4000;
 
@@ -140,6 +164,32 @@ pub fn send_buffer(socket: u64) -> Option<u32> {
     read(socket, sndbuf_offset())
 }
 
+/// How many bytes TCP has told the other end that it may send.
+#[inline(always)]
+pub fn receive_window(socket: u64) -> Option<u32> {
+    read(socket, rcv_wnd_offset())
+}
+
+/// How large TCP may let the receive buffer grow for what it has promised to take, in bytes; 0 when it may
+/// not grow: the program set its size (SO_RCVBUF), or TCP holds more memory than the first value of
+/// `tcp_mem` (`tcp_clamp_window`, Linux 6.1 to 6.18).
+#[inline(always)]
+pub fn receive_buffer_limit(socket: u64) -> Option<u32> {
+    let locks: u8 = read(socket, userlocks_offset())?;
+    if u64::from(locks) >> userlocks_bit() & RECEIVE_BUFFER_LOCK != 0 {
+        return Some(0);
+    }
+    let protocol: u64 = read(socket, protocol_offset())?;
+    let allocated: i64 = read(read(protocol, memory_allocated_offset())?, 0)?;
+    let limit: i64 = read(read(protocol, memory_limits_offset())?, 0)?;
+    if allocated >= limit {
+        return Some(0);
+    }
+    let network: u64 = read(socket, network_offset())?;
+    let largest: i32 = read(network, network_ipv4_offset() + tcp_rmem_offset() + LARGEST)?;
+    Some(largest as u32)
+}
+
 /// Whether TCP as a whole is short of memory (`tcp_mem`).
 #[inline(always)]
 pub fn is_short_of_memory(socket: u64) -> bool {
@@ -166,10 +216,14 @@ pub fn cgroup_id(socket: u64) -> Option<u64> {
     read(node, kernfs_id_offset())
 }
 
-/// The first two arguments of a system call, from its registers.
+/// The first three arguments of a system call, from its registers.
 #[inline(always)]
-pub fn arguments(registers: u64) -> Option<(u64, u64)> {
-    Some((read(registers, first_argument_offset())?, read(registers, second_argument_offset())?))
+pub fn arguments(registers: u64) -> Option<[u64; 3]> {
+    Some([
+        read(registers, first_argument_offset())?,
+        read(registers, second_argument_offset())?,
+        read(registers, third_argument_offset())?,
+    ])
 }
 
 /// Whether a number is that of `ioctl`.
@@ -182,6 +236,12 @@ pub fn is_ioctl(number: u64) -> bool {
 #[inline(always)]
 pub fn is_splice(number: u64) -> bool {
     number == splice_number()
+}
+
+/// Whether a number is that of `setsockopt`.
+#[inline(always)]
+pub fn is_setsockopt(number: u64) -> bool {
+    number == setsockopt_number()
 }
 
 /// Whether a number is that of `shutdown`.

@@ -112,27 +112,44 @@ fn obstacle(session: &Session, socket: u64, peer: u64, size: u32, went_tcp: bool
 
 /// Redirection has no backpressure of its own; over the budget TCP's window stops the sender.
 ///
-/// Unread redirected bytes count into the receiver's `sk_rmem_alloc`. TCP drops what arrives while the
-/// reader holds the socket and this passes twice the receive buffer, half the send buffer and 64 KiB: a
-/// reset dropped there leaves the reader waiting for ever (seen, Linux 6.18). One receive buffer and the
-/// 64 KiB are left to TCP's own bytes.
+/// Unread redirected bytes count into the receiver's `sk_rmem_alloc` (Linux 6.13, and earlier ones by their
+/// stable releases), so they take the place that TCP has promised to the sender. What then does not fit is
+/// dropped and comes only with a retransmission, whose timer has doubled for as long as the reader paused
+/// (seen, Linux 6.18). So the promised window keeps its place, unless TCP may let the buffer grow for it.
+///
+/// TCP also drops what arrives while the reader holds the socket and this passes twice the receive buffer,
+/// half the send buffer and 64 KiB: a reset dropped there leaves the reader waiting for ever (seen, Linux
+/// 6.18). One receive buffer and the 64 KiB are left to TCP's own bytes.
 #[inline(always)]
 fn is_over_budget(settings: &Settings, socket: u64, peer: u64, size: u32) -> bool {
-    let (Some(unread), Some(receive), Some(send)) =
-        (kernel::unread_redirected(peer), kernel::receive_buffer(peer), kernel::send_buffer(peer))
-    else {
+    let (Some(unread), Some(receive), Some(send), Some(window)) = (
+        kernel::unread_redirected(peer),
+        kernel::receive_buffer(peer),
+        kernel::send_buffer(peer),
+        kernel::receive_window(peer),
+    ) else {
         return true;
     };
+    let wanted = unread.saturating_add(size);
+    // A quarter more than the window, for what the kernel keeps with each packet.
+    let promised = window.saturating_add(window / 4);
+    if wanted.saturating_add(promised) <= receive {
+        return false;
+    }
+    match kernel::receive_buffer_limit(peer) {
+        Some(limit) if wanted.saturating_add(promised) <= limit => {}
+        _ => return true,
+    }
     let room = receive.saturating_add(send / 2);
-    let wanted = match settings.in_flight_budget {
+    let allowed = match settings.in_flight_budget {
         0 => receive,
         budget => budget,
     };
     // A blocking sender gets all the room: once it has waited in TCP, its own blocking read may be woken
     // by the space that becomes free, and return EAGAIN.
-    let budget = if wanted > room || !kernel::is_nonblocking(socket) { room } else { wanted };
+    let budget = if allowed > room || !kernel::is_nonblocking(socket) { room } else { allowed };
     // A reader that has nothing unread may always get one message, however large.
-    unread != 0 && unread.saturating_add(size) > budget
+    unread != 0 && wanted > budget
 }
 
 #[inline(always)]

@@ -42,6 +42,8 @@ pub enum Kind {
     Early,
     /// The socket is passed on in the middle
     Passed,
+    /// A child process reads from the inherited socket in the middle
+    Shared,
     /// The source shuts its sending down, then blocks for what comes back (a habit)
     BlockingHalfClose,
     /// The destination asks how much is unread (a habit)
@@ -103,7 +105,7 @@ impl Kind {
                 end.write_all(sends)?;
                 end.read_all(1)
             }
-            Self::SpliceOut | Self::Passed | Self::Early => {
+            Self::SpliceOut | Self::Passed | Self::Shared | Self::Early => {
                 end.write_all(sends)?;
                 end.read_all(1)
             }
@@ -154,6 +156,12 @@ impl Kind {
                 end.read_all(receives - receives / 2)?;
                 end.write_all(1)
             }
+            Self::Shared => {
+                end.read_all(receives / 3)?;
+                read_by_child(end, receives / 3)?;
+                end.read_all(receives - 2 * (receives / 3))?;
+                end.write_all(1)
+            }
             Self::UnreadSize => unread_size(end, receives),
             Self::WaitAll => wait_all(end, receives),
             Self::LowWater => low_water(end, receives),
@@ -161,6 +169,21 @@ impl Kind {
             Self::Concurrent => concurrent(end, sends, receives),
         }
     }
+}
+
+/// A child process, which has the socket as its input, reads and checks the next bytes.
+fn read_by_child(end: &mut End, length: u64) -> Result<(), Problem> {
+    let socket = end.socket.try_clone().map_err(|error| format!("dup: {error}"))?;
+    let output = std::process::Command::new("/proc/self/exe")
+        .args(["--inherited", &end.receives.describe(), &length.to_string()])
+        .stdin(socket)
+        .output()
+        .map_err(|error| format!("a child: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("a child: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    end.receives.position += length;
+    Ok(())
 }
 
 /// Messages that the two ends cut in the same places.

@@ -7,7 +7,7 @@ mod pattern;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,6 +44,12 @@ struct Arguments {
     /// Only kinds and lengths that `always` may be used with
     #[arg(long)]
     safe: bool,
+    /// End when so many bytes were checked, if that is earlier, in units of 10^9
+    #[arg(long, value_name = "COUNT")]
+    gigabytes: Option<u64>,
+    /// Check the next bytes of a stream that come from the input: a child of this program
+    #[arg(long, hide = true, num_args = 2)]
+    inherited: Vec<String>,
 }
 
 /// What came of it.
@@ -56,7 +62,17 @@ struct Report {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    if let [stream, length] = &arguments.inherited[..] {
+        return match read_inherited(stream, length) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => {
+                eprintln!("{problem}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    match run(&arguments) {
         Ok(report) => {
             println!("{}", serde_json::to_string(&report).unwrap_or_default());
             if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -66,6 +82,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The part of a child that shares a socket with this program.
+fn read_inherited(stream: &str, length: &str) -> Result<(), Problem> {
+    let (Some(stream), Ok(length)) = (pattern::Stream::read(stream), length.parse()) else {
+        return Err("--inherited takes a stream and a length".into());
+    };
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| format!("input: {error}"))?;
+    let mut end = End::new(socket, 0, 0, StdRng::seed_from_u64(length));
+    end.receives = stream;
+    end.read_all(length)
 }
 
 fn run(arguments: &Arguments) -> Result<Report> {
@@ -79,10 +106,15 @@ fn run(arguments: &Arguments) -> Result<Report> {
     let report = Mutex::new(Report::default());
     let next = AtomicU64::new(0);
     let until = Instant::now() + Duration::from_secs(arguments.seconds);
+    let enough = arguments.gigabytes.map_or(u64::MAX, |count| count.saturating_mul(1_000_000_000));
+    let goes_on = || {
+        let report = lock(&report);
+        Instant::now() < until && report.problems.is_empty() && report.bytes < enough
+    };
     std::thread::scope(|scope| {
         for _ in 0..arguments.parallel {
             scope.spawn(|| {
-                while Instant::now() < until && lock(&report).problems.is_empty() {
+                while goes_on() {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let mut random = StdRng::seed_from_u64(arguments.seed.wrapping_mul(1_000_003) + number);
                     let listener = &listeners[random.random_range(0..listeners.len())];

@@ -30,6 +30,17 @@ impl Stream {
         Self { key, position: 0 }
     }
 
+    /// As a word for another process.
+    pub fn describe(&self) -> String {
+        format!("{}+{}", self.key, self.position)
+    }
+
+    /// The stream that was described.
+    pub fn read(text: &str) -> Option<Self> {
+        let (key, position) = text.split_once('+')?;
+        Some(Self { key: key.parse().ok()?, position: position.parse().ok()? })
+    }
+
     /// Where in the table the next byte is.
     pub fn index(&self) -> usize {
         (self.key.wrapping_mul(0x9e37_79b9).wrapping_add(self.position) % PERIOD as u64) as usize

@@ -8,6 +8,7 @@ mod licences;
 mod lint;
 mod setup;
 mod simulate;
+mod stress;
 mod test;
 mod toolchain;
 mod transparency;
@@ -45,6 +46,8 @@ enum Task {
     Transparency(transparency::Transparency),
     /// Run Manager, agents and instances under virtual time with faults, by seed
     Simulate(simulate::Simulate),
+    /// Check every byte of many sessions of every kind, as long as wanted
+    Stress(stress::Stress),
     /// Check format, clippy, documentation and dependency licences
     Lint,
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Task::Fuzz(fuzz) => setup::run().and_then(|()| fuzz::run(&fuzz)),
         Task::Transparency(transparency) => transparency::run(&transparency),
         Task::Simulate(simulate) => setup::run().and_then(|()| simulate::run(&simulate)),
+        Task::Stress(stress) => stress::run(&stress),
         Task::Lint => setup::run().and_then(|()| lint::run()),
     };
     match result {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde::Deserialize;
 
-use crate::command::progress;
+use crate::command::{output, progress};
 use crate::{setup, workspace};
 
 /// The first port of a case, in its own network namespace.
@@ -22,7 +22,8 @@ const LIMIT_SECONDS_ALWAYS: &str = "30";
 /// Runs with `auto` before the one that counts: they learn.
 const LEARNING_RUNS: usize = 2;
 /// Programs, and the Debian packages that bring them.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
+    ("javac", "default-jdk-headless"),
     ("nginx", "nginx"),
     ("wrk", "wrk"),
     ("iperf3", "iperf3"),
@@ -83,7 +84,7 @@ pub fn run(transparency: &Transparency) -> Result<()> {
     );
     for case in cases(transparency)? {
         if case == "cpython" {
-            setup::install_packages(&["libpython3-testsuite"])?;
+            setup::install_packages(&[&python_tests()?])?;
         }
         let begun = Instant::now();
         let profiles = folder.join(&case).join("profiles");
@@ -114,13 +115,23 @@ pub fn run(transparency: &Transparency) -> Result<()> {
     Ok(())
 }
 
+/// The package with the tests of the machine's own CPython.
+fn python_tests() -> Result<String> {
+    let version = output(Command::new("/usr/bin/python3").arg("--version"))?;
+    let mut parts = version.trim().trim_start_matches("Python ").split('.');
+    let (Some(major), Some(minor)) = (parts.next(), parts.next()) else {
+        bail!("/usr/bin/python3 does not say its version: {version}");
+    };
+    Ok(format!("libpython{major}.{minor}-testsuite"))
+}
+
 fn cases(transparency: &Transparency) -> Result<Vec<String>> {
     if !transparency.cases.is_empty() {
         return Ok(transparency.cases.clone());
     }
     let mut cases: Vec<String> = fs::read_dir(scripts())?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name != "common.sh")
+        .filter(|name| !name.contains('.'))
         .filter(|name| !transparency.quick || !LONG.contains(&name.as_str()))
         .collect();
     cases.sort();

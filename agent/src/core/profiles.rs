@@ -53,7 +53,11 @@ pub struct Profile {
 }
 
 impl Profile {
-    fn verdict(self, harmful: u32) -> Result<(), Reason> {
+    /// Whether the program may be redirected, or why not.
+    ///
+    /// # Errors
+    /// The reason for TCP.
+    pub fn verdict(self, harmful: u32) -> Result<(), Reason> {
         if habit::is_harmful(self.habits, harmful) {
             Err(Reason::Habit)
         } else if self.calls >= ENOUGH_CALLS || self.sessions >= ENOUGH_SESSIONS {
@@ -85,6 +89,14 @@ pub struct Traffic {
     pub small_writes: u32,
 }
 
+impl Traffic {
+    /// Whether streams of small writes are usual; one among many sessions, a bulk load say, is taken back
+    /// alone.
+    pub fn is_small(self) -> bool {
+        self.small_writes > self.sessions / 2
+    }
+}
+
 /// The two ends of a session, and which of them need no learning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ends {
@@ -113,9 +125,7 @@ impl Profiles {
     /// # Errors
     /// The reason for TCP.
     pub fn verdict(&self, ends: &Ends, harmful: u32) -> Result<(), Reason> {
-        // One stream among many sessions, a bulk load say, is taken back alone.
-        let traffic = self.connections.get(&ends.connection()).copied().unwrap_or_default();
-        if traffic.small_writes > traffic.sessions / 2 {
+        if self.connections.get(&ends.connection()).is_some_and(|traffic| traffic.is_small()) {
             return Err(Reason::SmallWrites);
         }
         let of = |end: &Endpoint, tested| match tested {

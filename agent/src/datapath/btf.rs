@@ -12,7 +12,7 @@ pub struct Btf<'a> {
 /// Where a member of a structure is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Place {
-    offset: u32,
+    bits: u32,
     type_id: u32,
 }
 
@@ -43,14 +43,19 @@ impl<'a> Btf<'a> {
     /// The offset, in bytes, of a member such as `sk_backlog.rmem_alloc` of a structure such as
     /// `sock`. Members of unnamed structures and unions inside are found by their own name.
     pub fn offset(&self, structure: &str, path: &str) -> Option<u32> {
+        self.bits(structure, path).map(|bits| bits / 8)
+    }
+
+    /// The same in bits, for members of less than a byte.
+    pub fn bits(&self, structure: &str, path: &str) -> Option<u32> {
         let mut type_id = self.structure(structure)?;
-        let mut offset = 0;
+        let mut bits = 0;
         for member in path.split('.') {
             let place = self.member(self.resolve(type_id)?, member, 0)?;
-            offset += place.offset;
+            bits += place.bits;
             type_id = place.type_id;
         }
-        Some(offset)
+        Some(bits)
     }
 
     fn structure(&self, name: &str) -> Option<u32> {
@@ -70,15 +75,15 @@ impl<'a> Btf<'a> {
             let member = at + 12 + 12 * index;
             let type_id = word(self.types, member + 4)?;
             let bits = word(self.types, member + 8)?;
-            let offset = if has_bitfields { bits & 0x00ff_ffff } else { bits } / 8;
+            let bits = if has_bitfields { bits & 0x00ff_ffff } else { bits };
             let found = self.string(word(self.types, member)?)?;
             if found == name.as_bytes() {
-                return Some(Place { offset, type_id });
+                return Some(Place { bits, type_id });
             }
             if found.is_empty()
                 && let Some(inner) = self.resolve(type_id).and_then(|at| self.member(at, name, depth + 1))
             {
-                return Some(Place { offset: offset + inner.offset, type_id: inner.type_id });
+                return Some(Place { bits: bits + inner.bits, type_id: inner.type_id });
             }
         }
         None

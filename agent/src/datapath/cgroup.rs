@@ -38,7 +38,7 @@ pub fn pinned_places() -> Vec<PathBuf> {
         let nodes = fs::read_dir(mount.join("patchbay")).into_iter().flatten().flatten();
         nodes.map(|entry| entry.path()).chain([mount]).collect::<Vec<_>>()
     };
-    mounts_of_type("bpf", &mounts).flat_map(below).filter(|place| place.join("SOCKETS").exists()).collect()
+    mounts_of_type("bpf", &mounts).flat_map(below).filter(|place| super::is_pinned(place)).collect()
 }
 
 /// The first mount of a file system type.

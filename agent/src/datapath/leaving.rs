@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use aya::maps::{MapData, SockHash};
 use aya::programs::RawTracePoint;
 use aya::programs::{RawTracePointRunOptions, TestRun as _};
 use patchbay_ebpf_common::{Reason, operation};
 
+use super::earlier::Earlier;
 use super::load::program;
 use super::{CONTROL, Datapath, Error, SessionReport};
 
@@ -27,17 +29,64 @@ struct Exit {
     was_empty: bool,
 }
 
+/// The program that the agent calls, and the socket map that it is about.
+pub(super) struct Generation<'a> {
+    pub(super) control: &'a RawTracePoint,
+    pub(super) sockets: &'a mut SockHash<MapData, u64>,
+}
+
+impl Generation<'_> {
+    pub(super) fn control(&self, operation: u64, key: u64, value: u64) -> Result<u32, Error> {
+        run_control(self.control, operation, key, value)
+    }
+}
+
 impl Leaving {
     pub(super) fn begin(&mut self, report: &SessionReport) {
         let exit = Exit { destination: report.destination_key, since: Instant::now(), was_empty: false };
         self.0.entry(report.key).or_insert(exit);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Lets the sessions out that have been found empty twice.
+    pub(super) fn let_out(&mut self, generation: &mut Generation<'_>) -> Result<(), Error> {
+        let due: Vec<(u64, u64, bool)> = self
+            .0
+            .iter()
+            .filter(|(_, exit)| exit.since.elapsed() >= SETTLE)
+            .map(|(key, exit)| (*key, exit.destination, exit.was_empty))
+            .collect();
+        for (key, destination, was_empty) in due {
+            let unread = [0, 1].map(|side| generation.control(operation::UNREAD, key, side));
+            let [source, there] = unread;
+            let (source, there) = (source?, there?);
+            if source == operation::UNKNOWN {
+                self.0.remove(&key);
+                continue;
+            }
+            let empty = source == 0 && there == 0;
+            if empty && was_empty {
+                for cookie in [key, destination] {
+                    // One that closed meanwhile is gone already.
+                    let _ = generation.sockets.remove(&cookie);
+                }
+                generation.control(operation::LEFT, key, 0)?;
+                self.0.remove(&key);
+            } else if let Some(exit) = self.0.get_mut(&key) {
+                exit.was_empty = empty;
+            }
+        }
+        Ok(())
     }
 }
 
 impl Datapath {
     /// Whether a session is on its way out of the map.
     pub fn is_leaving(&self) -> bool {
-        !self.leaving.0.is_empty()
+        !self.leaving.is_empty() || self.earlier.iter().any(Earlier::is_leaving)
     }
 
     /// Takes a session back to TCP for good.
@@ -45,6 +94,9 @@ impl Datapath {
     /// # Errors
     /// The kernel refused.
     pub fn leave(&mut self, session: &SessionReport, reason: Reason) -> Result<(), Error> {
+        if let Some(earlier) = self.earlier.iter_mut().find(|earlier| earlier.has(session.key)) {
+            return earlier.leave(session, reason as u64);
+        }
         self.control(operation::LEAVE, session.key, reason as u64)?;
         self.leaving.begin(session);
         Ok(())
@@ -67,34 +119,12 @@ impl Datapath {
     /// # Errors
     /// The kernel refused.
     pub fn let_out(&mut self) -> Result<(), Error> {
-        let due: Vec<(u64, u64, bool)> = self
-            .leaving
-            .0
-            .iter()
-            .filter(|(_, exit)| exit.since.elapsed() >= SETTLE)
-            .map(|(key, exit)| (*key, exit.destination, exit.was_empty))
-            .collect();
-        for (key, destination, was_empty) in due {
-            let unread = [0, 1].map(|side| self.control(operation::UNREAD, key, side));
-            let [source, there] = unread;
-            let (source, there) = (source?, there?);
-            if source == operation::UNKNOWN {
-                self.leaving.0.remove(&key);
-                continue;
-            }
-            let empty = source == 0 && there == 0;
-            if empty && was_empty {
-                for cookie in [key, destination] {
-                    // One that closed meanwhile is gone already.
-                    let _ = self.sockets.remove(&cookie);
-                }
-                self.control(operation::LEFT, key, 0)?;
-                self.leaving.0.remove(&key);
-            } else if let Some(exit) = self.leaving.0.get_mut(&key) {
-                exit.was_empty = empty;
-            }
+        for earlier in &mut self.earlier {
+            earlier.let_out()?;
         }
-        Ok(())
+        let control: &RawTracePoint =
+            program(&mut self.programs, CONTROL).map_err(|missing| Error::Missing(missing.0))?;
+        self.leaving.let_out(&mut Generation { control, sockets: &mut self.sockets })
     }
 
     /// Deletes every socket from the map at once. Whatever is unread is lost: for the self-test only.
@@ -112,7 +142,7 @@ impl Datapath {
 
     /// Finds the sessions that an earlier agent did not let out.
     pub(super) fn find_leaving(&mut self) {
-        for session in self.sessions().unwrap_or_default() {
+        for session in self.own_sessions().unwrap_or_default() {
             if session.leaving.is_some() && !session.outside {
                 self.leaving.begin(&session);
             }
@@ -125,10 +155,11 @@ impl Datapath {
     /// The kernel refused.
     pub fn unread(&mut self, session: &SessionReport) -> Result<[u32; 2], Error> {
         let known = |bytes| if bytes == operation::UNKNOWN { 0 } else { bytes };
-        Ok([
-            known(self.control(operation::UNREAD, session.key, 0)?),
-            known(self.control(operation::UNREAD, session.key, 1)?),
-        ])
+        let mut ask = |side| match self.earlier.iter().find(|earlier| earlier.has(session.key)) {
+            Some(earlier) => earlier.control(operation::UNREAD, session.key, side),
+            None => self.control(operation::UNREAD, session.key, side),
+        };
+        Ok([known(ask(0)?), known(ask(1)?)])
     }
 
     pub(super) fn control(&mut self, operation: u64, key: u64, value: u64) -> Result<u32, Error> {

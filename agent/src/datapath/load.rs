@@ -1,5 +1,6 @@
 //! Loading the programs, or taking over what an earlier agent pinned.
 
+use std::collections::VecDeque;
 use std::fs::File;
 
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf, SockHash};
@@ -8,6 +9,7 @@ use aya::programs::{CgroupAttachMode, RawTracePoint, SkMsg, SockOps};
 use aya::{Ebpf, EbpfLoader};
 use tokio::io::unix::AsyncFd;
 
+use super::earlier::Earlier;
 use super::leaving::Leaving;
 use super::{CONTROL, Datapath, Options, PROGRAMS, Unavailable, offsets, pins, raw};
 
@@ -21,8 +23,10 @@ impl Datapath {
         let cgroup = File::open(&options.cgroup).map_err(|error| {
             Unavailable(format!("the cgroup {} can't be opened: {error}", options.cgroup.display()))
         })?;
+        let mut earlier = Vec::new();
         if let Some(pins) = &options.pins {
-            pins::prepare(pins)?;
+            pins::prepare(pins, options.layout)?;
+            earlier = Earlier::find(pins, options.layout);
         }
         let mut programs = Self::load_programs(options, &offsets)?;
         Self::attach_messages(&mut programs, options.pins.is_some())?;
@@ -37,12 +41,18 @@ impl Datapath {
             events: watched(&mut programs, "EVENTS")?,
             options: options.clone(),
             leaving: Leaving::default(),
+            earlier,
+            ended: VecDeque::new(),
             observing: Vec::new(),
             programs,
             _link: link,
         };
         datapath.set_redirection(true).map_err(|error| Unavailable(error.to_string()))?;
         datapath.find_leaving();
+        // Only now: until the new programs are attached, the earlier ones take new sessions.
+        for earlier in &datapath.earlier {
+            earlier.retire().map_err(|error| Unavailable(format!("an earlier version's maps: {error}")))?;
+        }
         Ok(datapath)
     }
 
@@ -58,7 +68,7 @@ impl Datapath {
         for map in ["MEMBERS", "SOCKETS"] {
             loader.map_max_entries(map, limit.saturating_mul(2));
         }
-        let paths: Vec<_> = match &options.pins {
+        let paths: Vec<_> = match &options.pinned() {
             Some(pins) => pins::MAPS.iter().map(|name| (*name, pins.join(name))).collect(),
             None => Vec::new(),
         };
@@ -88,7 +98,7 @@ impl Datapath {
     fn load_control(programs: &mut Ebpf, options: &Options) -> Result<(), Unavailable> {
         let program: &mut RawTracePoint = program(programs, CONTROL)?;
         program.load().map_err(|error| Unavailable(describe(&error)))?;
-        if let Some(pins) = &options.pins {
+        if let Some(pins) = &options.pinned() {
             pins::replace_program(pins, program)?;
         }
         Ok(())
@@ -108,7 +118,7 @@ impl Datapath {
         let link = program.take_link(link).map_err(|error| Unavailable(describe(&error)))?;
         let link: FdLink =
             link.try_into().map_err(|_| Unavailable("the kernel has no links for cgroups (5.7)".into()))?;
-        match &options.pins {
+        match &options.pinned() {
             Some(pins) => pins::replace_link(pins, link).map(|()| None),
             None => Ok(Some(link)),
         }

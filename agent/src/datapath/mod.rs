@@ -5,6 +5,7 @@
 
 mod btf;
 mod cgroup;
+mod earlier;
 mod leaving;
 mod load;
 mod observing;
@@ -15,6 +16,7 @@ mod report;
 mod scope;
 mod shown;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,6 +26,7 @@ use aya::maps::{Array, HashMap, MapData, MapError, RingBuf, SockHash};
 use aya::programs::ProgramError;
 use aya::programs::links::FdLink;
 pub use cgroup::{bpf_mount, cgroup_id, cgroup2_mount, pinned_places};
+pub use earlier::is_pinned;
 use patchbay_ebpf_common as common;
 pub use patchbay_ebpf_common::Reason;
 pub use patchbay_ebpf_common::habit;
@@ -82,6 +85,8 @@ pub struct Options {
     pub scope: Option<Scope>,
     /// Bits of [`habit`] that take a session of mode `auto` back to TCP.
     pub harmful: u32,
+    /// Number of the maps' layout; another than the programs' own only to try an upgrade.
+    pub layout: u32,
 }
 
 impl Options {
@@ -94,7 +99,13 @@ impl Options {
             in_flight_budget: DEFAULT_IN_FLIGHT_BYTES,
             scope: None,
             harmful: u32::MAX,
+            layout: common::LAYOUT,
         }
+    }
+
+    /// Where this layout's maps are pinned.
+    fn pinned(&self) -> Option<PathBuf> {
+        self.pins.as_deref().map(|pins| pins::of_layout(pins, self.layout))
     }
 }
 
@@ -128,6 +139,9 @@ pub struct Datapath {
     events: AsyncFd<RingBuf<MapData>>,
     options: Options,
     leaving: leaving::Leaving,
+    earlier: Vec<earlier::Earlier>,
+    /// Ended sessions of earlier layouts, to be told.
+    ended: VecDeque<SessionReport>,
     observing: Vec<observing::Attached>,
     programs: Ebpf,
     // Keeps the link alive.
@@ -215,6 +229,12 @@ impl Datapath {
     /// # Errors
     /// The kernel refused; a session that ends meanwhile is left out.
     pub fn sessions(&self) -> Result<Vec<SessionReport>, Error> {
+        let mut reports = self.own_sessions()?;
+        reports.extend(self.earlier.iter().flat_map(earlier::Earlier::sessions).cloned());
+        Ok(reports)
+    }
+
+    fn own_sessions(&self) -> Result<Vec<SessionReport>, Error> {
         let mut reports = Vec::new();
         for entry in self.sessions.iter() {
             match entry {
@@ -231,6 +251,10 @@ impl Datapath {
     /// # Errors
     /// The ring can't be watched any more.
     pub async fn next_event(&mut self) -> io::Result<SessionEvent> {
+        if let Some(report) = self.ended.pop_front() {
+            // How it ended is in a ring whose layout is not known here.
+            return Ok(SessionEvent::Closed(report, Cause::SourceFinished));
+        }
         loop {
             let mut guard = self.events.readable_mut().await?;
             while let Some(item) = guard.get_inner_mut().next() {
@@ -245,6 +269,19 @@ impl Datapath {
             }
             guard.clear_ready();
         }
+    }
+
+    /// Looks which sessions of earlier layouts have ended, which [`Self::next_event`] then tells, and removes
+    /// the layouts that have none any more. To be called every now and then.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn follow_earlier(&mut self) -> io::Result<()> {
+        for earlier in &mut self.earlier {
+            self.ended.extend(earlier.look()?);
+        }
+        self.earlier.retain(|earlier| !earlier.remove_if_empty());
+        Ok(())
     }
 
     /// Removes every trace that pinned programs left. Unread redirected bytes are lost: drain first.
@@ -264,7 +301,8 @@ pub fn pinned_sessions(pins: &std::path::Path) -> Result<Vec<SessionReport>, Una
     let fail = |error: &dyn std::error::Error| {
         Unavailable(format!("no agent's maps at {}: {}", pins.display(), load::describe(error)))
     };
-    let map = MapData::from_pin(pins.join("KNOWN_SESSIONS")).map_err(|error| fail(&error))?;
+    let map = MapData::from_pin(pins::of_layout(pins, common::LAYOUT).join("KNOWN_SESSIONS"))
+        .map_err(|error| fail(&error))?;
     let sessions: HashMap<_, u64, common::Session> =
         HashMap::try_from(aya::maps::Map::HashMap(map)).map_err(|error| fail(&error))?;
     Ok(sessions.iter().flatten().map(|(_, session)| SessionReport::read(&session)).collect())

@@ -11,7 +11,7 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// One offset: the programs' variable, the structure, the member, and whether the programs can do
 /// without.
-const WANTED: [(&str, &str, &str, Need); 23] = [
+const WANTED: [(&str, &str, &str, Need); 29] = [
     ("OFFSET_WRITE_SEQ", "tcp_sock", "write_seq", Need::Always),
     ("OFFSET_COPIED_SEQ", "tcp_sock", "copied_seq", Need::Always),
     ("OFFSET_IS_MPTCP", "tcp_sock", "is_mptcp", Need::IfPresent),
@@ -23,6 +23,12 @@ const WANTED: [(&str, &str, &str, Need); 23] = [
     ("OFFSET_SNDBUF", "sock", "sk_sndbuf", Need::Always),
     ("OFFSET_PROTOCOL", "sock", "__sk_common.skc_prot", Need::Always),
     ("OFFSET_MEMORY_PRESSURE", "proto", "memory_pressure", Need::Always),
+    ("OFFSET_MEMORY_ALLOCATED", "proto", "memory_allocated", Need::Always),
+    ("OFFSET_MEMORY_LIMITS", "proto", "sysctl_mem", Need::Always),
+    ("OFFSET_NETWORK", "sock", "__sk_common.skc_net", Need::Always),
+    ("OFFSET_NETWORK_IPV4", "net", "ipv4", Need::Always),
+    ("OFFSET_TCP_RMEM", "netns_ipv4", "sysctl_tcp_rmem", Need::Always),
+    ("OFFSET_RCV_WND", "tcp_sock", "rcv_wnd", Need::Always),
     ("OFFSET_SOCKET", "sock", "sk_socket", Need::Always),
     ("OFFSET_FILE", "socket", "file", Need::Always),
     ("OFFSET_FILE_FLAGS", "file", "f_flags", Need::Always),
@@ -60,22 +66,30 @@ pub fn read() -> Result<Vec<(&'static str, u32)>, Unavailable> {
         })
         .collect();
     let mut found = found?;
+    let locks = btf.bits("sock", "sk_userlocks");
+    let locks = locks.ok_or_else(|| Unavailable("this kernel has no sock.sk_userlocks".into()))?;
+    found.extend([("OFFSET_USERLOCKS", locks / 8), ("BIT_USERLOCKS", locks % 8)]);
     found.extend(system_calls(&btf)?);
     Ok(found)
 }
 
-/// Where a system call's first two arguments are, and the numbers of those that are observed.
-fn system_calls(btf: &Btf<'_>) -> Result<[(&'static str, u32); 5], Unavailable> {
-    let x86 = || Some((btf.offset("pt_regs", "di")?, btf.offset("pt_regs", "si")?));
-    let others = || btf.offset("pt_regs", "regs").map(|first| (first, first + 8));
-    let (first, second) = x86()
+/// Where a system call's first three arguments are, and the numbers of those that are observed.
+fn system_calls(btf: &Btf<'_>) -> Result<[(&'static str, u32); 7], Unavailable> {
+    let x86 = || {
+        let of = |register| btf.offset("pt_regs", register);
+        Some([of("di")?, of("si")?, of("dx")?])
+    };
+    let others = || btf.offset("pt_regs", "regs").map(|first| [first, first + 8, first + 16]);
+    let [first, second, third] = x86()
         .or_else(others)
         .ok_or_else(|| Unavailable("this kernel's registers are not known to Patchbay".into()))?;
     Ok([
         ("OFFSET_FIRST_ARGUMENT", first),
         ("OFFSET_SECOND_ARGUMENT", second),
+        ("OFFSET_THIRD_ARGUMENT", third),
         ("NUMBER_IOCTL", u32::try_from(libc::SYS_ioctl).unwrap_or(u32::MAX)),
         ("NUMBER_SPLICE", u32::try_from(libc::SYS_splice).unwrap_or(u32::MAX)),
+        ("NUMBER_SETSOCKOPT", u32::try_from(libc::SYS_setsockopt).unwrap_or(u32::MAX)),
         ("NUMBER_SHUTDOWN", u32::try_from(libc::SYS_shutdown).unwrap_or(u32::MAX)),
     ])
 }

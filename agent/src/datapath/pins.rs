@@ -1,6 +1,6 @@
 //! What outlives the agent: maps and the cgroup link, pinned in a BPF file system.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use aya::programs::RawTracePoint;
@@ -28,17 +28,37 @@ pub const PROGRAM: &str = "control";
 /// `statfs` magic of a BPF file system.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
+/// What the names of the folders of layouts begin with.
+const LAYOUT: &str = "layout-";
+
+/// Where the maps of a layout are pinned.
+pub fn of_layout(pins: &Path, layout: u32) -> PathBuf {
+    pins.join(format!("{LAYOUT}{layout}"))
+}
+
+/// The folders of all other layouts.
+pub fn other_layouts(pins: &Path, layout: u32) -> Vec<PathBuf> {
+    let own = of_layout(pins, layout);
+    layouts(pins).into_iter().filter(|folder| *folder != own).collect()
+}
+
+fn layouts(pins: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(pins).into_iter().flatten().flatten();
+    let named = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(LAYOUT));
+    named.map(|entry| entry.path()).collect()
+}
+
 /// Makes the folder, and mounts a BPF file system on it when it is in none.
-pub fn prepare(pins: &Path) -> Result<(), Unavailable> {
+pub fn prepare(pins: &Path, layout: u32) -> Result<(), Unavailable> {
     let fail = |what: &str, error: &dyn std::fmt::Display| {
         Unavailable(format!("{what} {} failed: {error}", pins.display()))
     };
     fs::create_dir_all(pins).map_err(|error| fail("making the folder for pins", &error))?;
-    if is_bpf(pins) {
-        return Ok(());
+    if !is_bpf(pins) {
+        mount(Some("bpf"), pins, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .map_err(|error| fail("mounting a BPF file system on", &error))?;
     }
-    mount(Some("bpf"), pins, Some("bpf"), MsFlags::empty(), None::<&str>)
-        .map_err(|error| fail("mounting a BPF file system on", &error))
+    fs::create_dir_all(of_layout(pins, layout)).map_err(|error| fail("making a folder in", &error))
 }
 
 /// Pins the new link, then lets the earlier agent's go, so that no connection is missed.
@@ -69,13 +89,21 @@ pub fn replace_program(pins: &Path, program: &mut RawTracePoint) -> Result<(), U
     })
 }
 
-/// Removes all pins, and the file system when it was mounted for them.
-pub fn remove(pins: &Path) -> io::Result<()> {
-    for name in MAPS.iter().chain(&[LINK, "link_next", PROGRAM]) {
-        match fs::remove_file(pins.join(name)) {
+/// Removes the pins of one layout; the link first, so that no program misses its maps' names.
+pub fn remove_layout(folder: &Path) -> io::Result<()> {
+    for name in [LINK, "link_next", PROGRAM].iter().chain(&MAPS) {
+        match fs::remove_file(folder.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+    }
+    fs::remove_dir(folder)
+}
+
+/// Removes all pins, and the file system when it was mounted for them.
+pub fn remove(pins: &Path) -> io::Result<()> {
+    for folder in layouts(pins) {
+        remove_layout(&folder)?;
     }
     // Only a mount point of its own can be unmounted; elsewhere this is refused, as it should be.
     let _ = umount2(pins, MntFlags::MNT_DETACH);

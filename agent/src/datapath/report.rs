@@ -15,6 +15,10 @@ pub struct Traffic {
     pub kernel_messages: u64,
     /// Messages over TCP, counted only for sessions in the map.
     pub tcp_messages: u64,
+    /// The path of the latest message, for sessions in the map.
+    pub path: Option<Path>,
+    /// How often the path changed.
+    pub switches: u32,
 }
 
 /// The path a session takes.
@@ -47,8 +51,6 @@ pub struct SessionReport {
     pub established: u64,
     /// When something was last sent, nanoseconds since boot; 0 for never, or not in the map.
     pub last_activity: u64,
-    /// How often its directions changed their path.
-    pub switches: u32,
     /// The kernel programs' key.
     pub key: u64,
     /// Key of the destination's socket in the map, 0 when it is not known.
@@ -61,6 +63,10 @@ pub struct SessionReport {
     pub habits: [u32; 2],
     /// Receiving calls seen at the source and at the destination while they were observed.
     pub calls: [u32; 2],
+    /// Unread redirected bytes towards the destination and back, when they were looked at.
+    pub in_flight: [u32; 2],
+    /// Whether its counters are unknown: an earlier version's programs keep them.
+    pub uncounted: bool,
 }
 
 /// Why a session ended.
@@ -131,13 +137,14 @@ impl SessionReport {
             received: Traffic::default(),
             established: 0,
             last_activity: 0,
-            switches: 0,
             key: 0,
             destination_key: 0,
             leaving: None,
             outside: true,
             habits: [0; 2],
             calls: [0; 2],
+            in_flight: [0; 2],
+            uncounted: false,
         }
     }
 
@@ -154,13 +161,14 @@ impl SessionReport {
             received: traffic(received),
             established: session.established,
             last_activity: sent.last_activity.max(received.last_activity),
-            switches: sent.switches + received.switches,
             key: session.source_cookie,
             destination_key: session.destination_cookie,
             leaving: Reason::from_code(session.leave),
             outside: session.reason != 0,
             habits: session.habits,
             calls: session.calls,
+            in_flight: [0; 2],
+            uncounted: false,
         }
     }
 }
@@ -185,8 +193,14 @@ fn path(session: &common::Session) -> Path {
 }
 
 fn traffic(direction: &common::Direction) -> Traffic {
-    let common::Direction { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages, .. } = *direction;
-    Traffic { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages }
+    let common::Direction { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages, switches, .. } =
+        *direction;
+    let path = match direction.path {
+        common::path::KERNEL => Some(Path::Kernel),
+        common::path::TCP => Reason::from_code(direction.reason).map(Path::Tcp),
+        _ => None,
+    };
+    Traffic { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages, path, switches }
 }
 
 pub(super) fn address(bytes: common::AddressBytes, port: u32) -> SocketAddr {

@@ -46,6 +46,7 @@ impl Looker {
         let fail = |error: &dyn std::error::Error| {
             Unavailable(format!("no agent's programs at {}: {}", pins.display(), describe(error)))
         };
+        let pins = &pins::of_layout(pins, common::LAYOUT);
         let control = RawTracePoint::from_pin(pins.join(pins::PROGRAM)).map_err(|error| fail(&error))?;
         let map = MapData::from_pin(pins.join("SHOWN")).map_err(|error| fail(&error))?;
         let ring = RingBuf::try_from(Map::RingBuf(map)).map_err(|error| fail(&error))?;

@@ -2,6 +2,7 @@
 
 mod exec;
 mod existing;
+mod left;
 mod standalone;
 mod summary;
 
@@ -18,7 +19,7 @@ use tracing::warn;
 
 use crate::core::profiles::{Endpoint, Ends, Profiles, known_habits};
 use crate::datapath::{Datapath, Options, Reason, Scope, SessionEvent, SessionReport};
-use crate::profile_file;
+use crate::{boot_time, profile_file};
 
 /// How often what was seen becomes decisions.
 const DECIDE_EVERY: Duration = Duration::from_millis(100);
@@ -27,7 +28,7 @@ const PAIRED_WITHIN: u64 = 1_000_000_000;
 /// How long sessions may take to leave the map in the end; a reader that never reads keeps its bytes.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 /// Where profiles are kept unless said otherwise.
-const STATE: &str = "/var/lib/patchbay/scopes";
+pub const STATE: &str = "/var/lib/patchbay/scopes";
 
 /// How connections inside the scope are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -54,6 +55,7 @@ impl Mode {
 /// One cgroup whose inner connections are redirected.
 struct Runner {
     datapath: Datapath,
+    pins: PathBuf,
     cgroup: PathBuf,
     /// Listening sockets at the last look.
     listening: usize,
@@ -73,8 +75,12 @@ impl Runner {
         std::fs::create_dir_all(&state).with_context(|| format!("{} can't be made", state.display()))?;
         let profiles = profile_file::read(&state)?;
         let scope = Scope { always: mode == Mode::Always, refusal: mode.refusal() };
-        let options = Options { scope: Some(scope), ..options };
-        let mut datapath = Datapath::load(&options).context("this node can't redirect")?;
+        left::clear();
+        let pins = left::place();
+        let options = Options { scope: Some(scope), pins: Some(pins.clone()), ..options };
+        let mut datapath = Datapath::load(&options)
+            .inspect_err(|_| left::remove_if_unused(&pins))
+            .context("this node can't redirect")?;
         if mode == Mode::Auto {
             datapath.observe(true).context("use --mode always to redirect without learning")?;
         }
@@ -82,6 +88,7 @@ impl Runner {
         decide.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
             datapath,
+            pins,
             cgroup,
             listening: 0,
             mode,
@@ -156,7 +163,7 @@ impl Runner {
     }
 
     fn look(&mut self) -> Result<()> {
-        let now = boot_time()?;
+        let now = boot_time().context("the boot clock can't be read")?;
         let mut learned = false;
         for session in self.datapath.sessions()? {
             learned |= self.learn(&session, false);
@@ -202,7 +209,10 @@ impl Runner {
         self.datapath.leave_all()?;
         while self.datapath.sessions()?.iter().any(|session| !session.outside) {
             if tokio::time::timeout_at(deadline, self.decide.tick()).await.is_err() {
-                warn!("a program does not read what was redirected to it; these bytes are lost to it");
+                warn!(
+                    "a program does not read what was redirected to it; what is unread waits for it at {}",
+                    self.pins.display()
+                );
                 break;
             }
             self.datapath.let_out()?;
@@ -243,10 +253,10 @@ impl Runner {
     }
 }
 
-/// Nanoseconds since boot, the clock of the kernel programs.
-fn boot_time() -> Result<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?;
-    Ok(u64::try_from(now.tv_sec())? * 1_000_000_000 + u64::try_from(now.tv_nsec())?)
+impl Drop for Runner {
+    fn drop(&mut self) {
+        left::remove_if_unused(&self.pins);
+    }
 }
 
 fn base_name(program: &Path) -> String {

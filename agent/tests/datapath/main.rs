@@ -5,6 +5,7 @@
 mod peers;
 mod place;
 mod stress;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -128,7 +129,7 @@ async fn a_receiver_that_does_not_read_stops_its_sender_and_loses_nothing() {
     let report = &outcome.report;
     // The peer itself asserts that its sends stopped, and that all bytes came in their order.
     assert!(report.sent.kernel_bytes > 0 && report.sent.tcp_bytes > 0, "{report:?}");
-    assert!(report.switches > 0);
+    assert!(report.sent.switches > 0);
 }
 
 #[tokio::test]
@@ -139,6 +140,38 @@ async fn a_refused_session_stays_on_tcp_with_its_reason_and_is_counted() {
     assert_eq!(report.path, Path::Tcp(Reason::Never));
     assert_eq!((report.sent.tcp_bytes, report.received.tcp_bytes), (peers::ECHO_BYTES, peers::ECHO_BYTES));
     assert_eq!((report.sent.kernel_bytes, report.received.kernel_bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn multipath_tcp_stays_outside() {
+    let place = Place::one_namespace();
+    let outcome = run(&place, "127.0.0.1", Work::Multipath, ALLOWED).await;
+    assert_eq!(outcome.report.path, Path::Tcp(Reason::Multipath), "{:?}", outcome.report);
+    assert_eq!((outcome.report.sent.kernel_bytes, outcome.report.received.kernel_bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn a_socket_connected_to_itself_stays_outside() {
+    let place = Place::one_namespace();
+    let mut datapath = load(&place);
+    let mut peer = Peer::serve(&place, "127.0.0.1", Work::WithItself);
+    let at = peer.address("127.0.0.1");
+    for source_cgroup in [place.source_cgroup(), place.destination_cgroup()] {
+        let declaration = Declaration {
+            source_cgroup,
+            destination_cgroup: place.destination_cgroup(),
+            destination: at,
+            source_instance: 7,
+            destination_instance: 7,
+            redirect: ALLOWED,
+            always: false,
+        };
+        datapath.declare(&declaration).expect("there is room");
+    }
+    peer.release();
+    // The peer asserts that its bytes came back. Such a socket is told as accepted, and nobody connected.
+    peer.succeed();
+    assert_eq!(datapath.sessions().expect("readable"), []);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ import socket
 import sys
 
 ECHO, DUPLEX, HALF_CLOSE, SLOW = 4_000_000, 60_000_000, 700_000, 24_000_000
+IPPROTO_MPTCP = 262
 PATTERN = bytes(random.Random(7).randbytes(1 << 20))
 DOUBLE = PATTERN + PATTERN
 
@@ -116,20 +117,55 @@ def slow_reader(s, connecting):
         s.sendall(b"!")
 
 
+def stay(s, connecting):
+    """Echoes until the source's input ends."""
+    if not connecting:
+        while data := s.recv(65536):
+            s.sendall(data)
+        s.close()
+        sys.exit()
+    position = 0
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        length = min(sizes(), 10_000)
+        s.sendall(piece(position, length))
+        receive(s, position + length, position)
+        position += length
+
+
+def with_itself(address):
+    """A port that nobody listens at, connected to itself."""
+    s = socket.socket()
+    s.bind((address, 0))
+    print(s.getsockname()[1], flush=True)
+    sys.stdin.readline()
+    s.connect(s.getsockname())
+    s.settimeout(25)
+    for position in range(0, 100_000, 10_000):
+        s.sendall(piece(position, 10_000))
+        receive(s, position + 10_000, position)
+    s.close()
+
+
 def main():
     role, address, port, work = sys.argv[1:]
+    if work == "WithItself":
+        with_itself(address)
+        return
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    protocol = IPPROTO_MPTCP if work == "Multipath" else 0
     connecting = role == "connect"
     if connecting:
-        s = socket.create_connection((address, int(port)))
+        s = socket.socket(family, socket.SOCK_STREAM, protocol)
+        s.connect((address, int(port)))
     else:
-        listener = socket.socket(family)
+        listener = socket.socket(family, socket.SOCK_STREAM, protocol)
         listener.bind((address, 0))
         listener.listen()
         print(listener.getsockname()[1], flush=True)
         s, _ = listener.accept()
     s.settimeout(25) if work not in ("Duplex", "SlowReader") else None
-    {"Echo": echo, "Duplex": duplex, "HalfClose": half_close, "SlowReader": slow_reader}[work](s, connecting)
+    {"Echo": echo, "Duplex": duplex, "HalfClose": half_close, "SlowReader": slow_reader,
+     "Stay": stay, "Multipath": echo}[work](s, connecting)
     if not connecting:
         # The source closes first, so that who ended the session is the same in every run.
         s.settimeout(25)

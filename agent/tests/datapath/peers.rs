@@ -28,6 +28,12 @@ pub enum Work {
     HalfClose,
     /// The destination reads nothing until the source's sends have stopped.
     SlowReader,
+    /// Messages are echoed until [`Peer::release`].
+    Stay,
+    /// [`Work::Echo`] over multipath TCP.
+    Multipath,
+    /// A socket is connected to itself, after [`Peer::release`].
+    WithItself,
 }
 
 /// A running end.
@@ -59,6 +65,7 @@ impl Peer {
             .args(["ip", "netns", "exec", &place.namespace(end), "python3"])
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/datapath/peer.py"))
             .args(arguments)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("python3 is installed");
@@ -71,6 +78,11 @@ impl Peer {
         let mut line = String::new();
         self.output.read_line(&mut line).expect("the peer says its port");
         SocketAddr::new(address.parse().expect("an address"), line.trim().parse().expect("a port"))
+    }
+
+    /// Ends the input of a source that stays.
+    pub fn release(&mut self) {
+        drop(self.child.stdin.take());
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -1,7 +1,8 @@
 //! Sessions of every kind while the data path is switched, replaced, filled and emptied; the stress
 //! program checks every byte by its position.
 //!
-//! `PATCHBAY_STRESS_SECONDS` and `PATCHBAY_STRESS_SEED` make a longer or another run.
+//! `cargo xtask stress` makes a longer or another run, by these variables: `PATCHBAY_STRESS_SECONDS`,
+//! `PATCHBAY_STRESS_GIGABYTES`, `PATCHBAY_STRESS_SEED`.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -31,6 +32,7 @@ fn start(place: &Place, arguments: &[&str]) -> Child {
         .arg(program)
         .args(["--seed", &setting("PATCHBAY_STRESS_SEED", 1).to_string()])
         .args(["--seconds", &setting("PATCHBAY_STRESS_SECONDS", 8).to_string()])
+        .args(["--gigabytes", &setting("PATCHBAY_STRESS_GIGABYTES", 1_000_000).to_string()])
         .args(arguments)
         .stdout(Stdio::piped())
         .spawn()
@@ -46,6 +48,7 @@ async fn assert_right(child: Child, datapath: &mut Datapath, mut kernel_bytes: u
     assert!(report["sessions"].as_u64() > Some(50), "{report}");
     kernel_bytes += drained(datapath).await;
     assert!(kernel_bytes > 0, "nothing was redirected");
+    println!("{kernel_bytes} bytes of established and ended sessions went through the kernel; {report}");
 }
 
 /// Kernel bytes of the sessions that have ended since the last look.

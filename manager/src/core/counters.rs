@@ -3,6 +3,7 @@
 use patchbay_api::Traffic;
 use ssmmp::{Address, AgentHealthControlRequest, Envelope, Port, Status};
 
+use super::session::Details;
 use super::{Connection, Core, Effect, Millis, Outstanding, SessionKey, Timer};
 
 /// How long fresh counters are waited for, milliseconds.
@@ -71,11 +72,20 @@ impl Core {
         let Some(id) = self.sessions.by_key(counters.key).filter(|id| self.has_end_on(node, *id)) else {
             return;
         };
+        let now = self.now;
         self.sessions.counters(id, |session, interned| {
             session.path = interned.text(counters.path);
             session.reason = (counters.reason != "-").then(|| interned.text(counters.reason));
             session.sent = counters.sent;
             session.received = counters.received;
+            if let Some(details) = &counters.details {
+                session.details = Some(Box::new(Details {
+                    paths: details.paths.map(|path| interned.text(path)),
+                    switches: details.switches,
+                    in_flight: details.in_flight,
+                    last_activity: details.idle.map(|idle| now.saturating_sub(idle)),
+                }));
+            }
         });
         self.effect(Effect::SaveSession(id));
         if counters.closed {
@@ -92,6 +102,24 @@ struct Counters<'a> {
     sent: Traffic,
     received: Traffic,
     closed: bool,
+    details: Option<Told<'a>>,
+}
+
+/// What it tells of the directions.
+struct Told<'a> {
+    paths: [&'a str; 2],
+    switches: [u32; 2],
+    in_flight: [u32; 2],
+    idle: Option<Millis>,
+}
+
+impl<'a> Told<'a> {
+    fn read(parts: &mut impl Iterator<Item = &'a str>) -> Option<Self> {
+        let paths = [text(parts.next()?), text(parts.next()?)];
+        let mut number = || parts.next()?.parse().ok();
+        let (switches, in_flight) = ([number()?, number()?], [number()?, number()?]);
+        Some(Self { paths, switches, in_flight, idle: parts.next()?.parse().ok() })
+    }
 }
 
 impl<'a> Counters<'a> {
@@ -120,6 +148,7 @@ impl<'a> Counters<'a> {
             sent: traffic(sk, st, smk, smt),
             received: traffic(rk, rt, rmk, rmt),
             closed: parts.next()? == "closed",
+            details: Told::read(parts),
         })
     }
 }

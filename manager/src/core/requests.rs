@@ -144,6 +144,7 @@ impl Core {
             reason: None,
             sent: Traffic::default(),
             received: Traffic::default(),
+            details: None,
         };
         let id = self.session_id();
         self.add_session(Session { id, ..session });

@@ -143,6 +143,7 @@ impl Core {
             reason: None,
             sent: patchbay_api::Traffic::default(),
             received: patchbay_api::Traffic::default(),
+            details: None,
         };
         let id = self.session_id();
         self.add_session(Session { id, ..session });

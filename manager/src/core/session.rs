@@ -75,6 +75,21 @@ pub struct Session {
     pub sent: Traffic,
     /// Back.
     pub received: Traffic,
+    /// What the kernel says of each direction, once it has told.
+    pub details: Option<Box<Details>>,
+}
+
+/// The directions of a session, as the kernel saw them last; there and back.
+#[derive(Debug, Clone)]
+pub struct Details {
+    /// The path of the latest message.
+    pub paths: [Arc<str>; 2],
+    /// How often it changed.
+    pub switches: [u32; 2],
+    /// Redirected bytes that are not read yet.
+    pub in_flight: [u32; 2],
+    /// When something was last sent.
+    pub last_activity: Option<Millis>,
 }
 
 impl Session {

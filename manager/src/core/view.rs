@@ -207,6 +207,12 @@ impl Core {
             opened_ms: session.opened,
             closed_ms: session.closed,
             status: session.status.map(ssmmp::Status::code),
+            details: session.details.as_deref().map(|details| api::Details {
+                paths: details.paths.clone().map(|path| path.to_string()),
+                switches: details.switches,
+                in_flight_bytes: details.in_flight,
+                last_activity_ms: details.last_activity,
+            }),
         }
     }
 

@@ -154,6 +154,7 @@ fn session(row: &Row<'_>) -> Result<Session, StoreError> {
         reason: row.get::<_, Option<String>>(16)?.map(Arc::from),
         sent: traffic(row, 17)?,
         received: traffic(row, 21)?,
+        details: None,
     })
 }
 

@@ -1,0 +1,111 @@
+//! `profiles`: what was learned of programs and of their traffic, for people.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::core::profiles::{Profiles, habit_names};
+use crate::{profile_file, scope};
+
+/// Where agents keep their state, one folder for each node.
+const NODES: &str = "/run/patchbay";
+
+/// Which profiles to show.
+#[derive(Args)]
+pub struct ProfileTable {
+    /// A state folder [default: all of `/run/patchbay` and that of `exec`]
+    #[arg(long, value_name = "FOLDER")]
+    state_dir: Option<PathBuf>,
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the profiles of one state folder, or of all that are found.
+///
+/// # Errors
+/// There are none, or a file is damaged.
+pub fn print(table: &ProfileTable) -> Result<()> {
+    let folders = table.state_dir.clone().map_or_else(usual_folders, |folder| vec![folder]);
+    let mut found = Vec::new();
+    for folder in folders {
+        let profiles = profile_file::read(&folder)?;
+        if profiles != Profiles::default() {
+            found.push((folder, profiles));
+        }
+    }
+    if found.is_empty() {
+        bail!("nothing was learned yet; --state-dir names another state folder");
+    }
+    if table.json {
+        let by_folder: std::collections::BTreeMap<_, _> = found.into_iter().collect();
+        println!("{}", serde_json::to_string_pretty(&by_folder)?);
+        return Ok(());
+    }
+    for (folder, profiles) in found {
+        print!("{}", text(&folder, &profiles));
+    }
+    Ok(())
+}
+
+fn usual_folders() -> Vec<PathBuf> {
+    let nodes = fs::read_dir(NODES).into_iter().flatten().flatten().map(|entry| entry.path());
+    nodes.chain([PathBuf::from(scope::STATE)]).collect()
+}
+
+/// The verdicts are those of a kernel with every known difference; `probe` shows this one's.
+fn text(folder: &Path, profiles: &Profiles) -> String {
+    let mut text = format!("{}\n", folder.display());
+    let mut line = |cells: [&str; 5]| {
+        let [name, calls, sessions, habits, verdict] = cells;
+        let _ = writeln!(text, "  {name:<40} {calls:>8} {sessions:>8}  {verdict:<28} {habits}");
+    };
+    line(["PLUG OR SOCKET", "CALLS", "SESSIONS", "HABITS", "AUTO"]);
+    for (end, profile) in &profiles.endpoints {
+        let verdict = profile.verdict(u32::MAX).map_or_else(|reason| reason.text(), |()| "redirected");
+        line([
+            &end.to_string(),
+            &profile.calls.to_string(),
+            &profile.sessions.to_string(),
+            &habit_names(profile.habits),
+            verdict,
+        ]);
+    }
+    if !profiles.connections.is_empty() {
+        let _ = writeln!(text, "  {:<57} {:>8}  {:<28}", "ABSTRACT CONNECTION", "SESSIONS", "AUTO");
+    }
+    for (connection, traffic) in &profiles.connections {
+        let verdict = match (traffic.is_small(), traffic.small_writes) {
+            (true, small) => format!("TCP: {small} streams of small writes"),
+            (false, 0) => "redirected".to_owned(),
+            (false, small) => format!("redirected; {small} taken back as streams of small writes"),
+        };
+        let _ = writeln!(text, "  {connection:<57} {:>8}  {verdict}", traffic.sessions);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::profiles::{Endpoint, Profile, Traffic};
+    use patchbay_ebpf_common::habit;
+
+    #[test]
+    fn decisions_and_their_numbers_can_be_read() {
+        let mut profiles = Profiles::default();
+        let known = Profile { sessions: 3, calls: 1_000, habits: 0 };
+        profiles.endpoints.insert(Endpoint::new(&"web", &"cache"), known);
+        let splices = Profile { sessions: 1, calls: 2, habits: habit::SPLICE };
+        profiles.endpoints.insert(Endpoint::new(&"proxy", &"in"), splices);
+        profiles.connections.insert("web.cache → redis.in".into(), Traffic { sessions: 4, small_writes: 3 });
+        let text = text(Path::new("/state"), &profiles);
+        let line = |name: &str| text.lines().find(|line| line.contains(name)).expect("a line").to_owned();
+        assert!(line("web.cache  ").contains("redirected"));
+        assert!(line("proxy.in").contains("unsafe habit") && line("proxy.in").contains("splice"));
+        assert!(line("→").contains("TCP: 3 streams of small writes"));
+    }
+}
