@@ -72,6 +72,21 @@ pub struct Listening {
     pub mode: u32,
 }
 
+/// A program's name as the kernel keeps it for a process: at most 15 bytes, the rest zero.
+pub type ProgramName = [u8; 16];
+
+/// A program of the scope that connects to a port.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceKey {
+    /// The program.
+    pub program: ProgramName,
+    /// The port, host byte order.
+    pub port: u32,
+    /// Always zero.
+    pub padding: u32,
+}
+
 /// A connection, from source to destination.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -178,6 +193,8 @@ pub struct Session {
     pub trace: u32,
     /// Always zero.
     pub padding: u32,
+    /// The program that connected, where there are no declarations.
+    pub source_program: ProgramName,
     /// From source to destination, then back.
     pub directions: [Direction; 2],
 }
@@ -364,8 +381,9 @@ const _: () = {
     assert!(size_of::<Tuple>() == 48);
     assert!(size_of::<ListeningKey>() == 32);
     assert!(size_of::<Listening>() == 8);
+    assert!(size_of::<SourceKey>() == 24);
     assert!(size_of::<Direction>() == 80);
-    assert!(size_of::<Session>() == 48 + 8 * 8 + 12 * 4 + 2 * 80);
+    assert!(size_of::<Session>() == 48 + 8 * 8 + 12 * 4 + 16 + 2 * 80);
     assert!(core::mem::offset_of!(Session, source_cookie) == 48);
     assert!(core::mem::offset_of!(Session, source_instance) == 88);
     assert!(core::mem::offset_of!(Session, leave) == LASTING_BYTES - 4);
@@ -385,6 +403,6 @@ mod user {
             unsafe impl aya::Pod for $name {}
         )* };
     }
-    pod!(DeclarationKey, Declaration, ListeningKey, Listening, Tuple, Direction, Session, Member);
+    pod!(DeclarationKey, Declaration, ListeningKey, Listening, SourceKey, Tuple, Direction, Session, Member);
     pod!(Settings, Event, Shown);
 }

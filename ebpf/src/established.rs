@@ -29,10 +29,10 @@ pub fn source(ctx: &SockOpsContext) {
         padding: 0,
     };
     // SAFETY: the value is copied out at once; the agent replaces declarations whole.
-    let declaration = match (unsafe { DECLARED.get(&key) }).copied() {
-        Some(declaration) => declaration,
+    let (declaration, program) = match (unsafe { DECLARED.get(&key) }).copied() {
+        Some(declaration) => (declaration, [0; 16]),
         None => match listening::in_scope(ctx, &tuple) {
-            Some(declaration) => declaration,
+            Some(found) => found,
             None => return,
         },
     };
@@ -50,6 +50,7 @@ pub fn source(ctx: &SockOpsContext) {
         &mut *room
     };
     session.tuple = tuple;
+    session.source_program = program;
     session.source_cookie = cookie;
     session.source_socket = socket;
     session.destination_cgroup = declaration.destination_cgroup;

@@ -3,6 +3,7 @@
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::bpf_get_current_task;
+use patchbay_ebpf_common::ProgramName;
 
 macro_rules! offsets {
     ($( $(#[$doc:meta])* $name:ident $reader:ident; )*) => { $(
@@ -71,6 +72,10 @@ offsets! {
     OFFSET_KERNFS_ID kernfs_id_offset;
     /// `task_struct.files`
     OFFSET_FILES files_offset;
+    /// `task_struct.group_leader`
+    OFFSET_GROUP_LEADER group_leader_offset;
+    /// `task_struct.comm`
+    OFFSET_COMM comm_offset;
     /// `files_struct.fdt`
     OFFSET_FILE_TABLE file_table_offset;
     /// `fdtable.fd`
@@ -248,6 +253,14 @@ pub fn is_setsockopt(number: u64) -> bool {
 #[inline(always)]
 pub fn is_shutdown(number: u64) -> bool {
     number == shutdown_number()
+}
+
+/// The name of the running program: that of its first thread.
+#[inline(always)]
+pub fn program() -> Option<ProgramName> {
+    // SAFETY: the helper has no arguments.
+    let task = unsafe { bpf_get_current_task() };
+    read(read(task, group_leader_offset())?, comm_offset())
 }
 
 /// The kernel address of the socket behind a descriptor of the running task. For a descriptor of another

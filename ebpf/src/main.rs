@@ -18,7 +18,7 @@ mod shown;
 
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_TCP_LISTEN_CB,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
 };
 use aya_ebpf::macros::{raw_tracepoint, sk_msg, sock_ops};
 use aya_ebpf::programs::{RawTracePointContext, SkMsgContext, SockOpsContext};
@@ -32,6 +32,7 @@ pub fn patchbay_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established::source(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established::destination(&ctx),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => listening::connecting(&ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => listening::begun(&ctx),
         BPF_SOCK_OPS_STATE_CB => closing::state_changed(&ctx),
         _ => {}

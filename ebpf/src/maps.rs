@@ -2,14 +2,14 @@
 
 use aya_ebpf::helpers::generated::bpf_map_delete_elem;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use patchbay_ebpf_common::{
-    Declaration, DeclarationKey, Event, Listening, ListeningKey, Member, Session, Settings, Tuple,
+    Declaration, DeclarationKey, Event, Listening, ListeningKey, Member, ProgramName, Session, Settings, SourceKey, Tuple,
 };
 
 /// Sessions known at once, unless the agent sets another size.
 const SESSIONS: u32 = 65_536;
-/// Listening sockets known at once.
+/// Listening sockets, connecting sockets and programs known at once.
 const LISTENERS: u32 = 4_096;
 /// Bytes of the ring for shown messages: a power of two of pages.
 const SHOWN_RING_BYTES: u32 = 1 << 18;
@@ -39,6 +39,14 @@ pub static SOCKETS: SockHash<u64> = SockHash::with_max_entries(2 * SESSIONS, 0);
 /// Listening sockets of the scope.
 #[map]
 pub static LISTENING: HashMap<ListeningKey, Listening> = HashMap::with_max_entries(LISTENERS, 0);
+
+/// Which program has a connecting socket of the scope, by the socket's kernel address.
+#[map]
+pub static CONNECTING: LruHashMap<u64, ProgramName> = LruHashMap::with_max_entries(LISTENERS, 0);
+
+/// What happens to sessions of a program with a port.
+#[map]
+pub static SOURCES: HashMap<SourceKey, Listening> = HashMap::with_max_entries(LISTENERS, 0);
 
 /// Messages of sessions that somebody looks at; when it is full they are not shown.
 #[map]

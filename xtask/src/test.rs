@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::command::{progress, run as run_command};
-use crate::{demo, fuzz, setup, simulate, workspace};
+use crate::{demo, fuzz, setup, simulate, transparency, workspace};
 
 /// Simulated clusters, each of another seed.
 const SEEDS: u64 = 2_000;
@@ -24,6 +24,8 @@ pub fn run() -> Result<()> {
     )?;
     fuzz::run(&fuzz::Fuzz::default())?;
     simulate::run_seeds(SEEDS)?;
+    progress("programs that nobody here wrote, with redirection off and on");
+    transparency::run(&transparency::Transparency { quick: true, ..Default::default() })?;
     progress("the demo, as the end-to-end test of everything together");
     demo::run(&demo::Demo::default())
 }

@@ -38,6 +38,7 @@ impl Datapath {
             sockets: SockHash::try_from(take(&mut programs, "SOCKETS")?).map_err(map_problem)?,
             settings: Array::try_from(take(&mut programs, "SETTINGS")?).map_err(map_problem)?,
             listening: HashMap::try_from(take(&mut programs, "LISTENING")?).map_err(map_problem)?,
+            sources: HashMap::try_from(take(&mut programs, "SOURCES")?).map_err(map_problem)?,
             events: watched(&mut programs, "EVENTS")?,
             options: options.clone(),
             leaving: Leaving::default(),

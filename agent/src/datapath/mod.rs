@@ -136,6 +136,7 @@ pub struct Datapath {
     sockets: SockHash<MapData, u64>,
     settings: Array<MapData, common::Settings>,
     listening: HashMap<MapData, common::ListeningKey, common::Listening>,
+    sources: HashMap<MapData, common::SourceKey, common::Listening>,
     events: AsyncFd<RingBuf<MapData>>,
     options: Options,
     leaving: leaving::Leaving,

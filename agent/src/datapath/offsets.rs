@@ -11,7 +11,7 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// One offset: the programs' variable, the structure, the member, and whether the programs can do
 /// without.
-const WANTED: [(&str, &str, &str, Need); 29] = [
+const WANTED: [(&str, &str, &str, Need); 31] = [
     ("OFFSET_WRITE_SEQ", "tcp_sock", "write_seq", Need::Always),
     ("OFFSET_COPIED_SEQ", "tcp_sock", "copied_seq", Need::Always),
     ("OFFSET_IS_MPTCP", "tcp_sock", "is_mptcp", Need::IfPresent),
@@ -36,6 +36,8 @@ const WANTED: [(&str, &str, &str, Need); 29] = [
     ("OFFSET_KERNFS_NODE", "cgroup", "kn", Need::Always),
     ("OFFSET_KERNFS_ID", "kernfs_node", "id", Need::Always),
     ("OFFSET_FILES", "task_struct", "files", Need::Always),
+    ("OFFSET_GROUP_LEADER", "task_struct", "group_leader", Need::Always),
+    ("OFFSET_COMM", "task_struct", "comm", Need::Always),
     ("OFFSET_FILE_TABLE", "files_struct", "fdt", Need::Always),
     ("OFFSET_DESCRIPTORS", "fdtable", "fd", Need::Always),
     ("OFFSET_DESCRIPTOR_COUNT", "fdtable", "max_fds", Need::Always),

@@ -10,8 +10,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::Unavailable;
 
 /// The maps that are pinned, by their name.
-pub const MAPS: [&str; 9] = [
+pub const MAPS: [&str; 11] = [
     "BY_TUPLE",
+    "CONNECTING",
     "DECLARED",
     "EVENTS",
     "KNOWN_SESSIONS",
@@ -20,6 +21,7 @@ pub const MAPS: [&str; 9] = [
     "SETTINGS",
     "SHOWN",
     "SOCKETS",
+    "SOURCES",
 ];
 /// The pin of the link that attaches the programs to the node's cgroup.
 const LINK: &str = "link";

@@ -41,6 +41,8 @@ pub struct SessionReport {
     pub source_instance: u64,
     /// The destination instance's id.
     pub destination_instance: u64,
+    /// The program that connected, where there are no declarations; empty when it is not known.
+    pub program: String,
     /// The path.
     pub path: Path,
     /// From source to destination.
@@ -132,6 +134,7 @@ impl SessionReport {
             destination: at,
             source_instance: source,
             destination_instance: destination,
+            program: String::new(),
             path: Path::Tcp(Reason::Unpaired),
             sent: Traffic::default(),
             received: Traffic::default(),
@@ -156,6 +159,7 @@ impl SessionReport {
             destination: address(destination, destination_port),
             source_instance: session.source_instance,
             destination_instance: session.destination_instance,
+            program: program(&session.source_program),
             path: path(session),
             sent: traffic(sent),
             received: traffic(received),
@@ -190,6 +194,11 @@ fn path(session: &common::Session) -> Path {
         .iter()
         .find(|direction| direction.path == common::path::TCP && !passes(direction.reason));
     lasting.map_or(Path::Kernel, |direction| Path::Tcp(reason(direction.reason)))
+}
+
+fn program(name: &common::ProgramName) -> String {
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
 }
 
 fn traffic(direction: &common::Direction) -> Traffic {

@@ -33,17 +33,16 @@ pub struct ListeningSocket {
 }
 
 impl Datapath {
-    /// The listening sockets of the scope, with the reason why their sessions stay on TCP.
+    /// The listening sockets of the scope.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn listening(&self) -> Result<Vec<(ListeningSocket, Option<Reason>)>, Error> {
+    pub fn listening(&self) -> Result<Vec<ListeningSocket>, Error> {
         self.listening
-            .iter()
-            .map(|entry| {
-                let (key, value) = entry?;
-                let socket = ListeningSocket { at: address(key.address, key.port), namespace: key.namespace };
-                Ok((socket, Reason::from_code(value.refusal)))
+            .keys()
+            .map(|key| {
+                let key = key?;
+                Ok(ListeningSocket { at: address(key.address, key.port), namespace: key.namespace })
             })
             .collect()
     }
@@ -59,10 +58,27 @@ impl Datapath {
             port: u32::from(socket.at.port()),
             padding: 0,
         };
-        let value = common::Listening {
+        Ok(self.listening.insert(key, self.treatment(refusal), 0)?)
+    }
+
+    /// Says what happens to further sessions of a program with a port.
+    ///
+    /// # Errors
+    /// The table is full, or the kernel refused.
+    pub fn set_source(&mut self, program: &str, port: u16, refusal: Option<Reason>) -> Result<(), Error> {
+        let mut name = common::ProgramName::default();
+        // The last byte stays zero, as in the kernel.
+        for (to, from) in name[..15].iter_mut().zip(program.bytes()) {
+            *to = from;
+        }
+        let key = common::SourceKey { program: name, port: port.into(), padding: 0 };
+        Ok(self.sources.insert(key, self.treatment(refusal), 0)?)
+    }
+
+    fn treatment(&self, refusal: Option<Reason>) -> common::Listening {
+        common::Listening {
             refusal: refusal.map_or(0, |reason| reason as u32),
             mode: self.options.scope.map_or(common::mode::AUTO, Scope::mode),
-        };
-        Ok(self.listening.insert(key, value, 0)?)
+        }
     }
 }

@@ -25,6 +25,10 @@ use crate::{boot_time, profile_file};
 const DECIDE_EVERY: Duration = Duration::from_millis(100);
 /// A connection whose other end does not show up leaves the map after this time, in nanoseconds.
 const PAIRED_WITHIN: u64 = 1_000_000_000;
+/// Between a program's name and its port in the name of a profile.
+const TO: &str = " to ";
+/// Programs that connect, known at once; further ones stay on TCP.
+const MAX_SOURCES: usize = 4_096;
 /// How long sessions may take to leave the map in the end; a reader that never reads keeps its bytes.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 /// Where profiles are kept unless said otherwise.
@@ -59,6 +63,8 @@ struct Runner {
     cgroup: PathBuf,
     /// Listening sockets at the last look.
     listening: usize,
+    /// Which program connects to which port, and what was told to the kernel of it.
+    sources: BTreeMap<(String, u16), Option<Result<(), Reason>>>,
     mode: Mode,
     /// Names the profiles of this scope.
     name: String,
@@ -86,18 +92,49 @@ impl Runner {
         }
         let mut decide = interval(DECIDE_EVERY);
         decide.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self {
+        let mut runner = Self {
             datapath,
             pins,
             cgroup,
             listening: 0,
+            sources: BTreeMap::new(),
             mode,
             name,
             state,
             profiles,
             summary: Summary::default(),
             decide,
-        })
+        };
+        runner.know_sources();
+        runner.decide_sources()?;
+        Ok(runner)
+    }
+
+    /// Programs that were learned about earlier are decided before they connect.
+    fn know_sources(&mut self) {
+        let prefix = format!("{}.", self.name);
+        let known = self.profiles.endpoints.keys().filter_map(|end| {
+            let end = end.to_string();
+            let (program, port) = end.strip_prefix(&prefix)?.rsplit_once(TO)?;
+            Some((program.to_owned(), port.parse().ok()?))
+        });
+        self.sources = known.map(|source| (source, None)).collect();
+    }
+
+    /// Tells the kernel what has changed about programs that connect.
+    fn decide_sources(&mut self) -> Result<()> {
+        if self.mode != Mode::Auto {
+            return Ok(());
+        }
+        let profiles = &self.profiles;
+        for ((program, port), told) in &mut self.sources {
+            let verdict = profiles.verdict(&ends_at(&self.name, program, *port), u32::MAX);
+            if *told != Some(verdict) {
+                self.datapath.set_source(program, *port, verdict.err())?;
+                *told = Some(verdict);
+            }
+        }
+        Ok(())
     }
 
     /// Works until dropped; safe to cancel.
@@ -112,7 +149,12 @@ impl Runner {
 
     fn told(&mut self, event: &SessionEvent) {
         match event {
-            SessionEvent::Established(_) => {}
+            SessionEvent::Established(report) => {
+                let source = (report.program.clone(), report.destination.port());
+                if self.mode == Mode::Auto && self.sources.len() < MAX_SOURCES {
+                    self.sources.entry(source).or_default();
+                }
+            }
             SessionEvent::Closed(report, _) => {
                 if report.sent.kernel_messages > 0 && report.leaving.is_none() {
                     let ends = self.ends(report);
@@ -143,17 +185,8 @@ impl Runner {
         self.mode == Mode::Auto && self.profiles.learn(&ends, report.habits, report.calls, ended)
     }
 
-    /// The profiles of a connection: by the port, whose two sides are told apart.
     fn ends(&self, report: &SessionReport) -> Ends {
-        self.ends_at(report.destination.port())
-    }
-
-    fn ends_at(&self, port: u16) -> Ends {
-        Ends {
-            source: Endpoint::new(&self.name, &format!("to {port}")),
-            destination: Endpoint::new(&self.name, &format!("at {port}")),
-            tested: [false, false],
-        }
+        ends_at(&self.name, &report.program, report.destination.port())
     }
 
     fn keep(&self) {
@@ -176,17 +209,12 @@ impl Runner {
             self.keep();
         }
         self.datapath.let_out()?;
+        self.decide_sources()?;
         if self.mode == Mode::Auto {
             let listening = self.datapath.listening()?;
             if listening.len() != self.listening {
                 self.listening = listening.len();
                 self.know_programs();
-            }
-            for (socket, refusal) in listening {
-                let verdict = self.profiles.verdict(&self.ends_at(socket.at.port()), u32::MAX).err();
-                if verdict != refusal {
-                    self.datapath.set_listening(socket, verdict)?;
-                }
             }
         }
         Ok(())
@@ -195,7 +223,7 @@ impl Runner {
     /// Programs with known habits need not be found out.
     fn know_programs(&mut self) {
         for (port, program) in existing::programs(&self.cgroup).unwrap_or_default() {
-            let end = self.ends_at(port).destination;
+            let end = ends_at(&self.name, "", port).destination;
             if self.profiles.know(&end, known_habits(&program)) {
                 self.keep();
             }
@@ -238,7 +266,10 @@ impl Runner {
             .summary
             .ports
             .keys()
-            .map(|port| self.ends_at(*port))
+            .flat_map(|port| {
+                let programs = self.sources.keys().filter(move |(_, to)| to == port);
+                programs.map(|(program, port)| ends_at(&self.name, program, *port))
+            })
             .flat_map(|ends| [ends.source, ends.destination])
             .collect();
         self.profiles
@@ -256,6 +287,15 @@ impl Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         left::remove_if_unused(&self.pins);
+    }
+}
+
+/// The profiles of a connection: those of the program that connects to a port and of the port.
+fn ends_at(scope: &str, program: &str, port: u16) -> Ends {
+    Ends {
+        source: Endpoint::new(&scope, &format!("{program}{TO}{port}")),
+        destination: Endpoint::new(&scope, &format!("at {port}")),
+        tested: [false, false],
     }
 }
 

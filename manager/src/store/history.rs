@@ -219,6 +219,7 @@ fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
         opened_ms: row.get(25)?,
         closed_ms,
         status: row.get(26)?,
+        details: None,
     })
 }
 
