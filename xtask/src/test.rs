@@ -25,7 +25,7 @@ pub fn run() -> Result<()> {
     fuzz::run(&fuzz::Fuzz::default())?;
     simulate::run_seeds(SEEDS)?;
     progress("programs that nobody here wrote, with redirection off and on");
-    transparency::run(&transparency::Transparency { quick: true, ..Default::default() })?;
+    transparency::run(&transparency::Transparency::quick())?;
     progress("the demo, as the end-to-end test of everything together");
     demo::run(&demo::Demo::default())
 }
