@@ -52,6 +52,7 @@ impl Node {
     #[must_use]
     pub fn start_with_both(repository: &str, agent_flags: &[&str], manager_flags: &[&str]) -> Self {
         let mut node = Self::prepare(repository, agent_flags, manager_flags);
+        node.start_manager();
         node.start_agent();
         node
     }
@@ -59,16 +60,20 @@ impl Node {
     /// Starts the Manager; the agent is started later.
     #[must_use]
     pub fn start_without_agent(repository: &str) -> Self {
-        Self::prepare(repository, &[], &[])
+        let mut node = Self::prepare(repository, &[], &[]);
+        node.start_manager();
+        node
     }
 
-    fn prepare(repository: &str, agent_flags: &[&str], manager_flags: &[&str]) -> Self {
+    /// A node on which nothing runs yet.
+    #[must_use]
+    pub fn prepare(repository: &str, agent_flags: &[&str], manager_flags: &[&str]) -> Self {
         let name = format!("pbe{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(&name);
         fs::create_dir_all(&folder).expect("a folder");
         let cgroup = cgroup2_mount().expect("cgroup v2 is mounted").join(&name);
         fs::create_dir_all(cgroup.join("control")).expect("root makes cgroups");
-        let mut node = Self {
+        let node = Self {
             name,
             folder,
             cgroup,
@@ -83,7 +88,6 @@ impl Node {
             .replace("{bin}", &bin().display().to_string())
             .replace("{tests}", env!("CARGO_MANIFEST_DIR"));
         fs::write(node.folder.join("repository.toml"), text).expect("written");
-        node.start_manager();
         node
     }
 

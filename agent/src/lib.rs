@@ -10,6 +10,7 @@ pub mod datapath;
 pub mod detach;
 pub mod instance_listener;
 pub mod manager_link;
+pub mod manager_route;
 pub mod node;
 pub mod probe;
 pub mod processes;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::core::Event;
+use crate::manager_route::Route;
 
 /// First pause after a failed connection; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -77,36 +78,39 @@ impl Queue {
 pub async fn run(manager: String, events: mpsc::Sender<Event>, mut outbound: Outbound) {
     let mut pause = FIRST_PAUSE;
     let mut told = false;
+    let mut route = Route::new(manager);
     loop {
+        let manager = route.manager().to_owned();
         match tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(&manager)).await {
             Ok(Ok(stream)) => {
                 info!(manager, "connected to the Manager");
-                let since = Instant::now();
                 told = false;
                 outbound.clear();
                 if events.send(Event::ManagerUp).await.is_err() {
                     return;
                 }
-                let reason = talk(stream, &events, &mut outbound).await;
+                let reason = talk(stream, &events, &mut outbound, &mut route).await;
                 outbound.clear();
                 warn!(manager, "the Manager's connection ended: {reason}");
-                // One that ended at once was refused: it is not tried again in a hurry.
-                if since.elapsed() > LONGEST_PAUSE {
-                    pause = FIRST_PAUSE;
-                }
                 if events.send(Event::ManagerLost).await.is_err() {
                     return;
                 }
+                // One that refused this agent is not tried again in a hurry.
+                if route.has_registered() {
+                    pause = FIRST_PAUSE;
+                }
             }
-            failed if !told => {
-                let reason = failed.map_or_else(
-                    |_| "no answer".to_owned(),
-                    |r| r.err().map_or_else(String::new, |e| e.to_string()),
-                );
-                warn!(manager, "the Manager can't be reached ({reason}); trying again, instances go on");
-                told = true;
+            failed => {
+                if !told {
+                    let reason = failed.map_or_else(
+                        |_| "no answer".to_owned(),
+                        |r| r.err().map_or_else(String::new, |e| e.to_string()),
+                    );
+                    warn!(manager, "the Manager can't be reached ({reason}); trying again, instances go on");
+                    told = true;
+                }
+                route.unreachable();
             }
-            _ => {}
         }
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -120,7 +124,12 @@ impl Outbound {
     }
 }
 
-async fn talk(stream: TcpStream, events: &mpsc::Sender<Event>, outbound: &mut Outbound) -> String {
+async fn talk(
+    stream: TcpStream,
+    events: &mpsc::Sender<Event>,
+    outbound: &mut Outbound,
+    route: &mut Route,
+) -> String {
     let _ = stream.set_nodelay(true);
     notice_silence(&stream);
     let (mut reader, mut writer) = stream.into_split();
@@ -157,6 +166,9 @@ async fn talk(stream: TcpStream, events: &mpsc::Sender<Event>, outbound: &mut Ou
                 let event = match message {
                     Ok(envelope) => {
                         malformed = 0;
+                        if let Err(elsewhere) = route.answered(&envelope) {
+                            return elsewhere;
+                        }
                         Event::FromManager(envelope)
                     }
                     Err(problem) => {

@@ -38,8 +38,12 @@ pub struct Client {
 
 impl Client {
     pub fn new(url: &str) -> Self {
-        let config =
-            Agent::config_builder().http_status_as_error(false).timeout_connect(Some(CONNECT_WITHIN));
+        // A Manager that sends people to another one is not followed: they should know.
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_connect(Some(CONNECT_WITHIN));
         Self { url: url.trim_end_matches('/').to_owned(), agent: config.build().into() }
     }
 

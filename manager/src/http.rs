@@ -1,12 +1,13 @@
 //! The HTTP/JSON API for people and the command (patchbay-api).
 
 pub mod history;
+pub mod metrics;
 
 use std::convert::Infallible;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -24,11 +25,20 @@ use crate::shell::{Handle, Input, NoAnswer};
 const EVENTS_AT_ONCE: u32 = 10_000;
 
 /// A failed call.
-struct Failure(StatusCode, api::Error);
+struct Failure {
+    status: StatusCode,
+    error: api::Error,
+    /// Where to ask instead.
+    location: Option<String>,
+}
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.0, Json(self.1)).into_response()
+        let mut response = (self.status, Json(self.error)).into_response();
+        if let Some(location) = self.location.and_then(|location| location.try_into().ok()) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        response
     }
 }
 
@@ -39,7 +49,7 @@ impl From<NoAnswer> for Failure {
 }
 
 fn failure(status: StatusCode, message: String) -> Failure {
-    Failure(status, api::Error { message, problems: Vec::new() })
+    Failure { status, error: api::Error { message, problems: Vec::new() }, location: None }
 }
 
 type Answer<T> = Result<Json<T>, Failure>;
@@ -108,7 +118,8 @@ fn read(body: &Bytes) -> Result<(Graph, String, Vec<api::Problem>), Failure> {
         Ok((graph, warnings)) => Ok((graph, text.to_owned(), warnings)),
         Err(problems) => {
             let message = format!("the graph has {} problem(s); nothing was changed", problems.len());
-            Err(Failure(StatusCode::UNPROCESSABLE_ENTITY, api::Error { message, problems }))
+            let error = api::Error { message, problems };
+            Err(Failure { status: StatusCode::UNPROCESSABLE_ENTITY, error, location: None })
         }
     }
 }
@@ -127,13 +138,27 @@ async fn differences(
         .await
 }
 
+/// Refuses what another Manager owns, and says where that is (P3).
+async fn require_own(handle: &Handle, app: &str, path: &str) -> Result<(), Failure> {
+    let name = app.to_owned();
+    let Some(owner) = handle.ask(move |core, _| core.ownership.of_app(&name).cloned()).await? else {
+        return Ok(());
+    };
+    let message =
+        format!("the application {app} belongs to the Manager {}: ask it at {}", owner.name, owner.http);
+    let location = Some(format!("{}{path}", owner.http));
+    Err(Failure { location, ..failure(StatusCode::TEMPORARY_REDIRECT, message) })
+}
+
 async fn plan(State(handle): State<Handle>, body: Bytes) -> Answer<api::Plan> {
     let (graph, _, warnings) = read(&body)?;
+    require_own(&handle, &graph.app, "/v1/plan").await?;
     Ok(Json(differences(&handle, graph, warnings).await?))
 }
 
 async fn apply(State(handle): State<Handle>, body: Bytes) -> Answer<api::Plan> {
     let (graph, text, warnings) = read(&body)?;
+    require_own(&handle, &graph.app, "/v1/apps").await?;
     let plan = differences(&handle, graph.clone(), warnings).await?;
     handle.send(Input::Event(Event::Apply(graph, text))).await?;
     // Answered only when it is on disk.

@@ -6,6 +6,8 @@ pub mod dns;
 pub mod graph;
 pub mod http;
 pub mod maintenance;
+pub mod managers_file;
+pub mod metrics;
 pub mod server;
 pub mod shell;
 pub mod store;

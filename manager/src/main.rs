@@ -14,7 +14,7 @@ use patchbay_manager::core::{Config, Core};
 use patchbay_manager::dns::{Listeners, Names, Zone};
 use patchbay_manager::maintenance::Task;
 use patchbay_manager::store::{Fsync, History, Kept, Store};
-use patchbay_manager::{http, server, shell};
+use patchbay_manager::{http, managers_file, server, shell};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -76,6 +76,12 @@ struct Arguments {
     /// How many instances, sessions and events are kept at most, of each, the newest ones
     #[arg(long, env = "PATCHBAY_KEEP_ROWS", default_value_t = 1_000_000, value_name = "ROWS")]
     keep_rows: u64,
+    /// What each of several Managers owns; without it this one owns everything
+    #[arg(long, env = "PATCHBAY_MANAGERS", requires = "name", value_name = "FILE")]
+    managers: Option<PathBuf>,
+    /// Which of them this one is
+    #[arg(long, env = "PATCHBAY_MANAGER_NAME", requires = "managers", value_name = "NAME")]
+    name: Option<String>,
     /// How long an instance may take to start, in seconds
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     start_timeout: u64,
@@ -167,12 +173,15 @@ async fn run(arguments: Arguments) -> Result<()> {
     store.set_fsync(arguments.fsync);
     store.keep(Kept { time: arguments.keep_history, rows: arguments.keep_rows.max(1) });
     let mut core = Core::new(config, store.next_epoch().with_context(opened)?, shell::now());
+    core.identity = Some(store.identify(shell::now()).with_context(opened)?);
+    if let (Some(file), Some(name)) = (&arguments.managers, &arguments.name) {
+        core.ownership = managers_file::read(file, name)?;
+    }
     store.restore(&mut core).with_context(opened)?;
 
     let agents = listen(arguments.listen_agents, "--listen-agents").await?;
     let people = listen(arguments.listen_http, "--listen-http").await?;
     info!(agents = %agents.local_addr()?, http = %people.local_addr()?, database = %database.display(), "ready");
-    let history = History::new(database);
     let names = serve_names(&arguments).await?;
     let handle = shell::start(core, store, names).context("the core's thread can't be started")?;
     let options = server::Options {
@@ -180,11 +189,14 @@ async fn run(arguments: Arguments) -> Result<()> {
         max_per_address: arguments.max_connections_per_address,
         ..server::Options::default()
     };
+    let routes = http::router(handle.clone())
+        .merge(http::history::router(History::new(database)))
+        .merge(http::metrics::router(handle.clone()));
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         () = server::serve(agents, handle.clone(), options) => {}
         () = handle.ended() => anyhow::bail!("the core's thread has ended: this is a fault in Patchbay, please report it"),
-        result = async { axum::serve(people, http::router(handle.clone()).merge(http::history::router(history))).await } => result.context("the HTTP server failed")?,
+        result = async { axum::serve(people, routes).await } => result.context("the HTTP server failed")?,
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
     }

@@ -11,7 +11,8 @@ use tracing::{error, info, warn};
 
 use crate::core::{Command, Connection, Core, Effect, Event, Refusal};
 use crate::dns::Names;
-use crate::store::Store;
+use crate::metrics::Metrics;
+use crate::store::{Store, StoreError};
 
 /// Events that may wait for the core; senders wait when it is full.
 const QUEUE: usize = 4_096;
@@ -47,6 +48,7 @@ pub struct Handle {
     inputs: mpsc::Sender<Input>,
     events: broadcast::Sender<api::Event>,
     trouble: watch::Receiver<Option<String>>,
+    metrics: Arc<Metrics>,
 }
 
 /// Why nothing is answered.
@@ -128,6 +130,22 @@ impl Handle {
         }
     }
 
+    /// What is counted of the Manager's own work.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Events that wait for the core now, and how many may.
+    pub fn queue(&self) -> (usize, usize) {
+        let places = self.inputs.max_capacity();
+        (places - self.inputs.capacity(), places)
+    }
+
+    /// Whether the database can be written, as far as it was tried.
+    pub fn is_writable(&self) -> bool {
+        self.trouble.borrow().is_none()
+    }
+
     /// Waits until the core's thread has ended, which only a fault makes it do before the Manager ends.
     pub async fn ended(&self) {
         self.inputs.closed().await;
@@ -150,7 +168,8 @@ pub fn start(core: Core, store: Store, names: Option<Arc<Names>>) -> std::io::Re
     let (inputs, receiver) = mpsc::channel(QUEUE);
     let (events, _) = broadcast::channel(READERS_BEHIND);
     let (trouble, watched) = watch::channel(None);
-    let handle = Handle { inputs, events: events.clone(), trouble: watched };
+    let metrics = Arc::new(Metrics::default());
+    let handle = Handle { inputs, events: events.clone(), trouble: watched, metrics: metrics.clone() };
     let runtime = tokio::runtime::Handle::current();
     let shell = Shell {
         core,
@@ -158,6 +177,7 @@ pub fn start(core: Core, store: Store, names: Option<Arc<Names>>) -> std::io::Re
         names,
         events,
         trouble,
+        metrics,
         connections: HashMap::new(),
         refreshing: HashMap::new(),
         commands: HashMap::new(),
@@ -184,6 +204,7 @@ struct Shell {
     names: Option<Arc<Names>>,
     events: broadcast::Sender<api::Event>,
     trouble: watch::Sender<Option<String>>,
+    metrics: Arc<Metrics>,
     connections: HashMap<Connection, mpsc::Sender<Envelope>>,
     refreshing: HashMap<u64, oneshot::Sender<()>>,
     commands: HashMap<u64, oneshot::Sender<Result<api::Done, Refusal>>>,
@@ -257,8 +278,19 @@ impl Shell {
         }
     }
 
+    fn write(&mut self, effects: &mut [Effect]) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        let rows = self.store.write(&self.core, effects)?;
+        if rows > 0 {
+            self.metrics.commit_seconds.observe(begun.elapsed().as_secs_f64());
+            self.metrics.rows.inc_by(rows as u64);
+        }
+        Ok(())
+    }
+
     fn perform(&mut self, mut effects: Vec<Effect>) {
-        while let Err(problem) = self.store.write(&self.core, &mut effects) {
+        while let Err(problem) = self.write(&mut effects) {
+            self.metrics.refused_writes.inc();
             // Said once; the queue fills meanwhile, then agents' connections wait.
             if self.trouble.borrow().is_none() {
                 error!("the database refuses to be written, nothing is answered until it can be: {problem}");

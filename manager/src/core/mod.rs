@@ -13,6 +13,7 @@ mod inspect;
 mod interned;
 pub mod inventory;
 mod nodes;
+mod ownership;
 pub mod policy;
 mod probing;
 mod reconcile;
@@ -42,6 +43,7 @@ pub use commands::{Command, Refusal};
 pub use config::Config;
 pub use events::{Effect, Event};
 use inventory::Inventory;
+pub use ownership::{Identity, Ownership, Peer};
 use patchbay_api as api;
 pub use restoring::Saved;
 pub use session::{Edge, Session, SessionKey, SessionState};
@@ -62,6 +64,10 @@ pub const ENDED_KEPT: usize = 1000;
 /// The Manager's state and its only owner.
 pub struct Core {
     pub(crate) config: Config,
+    /// Who this Manager is; agents are told.
+    pub identity: Option<Identity>,
+    /// What other Managers own; it is refused here.
+    pub ownership: Ownership,
     pub(crate) apps: BTreeMap<String, App>,
     pub(crate) inventory: Inventory,
     pub(crate) sessions: SessionTable,
@@ -91,6 +97,8 @@ impl Core {
     pub fn new(config: Config, epoch: u64, now: Millis) -> Self {
         Self {
             config,
+            identity: None,
+            ownership: Ownership::default(),
             apps: BTreeMap::new(),
             inventory: Inventory::default(),
             sessions: SessionTable::default(),

@@ -2,7 +2,7 @@
 
 use ssmmp::{Address, Envelope, Hop, InitiationResponse, InstanceId, Message, Status};
 
-use super::{Connection, Core, Effect, Node, Timer};
+use super::{Connection, Core, Effect, Identity, Node, Timer};
 
 /// Nodes that are known at once; for a new one a lost one without instances is forgotten, else it is
 /// refused with 503.
@@ -29,9 +29,18 @@ impl Core {
     pub(super) fn register(&mut self, connection: Connection, envelope: &Envelope) {
         let Message::InitiationRequest(request) = &envelope.message else { return };
         let address = request.agent_network_address;
+        let name = envelope.extension("x_node").map_or_else(|| address.to_string(), short);
+        if let Some(owner) = self.ownership.of_node(&name, address) {
+            let answer = owner.answer_to(request.message_id, &name);
+            self.effect(Effect::Send(connection, answer));
+            self.effect(Effect::Close(connection));
+            return;
+        }
+        let identity = self.identity.clone();
         let answer = |status| {
             let response = InitiationResponse { message_id: request.message_id, status };
-            Effect::Send(connection, Envelope::new(response, Hop::ManagerToAgent))
+            let envelope = Envelope::new(response, Hop::ManagerToAgent);
+            Effect::Send(connection, Identity::add(identity.as_ref(), envelope))
         };
         if !address.is_known() {
             self.effect(answer(Status::BAD_REQUEST));
@@ -46,7 +55,6 @@ impl Core {
             self.probe(address, connection, envelope.clone());
             return;
         }
-        let name = envelope.extension("x_node").map_or_else(|| address.to_string(), short);
         let mut node = Node::lost(address, self.now);
         node.name.clone_from(&name);
         node.connection = Some(connection);

@@ -20,8 +20,8 @@ pub struct Gateway {
     pub id: InstanceId,
     /// Its node's address.
     pub address: IpAddr,
-    /// Whether its node is connected.
-    pub reachable: bool,
+    /// Whether its node is connected and it is not about to leave it.
+    pub stays: bool,
 }
 
 impl Core {
@@ -39,10 +39,8 @@ impl Core {
                 service: instance.service.clone(),
                 id: instance.id,
                 address: instance.address.0,
-                reachable: self
-                    .inventory
-                    .node(instance.address)
-                    .is_some_and(|node| node.connection.is_some()),
+                stays: self.unwanted(instance).is_none()
+                    && self.inventory.node(instance.address).is_some_and(|node| node.connection.is_some()),
             })
             .collect()
     }

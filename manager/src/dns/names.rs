@@ -46,7 +46,7 @@ pub struct Entry {
 #[derive(Debug, Clone, Copy)]
 struct Place {
     address: IpAddr,
-    reachable: bool,
+    stays: bool,
 }
 
 impl Names {
@@ -60,7 +60,7 @@ impl Names {
         let concerns = effects.iter().any(|effect| match effect {
             Effect::SaveApp(_) => true,
             Effect::SaveInstance(id) => core.is_gateway(*id),
-            Effect::Publish(event) => event.kind == "node-up" || event.kind == "node-lost",
+            Effect::Publish(event) => event.kind.starts_with("node-") || event.kind == "instance-leaving",
             _ => false,
         });
         if concerns {
@@ -83,7 +83,7 @@ impl Names {
             let turns = [turn(0).into(), turn(1).into()];
             let entry = apps.entry(app).or_default().entry(service).or_default();
             entry.turns = turns;
-            let place = Place { address: gateway.address, reachable: gateway.reachable };
+            let place = Place { address: gateway.address, stays: gateway.stays };
             entry.instances.insert(gateway.id.0, place);
         }
         *self.apps.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(apps);
@@ -116,9 +116,10 @@ impl Names {
 }
 
 impl Entry {
-    /// While every node is lost, as after the Manager's start, their instances are named all the same.
+    /// While every node is lost, as after the Manager's start, or all instances are to leave, they are named
+    /// all the same.
     fn choose(&self, wants_ipv6: bool) -> Option<(u64, IpAddr)> {
-        let best = |place: &Place| (place.reachable, place.address.is_ipv6() == wants_ipv6);
+        let best = |place: &Place| (place.stays, place.address.is_ipv6() == wants_ipv6);
         let rank = self.instances.values().map(best).max()?;
         let fitting: Vec<_> = self.instances.iter().filter(|(_, place)| best(place) == rank).collect();
         let turn = self.turns[usize::from(wants_ipv6)].fetch_add(1, Ordering::Relaxed);

@@ -21,12 +21,12 @@ fn names(gateways: &[(&str, &str, u64, &str, bool)]) -> Names {
 }
 
 fn set(names: &Names, gateways: &[(&str, &str, u64, &str, bool)]) {
-    let gateways = gateways.iter().map(|(app, service, id, address, reachable)| Gateway {
+    let gateways = gateways.iter().map(|(app, service, id, address, stays)| Gateway {
         app: ssmmp::Name::new(app).expect("a name"),
         service: ssmmp::Name::new(service).expect("a name"),
         id: InstanceId(*id),
         address: address.parse().expect("an address"),
-        reachable: *reachable,
+        stays: *stays,
     });
     names.set(gateways.collect());
 }
@@ -97,7 +97,7 @@ fn what_is_not_there_is_told_apart_from_what_has_no_such_record() {
 }
 
 #[test]
-fn names_end_with_their_instances_and_lost_nodes_are_avoided() {
+fn names_end_with_their_instances_and_those_that_leave_are_avoided() {
     let names = names(&[("shop", "web", 7, "10.0.0.1", false), ("shop", "web", 8, "10.0.0.2", true)]);
     let alias = "web.shop.patchbay.internal.";
     for _ in 0..2 {

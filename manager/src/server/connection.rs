@@ -171,7 +171,7 @@ impl Agent<'_> {
             self.check_address(request, record)?;
         }
         record.malformed_in_a_row = 0;
-        COUNTERS.add(Counter::Messages);
+        COUNTERS.add_message(envelope.message.message_type());
         let unknown = envelope.unknown_fields();
         if unknown > 0 {
             COUNTERS.add_many(Counter::UnknownFields, unknown as u64);

@@ -58,6 +58,11 @@ pub enum StoreError {
     /// The file to be written is there already.
     #[error("{} is there already; nothing is overwritten, choose another name", .0.display())]
     Exists(PathBuf),
+    /// It was moved or replaced while it was used.
+    #[error(
+        "{} was moved or replaced while the Manager used it: put it back, or start the Manager again with what is there", .0.display()
+    )]
+    Moved(PathBuf),
     /// A row can't be understood.
     #[error("a row of {table} can't be understood: {problem}; {RESTORE}")]
     Row {

@@ -11,6 +11,7 @@ mod check;
 mod error;
 mod history;
 mod lock;
+mod place;
 mod prune;
 mod restore;
 mod rows;
@@ -27,10 +28,11 @@ pub use error::StoreError;
 pub use history::History;
 use lock::Lock;
 use patchbay_api::Event;
+use place::Place;
 pub use prune::{Kept, Pruned};
 use rusqlite::{Connection, Row, params};
 
-use crate::core::{Core, Effect, Saved};
+use crate::core::{Core, Effect, Identity, Saved};
 
 /// Prepared statements kept.
 const STATEMENTS: usize = 64;
@@ -56,6 +58,7 @@ pub struct Store {
     forces: bool,
     sequence: u64,
     pruner: prune::Pruner,
+    place: Option<Place>,
     _lock: Option<Lock>,
 }
 
@@ -67,7 +70,8 @@ impl Store {
     /// Another Manager uses it, it can't be opened or written, is damaged, is no database, or is of a newer
     /// version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let lock = (path != Path::new(":memory:")).then(|| Lock::take(path)).transpose()?;
+        let is_file = path != Path::new(":memory:");
+        let lock = is_file.then(|| Lock::take(path)).transpose()?;
         let mut connection = Connection::open(path)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -79,8 +83,9 @@ impl Store {
             .query_row("SELECT max(sequence) FROM events", [], |row| row.get::<_, Option<u64>>(0))?
             .unwrap_or(0);
         let pruner = prune::Pruner::default();
-        let mut store =
-            Self { connection, fsync: Fsync::default(), forces: true, sequence, pruner, _lock: lock };
+        let place = is_file.then(|| Place::of(path)).transpose()?;
+        let fsync = Fsync::default();
+        let mut store = Self { connection, fsync, forces: true, sequence, pruner, place, _lock: lock };
         store.force(true)?;
         Ok(store)
     }
@@ -108,6 +113,19 @@ impl Store {
         )?)
     }
 
+    /// Who this Manager is, at one more start. Epochs follow the clock, so that a restored backup has a
+    /// later one than all before.
+    ///
+    /// # Errors
+    /// SQLite refused.
+    pub fn identify(&self, now_ms: u64) -> Result<Identity, StoreError> {
+        Ok(self.connection.query_row(
+            "UPDATE identity SET epoch = max(epoch + 1, ?1) RETURNING id, epoch",
+            [now_ms / 1000],
+            |row| Ok(Identity { id: row.get(0)?, epoch: row.get(1)? }),
+        )?)
+    }
+
     /// Gives the core what an earlier run wrote down.
     ///
     /// # Errors
@@ -130,17 +148,21 @@ impl Store {
         Ok(())
     }
 
-    /// Writes the rows of all effects in one transaction and numbers the events.
+    /// Writes the rows of all effects in one transaction, numbers the events, and returns how many rows
+    /// that were.
     ///
     /// # Errors
     /// SQLite refused; then nothing was written and nothing may be spoken.
-    pub fn write(&mut self, core: &Core, effects: &mut [Effect]) -> Result<(), StoreError> {
+    pub fn write(&mut self, core: &Core, effects: &mut [Effect]) -> Result<usize, StoreError> {
         let rows = effects.iter().filter(|effect| is_row(effect)).count();
         if rows == 0 {
-            return Ok(());
+            return Ok(0);
         }
         let must_last =
             effects.iter().any(|effect| effect.is_row() && !matches!(effect, Effect::SaveSession(_)));
+        if let Some(place) = &mut self.place {
+            place.look()?;
+        }
         self.force(must_last || self.fsync == Fsync::All)?;
         let transaction = self.connection.transaction()?;
         let mut sequence = self.sequence;
@@ -161,7 +183,7 @@ impl Store {
         }
         transaction.commit()?;
         self.sequence = sequence;
-        Ok(())
+        Ok(rows)
     }
 
     /// Has the next commits reach the disk before they return, or only the operating system.

@@ -14,6 +14,7 @@ const LIST: &[M<'static>] = &[
     M::up(include_str!("migrations/002-history.sql")),
     M::up(include_str!("migrations/003-reconfiguration.sql")),
     M::up(include_str!("migrations/004-readable.sql")),
+    M::up(include_str!("migrations/005-identity.sql")),
 ];
 /// `PRAGMA user_version` counts those that were run.
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(LIST);

@@ -12,11 +12,11 @@ use crate::graph::Graph;
 
 const GRAPH: &str = include_str!("../../../examples/hello/hello.toml");
 
-struct Place {
+struct Folder {
     folder: TempDir,
 }
 
-impl Place {
+impl Folder {
     fn new() -> Self {
         Self { folder: tempfile::tempdir().expect("a folder") }
     }
@@ -53,7 +53,7 @@ fn restored(store: &Store) -> Core {
 
 #[test]
 fn what_was_written_is_read_back() {
-    let place = Place::new();
+    let place = Folder::new();
     drop(place.with_an_app());
     let core = restored(&Store::open(&place.database()).expect("opened"));
     assert_eq!(core.app("hello").map(|app| app.text.as_str()), Some(GRAPH));
@@ -61,7 +61,7 @@ fn what_was_written_is_read_back() {
 
 #[test]
 fn a_database_of_the_first_schema_is_migrated_with_its_rows() {
-    let place = Place::new();
+    let place = Folder::new();
     place.sql(include_str!("migrations/001-first.sql"));
     place.sql(
         "PRAGMA user_version = 1;
@@ -78,7 +78,7 @@ fn a_database_of_the_first_schema_is_migrated_with_its_rows() {
 
 #[test]
 fn a_second_manager_is_refused() {
-    let place = Place::new();
+    let place = Folder::new();
     let first = place.with_an_app();
     let error = Store::open(&place.database()).err().expect("refused").to_string();
     assert!(error.contains("another Manager (process "), "{error}");
@@ -88,7 +88,7 @@ fn a_second_manager_is_refused() {
 
 #[test]
 fn a_file_that_is_no_database_is_refused_with_advice() {
-    let place = Place::new();
+    let place = Folder::new();
     std::fs::write(place.database(), "this is a letter, not a database. ".repeat(200)).expect("written");
     for error in [Store::open(&place.database()).err(), check(&place.database()).err()] {
         let error = error.expect("refused").to_string();
@@ -98,7 +98,7 @@ fn a_file_that_is_no_database_is_refused_with_advice() {
 
 #[test]
 fn damaged_pages_are_found_at_start_and_by_check() {
-    let place = Place::new();
+    let place = Folder::new();
     drop(place.with_an_app());
     damage(&place.database());
     for error in [Store::open(&place.database()).err(), check(&place.database()).err()] {
@@ -117,7 +117,7 @@ fn damage(database: &Path) {
 
 #[test]
 fn a_backup_is_taken_while_the_manager_writes_and_serves_as_a_database() {
-    let place = Place::new();
+    let place = Folder::new();
     let mut store = place.with_an_app();
     let target = place.folder.path().join("backup.db");
     let mut told = 0;
@@ -138,7 +138,7 @@ fn a_backup_is_taken_while_the_manager_writes_and_serves_as_a_database() {
 
 #[test]
 fn checking_what_is_not_there_makes_nothing() {
-    let place = Place::new();
+    let place = Folder::new();
     let error = check(&place.database()).expect_err("absent").to_string();
     assert!(error.contains("can't be read"), "{error}");
     assert!(!place.database().exists());
@@ -146,7 +146,7 @@ fn checking_what_is_not_there_makes_nothing() {
 
 #[test]
 fn old_history_ends_in_bounded_steps_and_open_sessions_stay() {
-    let place = Place::new();
+    let place = Folder::new();
     let mut store = place.with_an_app();
     place.sql(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200)
@@ -179,7 +179,7 @@ fn old_history_ends_in_bounded_steps_and_open_sessions_stay() {
 
 #[test]
 fn history_is_read_beside_the_manager_and_says_what_it_does_not_know() {
-    let place = Place::new();
+    let place = Folder::new();
     let _store = place.with_an_app();
     place.sql(
         "INSERT INTO instances (id, app, service, node, address, sockets, state, created_ms, ended_ms, reason, output)
@@ -222,4 +222,30 @@ fn history_is_read_beside_the_manager_and_says_what_it_does_not_know() {
     }
     let readable = place.count("readable_sessions WHERE opened = '1970-01-01 00:05:10.000'");
     assert_eq!(readable, 1);
+}
+
+#[test]
+fn a_manager_stays_the_same_and_its_epochs_grow_also_after_a_restored_backup() {
+    let place = Folder::new();
+    let first = Store::open(&place.database()).expect("opened").identify(1_000_000).expect("identified");
+    let copy = place.folder.path().join("backup.db");
+    backup(&place.database(), &copy, |_, _| {}).expect("copied");
+    let second = Store::open(&place.database()).expect("opened").identify(1_000_100).expect("identified");
+    assert_eq!((first.epoch, second.epoch), (1_000, 1_001));
+    let restored = Store::open(&copy).expect("opened").identify(2_000_000).expect("identified");
+    assert!(restored.id == first.id && second.id == first.id && restored.epoch > second.epoch);
+}
+
+#[test]
+fn nothing_is_written_to_a_database_that_was_moved_away() {
+    let place = Folder::new();
+    drop(place.with_an_app());
+    let mut store = Store::open(&place.database()).expect("opened");
+    let core = restored(&store);
+    let elsewhere = place.folder.path().join("elsewhere.db");
+    std::fs::rename(place.database(), &elsewhere).expect("moved");
+    let error = store.write(&core, &mut [Effect::SaveApp("hello".into())]).expect_err("refused").to_string();
+    assert!(error.contains("was moved or replaced"), "{error}");
+    std::fs::rename(&elsewhere, place.database()).expect("put back");
+    store.write(&core, &mut [Effect::SaveApp("hello".into())]).expect("it goes on");
 }

@@ -5,6 +5,7 @@ mod any_sequence;
 mod closing;
 mod duties;
 mod life;
+mod ownership;
 mod peers;
 mod reconfiguration;
 mod resync;

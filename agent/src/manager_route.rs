@@ -1,0 +1,136 @@
+//! Which of several Managers this agent goes to (P3): the one it was told at its start, or the one that
+//! owns this node, to which a Manager sends it with 307. One that is an earlier start of a Manager it has
+//! registered with is refused: a copy of the database may run there.
+
+use std::collections::BTreeMap;
+
+use ssmmp::{Envelope, Message, Status};
+use tracing::info;
+
+/// Managers that may send it on in a row before it begins anew.
+const MAX_HOPS: u32 = 4;
+/// Managers whose epochs are remembered; further ones are not.
+const MAX_REMEMBERED: usize = 64;
+
+/// Where the agent goes next.
+#[derive(Debug)]
+pub struct Route {
+    home: String,
+    sent_to: Option<String>,
+    hops: u32,
+    registered: bool,
+    epochs: BTreeMap<String, u64>,
+}
+
+impl Route {
+    /// Begins at the Manager that the agent was told.
+    pub fn new(home: String) -> Self {
+        Self { home, sent_to: None, hops: 0, registered: false, epochs: BTreeMap::new() }
+    }
+
+    /// The Manager to connect to.
+    pub fn manager(&self) -> &str {
+        self.sent_to.as_deref().unwrap_or(&self.home)
+    }
+
+    /// Whether a Manager has accepted the agent since this was asked.
+    pub fn has_registered(&mut self) -> bool {
+        std::mem::take(&mut self.registered)
+    }
+
+    /// The Manager can't be reached: the first one knows who owns the node now.
+    pub fn unreachable(&mut self) {
+        (self.sent_to, self.hops) = (None, 0);
+    }
+
+    /// Looks at the answer to the registration.
+    ///
+    /// # Errors
+    /// Why this connection has to end.
+    pub fn answered(&mut self, envelope: &Envelope) -> Result<(), String> {
+        let Message::InitiationResponse(response) = &envelope.message else { return Ok(()) };
+        match (response.status, envelope.extension("x_manager_address")) {
+            (Status::OTHER_MANAGER, Some(address)) => Err(self.follow(address)),
+            (status, _) if status.is_success() => self.accepted(envelope),
+            _ => Ok(()),
+        }
+    }
+
+    fn follow(&mut self, address: &str) -> String {
+        if self.hops == MAX_HOPS {
+            self.unreachable();
+            return format!("{MAX_HOPS} Managers have sent this agent on; it begins again at {}", self.home);
+        }
+        self.hops += 1;
+        self.sent_to = Some(address.to_owned());
+        format!("this node belongs to the Manager at {address}")
+    }
+
+    fn accepted(&mut self, envelope: &Envelope) -> Result<(), String> {
+        let epoch = envelope.extension("x_epoch").and_then(|text| text.parse::<u64>().ok());
+        if let (Some(manager), Some(epoch)) = (envelope.extension("x_manager"), epoch) {
+            if let Some(newest) = self.epochs.get(manager).filter(|newest| **newest > epoch) {
+                return Err(format!(
+                    "it is an earlier start ({epoch}) of the Manager {manager} than the one that this agent knows ({newest}); end it"
+                ));
+            }
+            if self.epochs.len() < MAX_REMEMBERED || self.epochs.contains_key(manager) {
+                self.epochs.insert(manager.to_owned(), epoch);
+            }
+        }
+        if let Some(owner) = &self.sent_to {
+            info!(manager = owner, "the owner of this node has accepted it");
+        }
+        (self.hops, self.registered) = (0, true);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ssmmp::{Hop, InitiationResponse, MessageId};
+
+    use super::*;
+
+    fn answer(status: Status, lines: &[(&str, &str)]) -> Envelope {
+        let response = InitiationResponse { message_id: MessageId::from(1), status };
+        lines.iter().fold(Envelope::new(response, Hop::ManagerToAgent), |envelope, (name, value)| {
+            envelope.with(name, value)
+        })
+    }
+
+    #[test]
+    fn an_agent_follows_to_the_owner_and_returns_when_it_is_gone() {
+        let mut route = Route::new("one:55555".into());
+        let elsewhere = answer(Status::OTHER_MANAGER, &[("x_manager_address", "10.0.0.2:55555")]);
+        assert!(route.answered(&elsewhere).is_err_and(|reason| reason.contains("10.0.0.2:55555")));
+        assert_eq!(route.manager(), "10.0.0.2:55555");
+        assert!(!route.has_registered());
+        assert_eq!(route.answered(&answer(Status::OK, &[])), Ok(()));
+        assert!(route.has_registered() && !route.has_registered());
+        route.unreachable();
+        assert_eq!(route.manager(), "one:55555");
+    }
+
+    #[test]
+    fn managers_that_send_in_a_circle_are_left() {
+        let mut route = Route::new("one:55555".into());
+        let elsewhere = answer(Status::OTHER_MANAGER, &[("x_manager_address", "10.0.0.2:55555")]);
+        for _ in 0..MAX_HOPS {
+            assert!(route.answered(&elsewhere).is_err());
+            assert_eq!(route.manager(), "10.0.0.2:55555");
+        }
+        assert!(route.answered(&elsewhere).is_err_and(|reason| reason.contains("begins again at one")));
+        assert_eq!(route.manager(), "one:55555");
+    }
+
+    #[test]
+    fn an_earlier_start_of_a_known_manager_is_refused() {
+        let mut route = Route::new("one:55555".into());
+        let from = |manager, epoch| answer(Status::OK, &[("x_manager", manager), ("x_epoch", epoch)]);
+        assert_eq!(route.answered(&from("m", "10")), Ok(()));
+        assert!(route.answered(&from("m", "9")).is_err_and(|reason| reason.contains("earlier start (9)")));
+        assert_eq!(route.answered(&from("other", "1")), Ok(()));
+        assert_eq!(route.answered(&from("m", "11")), Ok(()));
+    }
+}
