@@ -56,6 +56,17 @@ impl Lone {
             .join(inside.strip_prefix("/").expect("absolute"))
     }
 
+    /// The Manager's program beside this one, with its file system: SQLite can't follow [`Self::disk`].
+    fn beside(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount=/proc/{}/ns/mnt", self.manager.id())).arg(program("patchbay-manager"));
+        command
+    }
+
+    fn database(&self) -> PathBuf {
+        self.folder.join("disk/manager.db")
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
@@ -134,46 +145,42 @@ fn a_full_disk_is_said_once_nothing_is_answered_and_the_manager_goes_on_when_the
 }
 
 /// A Manager that should not start; what it said.
-fn refused(database: &Path) -> String {
-    let output = Command::new(program("patchbay-manager"))
-        .args(["--listen-agents=127.0.0.1:0", "--listen-http=127.0.0.1:0", "--database"])
-        .arg(database)
-        .output()
-        .expect("it runs");
+fn refused(mut manager: Command, database: &Path) -> String {
+    manager.args(["--listen-agents=127.0.0.1:0", "--listen-http=127.0.0.1:0", "--database"]).arg(database);
+    let output = manager.output().expect("it runs");
     assert!(!output.status.success(), "{}", said(&output));
     said(&output)
 }
 
-fn manage(task: &[&str], database: &Path) -> Output {
+fn manage(mut manager: Command, task: &[&str], database: &Path) -> Output {
+    manager.args(task).arg("--database").arg(database).output().expect("it runs")
+}
+
+fn manager() -> Command {
     Command::new(program("patchbay-manager"))
-        .args(task)
-        .arg("--database")
-        .arg(database)
-        .output()
-        .expect("it runs")
 }
 
 #[test]
 fn a_database_is_backed_up_while_it_is_used_and_restored_when_it_is_damaged() {
     let lone = Lone::start("backup");
     assert!(lone.apply(HELLO).status.success());
-    let database = lone.disk().join("manager.db");
-    assert!(refused(&database).contains("another Manager"));
+    let database = lone.database();
+    assert!(refused(lone.beside(), &database).contains("another Manager"));
     let backup = lone.folder.join("backup.db");
-    let output = manage(&["backup", &backup.display().to_string()], &database);
+    let output = manage(lone.beside(), &["backup", &backup.display().to_string()], &database);
     assert!(output.status.success(), "{}", said(&output));
-    let checked = manage(&["check"], &database);
+    let checked = manage(lone.beside(), &["check"], &database);
     assert!(said(&checked).contains("no damage found"), "{}", said(&checked));
 
     let mut bytes = fs::read(&backup).expect("read");
     bytes[4096..].fill(0x55);
     let damaged = lone.folder.join("damaged.db");
     fs::write(&damaged, bytes).expect("written");
-    for text in [refused(&damaged), said(&manage(&["check"], &damaged))] {
+    for text in [refused(manager(), &damaged), said(&manage(manager(), &["check"], &damaged))] {
         assert!(text.contains("it is damaged") && text.contains("patchbay-manager backup"), "{text}");
     }
     fs::write(&damaged, "no database").expect("written");
-    assert!(refused(&damaged).contains("is no SQLite database"));
+    assert!(refused(manager(), &damaged).contains("is no SQLite database"));
 
     let read_only = lone.folder.join("read-only");
     fs::create_dir(&read_only).expect("a folder");
@@ -189,7 +196,7 @@ fn a_database_is_backed_up_while_it_is_used_and_restored_when_it_is_damaged() {
     // The backup in the database's place.
     fs::remove_file(&damaged).expect("removed");
     fs::copy(&backup, &damaged).expect("copied");
-    let output = manage(&["check"], &damaged);
+    let output = manage(manager(), &["check"], &damaged);
     assert!(output.status.success() && said(&output).contains("1 apps"), "{}", said(&output));
 }
 

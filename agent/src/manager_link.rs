@@ -8,7 +8,7 @@ use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Speaker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::core::Event;
