@@ -194,7 +194,9 @@ impl Core {
         let Some(replicas) = replicas else {
             return Ok(done(format!("leave {service} to its load: {least} to {most} instances"), 0, 0));
         };
-        if !(least..=most).contains(&replicas) {
+        // With none, every request would start one and every start would be one too many.
+        if !(least.max(1)..=most).contains(&replicas) {
+            let least = least.max(1);
             let text = format!(
                 "the graph gives {service} {least} to {most} replicas, not {replicas}; apply another graph"
             );

@@ -64,7 +64,13 @@ impl Cluster {
 
     /// Lets everybody answer until nobody has anything to say.
     pub(super) fn obey(&mut self) {
+        let enough = self.agents.seen + 5_000;
         while let Some((connection, envelope)) = self.sent.get(self.agents.seen).cloned() {
+            assert!(
+                self.agents.seen < enough,
+                "it never ends: {}",
+                self.sent[self.sent.len() - 1].1.encode()
+            );
             self.agents.seen += 1;
             if !self.agents.frozen.contains(&connection.0) {
                 self.obey_one(connection.0, &envelope.message);

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn any_sequence_of_events_keeps_the_invariants(steps in prop::collection::vec((0u8..9, 1u64..6, 1u64..4), 1..80)) {
         let mut cluster = Cluster::new();

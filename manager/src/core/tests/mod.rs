@@ -1,6 +1,7 @@
 //! Scenarios of the core, through one helper: a Manager whose agents are written out as messages.
 
 mod agents;
+mod any_commands;
 mod any_sequence;
 mod closing;
 mod duties;
@@ -15,7 +16,7 @@ use std::path::Path;
 
 use ssmmp::{Address, Envelope, InstanceId, Message};
 
-use super::{Command, Config, Connection, Core, Effect, Event, InstanceState, Millis, Refusal};
+use super::{Command, Config, Connection, Core, Effect, Event, Instance, InstanceState, Millis, Refusal};
 use crate::graph::Graph;
 use crate::store::Store;
 

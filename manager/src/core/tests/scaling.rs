@@ -141,7 +141,7 @@ fn scaling_on_request_holds_until_it_is_lifted() {
     let (mut cluster, _) = started("policy.idle = \"10s\"", &["gate", "middle", "middle"]);
     let scale = |replicas| Command::Scale("t".into(), "middle".into(), replicas);
     assert!(
-        matches!(cluster.command(scale(Some(4))), Err(Refusal::Conflict(text)) if text.contains("0 to 3"))
+        matches!(cluster.command(scale(Some(4))), Err(Refusal::Conflict(text)) if text.contains("1 to 3"))
     );
     cluster.command(scale(Some(3))).expect("within the bounds");
     cluster.obey();
