@@ -1,10 +1,15 @@
 //! What goes wrong, and what people do meanwhile.
 
+use patchbay_manager::core::Command;
+
 use crate::manager::Call;
 use crate::plan::FaultKind;
-use crate::schedule::Happening;
+use crate::schedule::{Happening, Millis};
 use crate::trace::Party;
 use crate::world::World;
+
+/// How long drained nodes stay so once nothing goes wrong, milliseconds.
+const LIFTED_AFTER: Millis = 15_000;
 
 impl World {
     /// One fault of the kinds that this run has, then the next.
@@ -93,20 +98,58 @@ impl World {
         if self.quiet {
             return;
         }
-        let pause = self.random(1_000, 12_000);
+        let pause = self.random(500, 8_000);
         self.after(pause, Happening::ApiCall);
         let app = self.random(0, self.applications.len() as u64 - 1) as usize;
-        let name = self.applications[app].name.clone();
         match self.random(0, 9) {
             0..=2 => self.apply(app),
-            3 => self.call(Call::StopApp(name)),
-            4..=6 => {
-                let id = self.some_process().map(|number| self.processes[&number].start.id.0);
-                if let Some(id) = id {
-                    self.call(Call::StopInstance(id));
+            _ => {
+                if let Some(command) = self.some_command(app) {
+                    self.call(Call::Command(command));
                 }
             }
-            _ => {}
+        }
+    }
+
+    /// A command about something that may be there.
+    fn some_command(&mut self, app: usize) -> Option<Command> {
+        let name = self.applications[app].name.clone();
+        let service = self.random(0, self.applications[app].services.len() as u64 - 1) as usize;
+        let (service, _, _, plugs) = self.applications[app].services[service].clone();
+        let node = format!("n{}", self.random(0, self.nodes.len() as u64 - 1));
+        let instance = self.some_process().map(|number| self.processes[&number].start.id);
+        Some(match self.random(0, 11) {
+            0 => Command::StopApp(name),
+            1..=3 => Command::StopInstance(instance?),
+            4 => {
+                let open: Vec<u64> = self.manager.core.as_ref()?.every_session().map(|s| s.id).collect();
+                let last = open.len().checked_sub(1)?;
+                Command::CloseSession(open[self.random(0, last as u64) as usize])
+            }
+            5 => Command::CloseConnection(name, format!("{service}.{}", plugs.first()?)),
+            6 => Command::CloseInstance(instance?),
+            7 | 8 => Command::Move(instance?, node),
+            9 => Command::Drain(node),
+            10 => Command::Undrain(node),
+            _ => {
+                let replicas = self.random(0, 4) as u32;
+                Command::Scale(name, service, (replicas > 0).then_some(replicas))
+            }
+        })
+    }
+
+    /// What people have decided for a while is lifted, so that graphs alone say what is to be.
+    pub fn lift_commands(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.call(Call::Command(Command::Undrain(format!("n{node}"))));
+        }
+        let services: Vec<(String, String)> = self
+            .applications
+            .iter()
+            .flat_map(|app| app.services.iter().map(|(service, ..)| (app.name.clone(), service.clone())))
+            .collect();
+        for (app, service) in services {
+            self.call(Call::Command(Command::Scale(app, service, None)));
         }
     }
 
@@ -140,5 +183,7 @@ impl World {
         for number in all {
             self.process_thaws(number);
         }
+        // By then every agent has registered.
+        self.after(LIFTED_AFTER, Happening::Lifted);
     }
 }

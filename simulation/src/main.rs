@@ -110,7 +110,10 @@ fn simulate(arguments: &Arguments) -> Result<bool> {
         println!("seed {seed}: {problem}");
     }
     if let Some((seed, Ok(_))) = failed.first() {
-        show(arguments, &plan(*seed)?)?;
+        let failing = plan(*seed)?;
+        show(arguments, &if arguments.as_is { failing } else { simplest(&failing)? })?;
+    } else if let Some(seed) = arguments.seed {
+        show(arguments, &plan(seed)?)?;
     }
     println!(
         "{count} seeds, {} failed, {} instances, {} sessions, {} events in {:.1} s",
@@ -177,15 +180,17 @@ fn kind(violation: &str) -> String {
     violation.split_whitespace().filter(is_plain).take(8).collect::<Vec<_>>().join(" ")
 }
 
-fn show(arguments: &Arguments, failing: &Plan) -> Result<()> {
-    let plan = if arguments.as_is { failing.clone() } else { simplest(failing)? };
-    let outcome = run(&plan, usize::MAX)?;
+/// Shows the end of a run, and how to see it again.
+fn show(arguments: &Arguments, plan: &Plan) -> Result<()> {
+    let outcome = run(plan, usize::MAX)?;
     let polls = |line: &&String| !line.contains("_health_") || line.contains("[");
     let lines: Vec<&String> = outcome.trace.iter().filter(polls).collect();
     for line in &lines[lines.len().saturating_sub(arguments.trace)..] {
         println!("{line}");
     }
-    println!("violated: {}", outcome.violation.unwrap_or_default());
+    if let Some(violation) = outcome.violation {
+        println!("violated: {violation}");
+    }
     println!("again: {} --as-is --trace {}", plan.command(), arguments.trace);
     Ok(())
 }

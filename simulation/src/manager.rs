@@ -25,10 +25,18 @@ const BATCH: u64 = 8;
 pub enum Call {
     /// Apply a graph's text.
     Apply(String, String),
-    /// Stop an application.
-    StopApp(String),
-    /// Stop an instance.
-    StopInstance(u64),
+    /// Anything else.
+    Command(Command),
+}
+
+impl Call {
+    /// The application whose text or stop is promised by its answer.
+    fn app(&self) -> Option<&String> {
+        match self {
+            Self::Apply(app, _) | Self::Command(Command::StopApp(app)) => Some(app),
+            Self::Command(_) => None,
+        }
+    }
 }
 
 enum Input {
@@ -136,7 +144,7 @@ impl World {
     /// Somebody uses the API.
     pub fn call(&mut self, call: Call) {
         self.note(Party::Outside, &format!("asks: {}", describe(&call)));
-        if let Call::Apply(app, _) | Call::StopApp(app) = &call {
+        if let Some(app) = call.app() {
             *self.calls_under_way.entry(app.clone()).or_default() += 1;
         }
         self.input(Input::Call(call));
@@ -224,6 +232,7 @@ impl World {
         {
             self.violated(format!("the store refuses to be written: {problem}"));
         }
+        let mut refused = false;
         for effect in effects {
             if self.manager_crashes_now(true) {
                 return;
@@ -241,20 +250,27 @@ impl World {
                     let text = format!("{} {}: {}", event.kind, event.subject, event.text);
                     self.note(Party::Manager, &text);
                 }
+                Effect::Answer(_, Err(refusal)) => {
+                    self.note(Party::Outside, &format!("is refused: {refusal:?}"));
+                    refused = true;
+                }
                 _ => {}
             }
         }
         for call in calls {
-            self.note(Party::Outside, &format!("is told 200: {}", describe(&call)));
-            if let Call::Apply(app, _) | Call::StopApp(app) = &call {
+            if !refused {
+                self.note(Party::Outside, &format!("is told 200: {}", describe(&call)));
+            }
+            if let Some(app) = call.app() {
                 if let Some(calls) = self.calls_under_way.get_mut(app) {
                     *calls -= 1;
                 }
             }
             match call {
+                _ if refused => {}
                 Call::Apply(app, text) => drop(self.manager.promised.insert(app, Some(text))),
-                Call::StopApp(app) => drop(self.manager.promised.insert(app, None)),
-                Call::StopInstance(_) => {}
+                Call::Command(Command::StopApp(app)) => drop(self.manager.promised.insert(app, None)),
+                Call::Command(_) => {}
             }
         }
         self.looks_due = true;
@@ -360,15 +376,13 @@ impl World {
 fn event_of(call: &Call) -> Option<Event> {
     match call {
         Call::Apply(_, text) => Some(Event::Apply(Graph::read(text).ok()?.0, text.clone())),
-        Call::StopApp(app) => Some(Event::Command(0, Command::StopApp(app.clone()))),
-        Call::StopInstance(id) => Some(Event::Command(0, Command::StopInstance(InstanceId(*id)))),
+        Call::Command(command) => Some(Event::Command(0, command.clone())),
     }
 }
 
 fn describe(call: &Call) -> String {
     match call {
         Call::Apply(app, _) => format!("apply {app}"),
-        Call::StopApp(app) => format!("stop {app}"),
-        Call::StopInstance(id) => format!("stop instance {id}"),
+        Call::Command(command) => format!("{command:?}"),
     }
 }

@@ -70,6 +70,8 @@ pub enum Happening {
     ApiCall,
     /// Faults end here.
     Quiet,
+    /// Drains and other decisions of people are lifted.
+    Lifted,
     /// The invariants of every moment are looked at.
     Look,
 }

@@ -177,6 +177,7 @@ impl World {
             Happening::Fault => self.fault(),
             Happening::ApiCall => self.api_call(),
             Happening::Quiet => self.quiet(),
+            Happening::Lifted => self.lift_commands(),
             Happening::Look => self.look(),
         }
     }
