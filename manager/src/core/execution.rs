@@ -83,7 +83,18 @@ impl Core {
         };
         self.at(self.now + within, Timer::Start(id));
         let envelope = Envelope::new(request, Hop::ManagerToAgent).with("x_app", &app_name);
+        self.inventory.change(id, |instance| instance.execution = Some(message_id));
         self.send_with(address, envelope, Some(Outstanding::Execution(id)));
+    }
+
+    /// An agent answers an execution. The answer to an earlier request says nothing: the agent was asked
+    /// again since, and has started the instance again if it had failed.
+    pub(super) fn execution_answered(&mut self, id: InstanceId, envelope: &Envelope, status: Status) {
+        let latest = self.inventory.instance(id).and_then(|instance| instance.execution);
+        if latest == Some(envelope.message.message_id()) {
+            let reason = envelope.extension("x_reason").unwrap_or("the agent gave no reason").to_owned();
+            self.executed(id, status, &reason, output_of(envelope));
+        }
     }
 
     /// The node for an instance, and a port for each socket.

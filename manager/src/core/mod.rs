@@ -208,8 +208,7 @@ impl Core {
         let Some(outstanding) = self.answers.take(envelope.message.message_id(), node) else { return };
         match (outstanding, &envelope.message) {
             (Outstanding::Execution(id), Message::ExecutionResponse(response)) => {
-                let reason = envelope.extension("x_reason").unwrap_or("the agent gave no reason").to_owned();
-                self.executed(id, response.status, &reason, output_of(envelope));
+                self.execution_answered(id, envelope, response.status);
             }
             (Outstanding::CloseSession(id), message) => {
                 if let Some(status) = close_status(message) {

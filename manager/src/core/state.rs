@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use ssmmp::{Address, InstanceId, Name, Port, SessionRequest};
+use ssmmp::{Address, InstanceId, MessageId, Name, Port, SessionRequest};
 
 use super::policy::restarts::Failures;
 use crate::graph::{Graph, Service};
@@ -207,6 +207,8 @@ pub struct Instance {
     /// Answers of 199 in a row.
     pub(crate) overloads: u32,
     pub(crate) tried: BTreeSet<Address>,
+    /// The latest request for its execution: only the answer to that counts.
+    pub(crate) execution: Option<MessageId>,
     pub(crate) polls: Polls,
     pub(crate) stopping: Stopping,
     pub(crate) idle_since: Millis,
@@ -275,6 +277,7 @@ impl Instance {
             overloaded: false,
             overloads: 0,
             tried: BTreeSet::new(),
+            execution: None,
             polls: Polls::default(),
             stopping: Stopping::default(),
             idle_since: created,

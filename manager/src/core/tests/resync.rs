@@ -150,6 +150,29 @@ fn a_start_that_goes_on_during_a_restart_is_answered_to_the_next_manager() {
     assert_eq!(state(&cluster, gate), Some(InstanceState::Running));
 }
 
+/// Seed 1701: the agent told of the failed start after it was asked to start the instance again.
+#[test]
+fn only_the_answer_to_the_latest_execution_request_counts() {
+    let mut cluster = Cluster::new();
+    cluster.register(1, "10.0.0.1", "gate, store");
+    cluster.apply();
+    let request = |cluster: &Cluster| match cluster.sent.last().map(|(_, envelope)| &envelope.message) {
+        Some(Message::ExecutionRequest(request)) => request.message_id,
+        other => panic!("an execution is requested, not {other:?}"),
+    };
+    let first = request(&cluster);
+    cluster.handle(Event::Lost(Connection(1)));
+    returns(&mut cluster, 2, "gate, 1, http=8080, starting", &[]);
+    let second = request(&cluster);
+    let answer = |id: ssmmp::MessageId, status| {
+        format!("type: execution_response ~ message_id: {id} ~ status: {status}")
+    };
+    cluster.message(2, &answer(first, 500));
+    assert_eq!(state(&cluster, InstanceId(1)), Some(InstanceState::Starting));
+    cluster.message(2, &answer(second, 200));
+    assert_eq!(state(&cluster, InstanceId(1)), Some(InstanceState::Running));
+}
+
 /// Seed 146.
 #[test]
 fn an_instance_that_is_ending_is_not_believed_to_run() {
