@@ -119,6 +119,11 @@ impl Core {
     }
 
     pub(super) fn start_failed(&mut self, id: InstanceId, status: Status, reason: &str, output: &[String]) {
+        if self.instances.get(&id).is_some_and(|instance| instance.stage == Stage::Running) {
+            // Its execution was answered already: this is its end.
+            self.exited(id, reason, output);
+            return;
+        }
         let Some(instance) = self.instances.remove(&id) else { return };
         self.withdraw(id);
         if instance.stage == Stage::Plugs {

@@ -94,3 +94,13 @@ fn an_execution_without_an_id_is_refused() {
     assert_eq!(super::statuses(&effects), [Status::BAD_REQUEST]);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Start(_))));
 }
+
+#[test]
+fn an_execution_is_answered_once_whatever_happens_to_its_process() {
+    let mut node = Node::running(&[("A", 7)]);
+    let effects =
+        node.0.handle(Event::StartFailed(InstanceId(7), Status::NO_ANSWER, "late".into(), Vec::new()));
+    let Message::ServiceInstanceTerminationInfo(info) = to_manager(&effects) else { panic!("{effects:?}") };
+    assert_eq!(info.service_instance_id, InstanceId(7));
+    assert!(super::statuses(&effects).is_empty(), "{effects:?}");
+}
