@@ -20,7 +20,7 @@ pub enum Event {
     Command(u64, Command),
     /// Somebody wants fresh counters; answered by [`Effect::Refreshed`].
     Refresh(u64),
-    /// The time that [`Core::next_deadline`] asked for has come.
+    /// The time that [`super::Core::next_deadline`] asked for has come.
     Tick,
 }
 
