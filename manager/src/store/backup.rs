@@ -6,14 +6,14 @@ use std::path::Path;
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
+use super::StoreError;
 use super::check::{open_to_read, verify};
 use super::lock::beside;
-use super::{StoreError, schema};
 
 /// Pages copied between two calls of the progress function: 16 MiB.
 const PAGES: i32 = 4096;
 
-/// Copies a database to a new file, checks the copy, and only then gives it its name. `progress` is told
+/// Copies a database, of whatever version, to a new file, checks the copy, and only then gives it its name. `progress` is told
 /// the pages that are copied and all there are. Returns the copy's size in bytes.
 ///
 /// # Errors
@@ -35,11 +35,10 @@ pub fn backup(database: &Path, target: &Path, mut progress: impl FnMut(u64, u64)
 
 fn copy(database: &Path, partial: &Path, progress: &mut impl FnMut(u64, u64)) -> Result<u64, StoreError> {
     let source = open_to_read(database)?;
-    schema::require_current(&source)?;
     let _ = std::fs::remove_file(partial);
     let mut copy = Connection::open(partial)?;
     // The copy is of the moment at which this begins; the Manager's later commits do not begin it anew.
-    source.execute_batch("BEGIN; SELECT count(*) FROM counters")?;
+    source.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema")?;
     let backup = Backup::new(&source, &mut copy)?;
     while backup.step(PAGES)? != StepResult::Done {
         let now = backup.progress();
