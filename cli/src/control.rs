@@ -175,13 +175,14 @@ impl Consent {
 }
 
 fn confirmed(would: &api::Done) -> Result<bool, Failure> {
-    let sessions = would.sessions;
+    let sessions =
+        if would.sessions == 1 { "1 session".into() } else { format!("{} sessions", would.sessions) };
     let text = format!("this would {}", would.text);
     if !std::io::stdin().is_terminal() {
-        let message = format!("{text}\nIt asks {sessions} sessions to close; say --yes if that is meant.");
+        let message = format!("{text}\nIt asks {sessions} to close; say --yes if that is meant.");
         return Err(Failure::Said(message));
     }
-    eprint!("{text}\nIt asks {sessions} sessions to close. Go on? [y/N] ");
+    eprint!("{text}\nIt asks {sessions} to close. Go on? [y/N] ");
     std::io::stderr().flush().map_err(Failure::Output)?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).map_err(Failure::Output)?;

@@ -170,7 +170,7 @@ pub fn session_details(sessions: &[api::Session]) -> String {
 }
 
 pub fn done(done: &api::Done) -> String {
-    done.text.clone()
+    format!("begun: {}", done.text)
 }
 
 pub fn status(status: &api::ManagerStatus) -> String {

@@ -61,12 +61,12 @@ impl Core {
             },
             Command::CloseConnection(app, plug) => {
                 let sessions = self.sessions_of_connection(app, plug)?;
-                Ok(done(format!("close {} sessions of {plug}", sessions.len()), 0, sessions.len()))
+                Ok(done(format!("close {} of {plug}", counted(sessions.len(), "session")), 0, sessions.len()))
             }
             Command::CloseInstance(id) => {
                 let instance = self.living(*id)?;
                 let count = instance.sessions.len();
-                Ok(done(format!("close {count} sessions of {}", called(instance)), 0, count))
+                Ok(done(format!("close {} of {}", counted(count, "session"), called(instance)), 0, count))
             }
             Command::Move(id, node) => self.preview_move(*id, node),
             Command::Drain(node) => self.preview_drain(node),
@@ -123,7 +123,11 @@ impl Core {
             .filter_map(|id| self.inventory.instance(*id))
             .collect();
         let sessions: BTreeSet<u64> = instances.iter().flat_map(|i| i.sessions.iter().copied()).collect();
-        let text = format!("stop {app}: {} instances, {} sessions", instances.len(), sessions.len());
+        let text = format!(
+            "stop {app}: {}, {}",
+            counted(instances.len(), "instance"),
+            counted(sessions.len(), "session")
+        );
         Ok(done(text, instances.len(), sessions.len()))
     }
 
@@ -164,8 +168,9 @@ impl Core {
         }
         let count = instance.sessions.len();
         let text = format!(
-            "move {name} from {} to {node}: a new one first, then its {count} sessions, a few at a time",
-            instance.node
+            "move {name} from {} to {node}: a new one first, then its {}, a few at a time",
+            instance.node,
+            counted(count, "session")
         );
         Ok(done(text, 1, count))
     }
@@ -178,7 +183,11 @@ impl Core {
         let (stay, go): (Vec<&Instance>, Vec<&Instance>) =
             instances.into_iter().partition(|instance| self.holds_state(instance));
         let sessions: BTreeSet<u64> = go.iter().flat_map(|i| i.sessions.iter().copied()).collect();
-        let mut text = format!("drain {node}: move {} instances with {} sessions", go.len(), sessions.len());
+        let mut text = format!(
+            "drain {node}: move {} with {}",
+            counted(go.len(), "instance"),
+            counted(sessions.len(), "session")
+        );
         if !stay.is_empty() {
             let names: Vec<String> = stay.into_iter().map(called).collect();
             text.push_str(&format!("; these hold their state there and stay: {}", names.join(", ")));
@@ -206,7 +215,11 @@ impl Core {
         running.sort_by_key(|replica| (replica.sessions, std::cmp::Reverse(replica.id)));
         let surplus = running.len().saturating_sub(replicas as usize);
         let sessions = running.iter().take(surplus).map(|replica| replica.sessions as usize).sum();
-        let text = format!("have {replicas} instances of {service}; {} run now", running.len());
+        let text = format!(
+            "have {} of {service}; there are {} now",
+            counted(replicas as usize, "instance"),
+            running.len()
+        );
         Ok(done(text, surplus, sessions))
     }
 
@@ -328,4 +341,9 @@ fn conflict(text: String) -> Refusal {
 /// An instance as people see it.
 fn called(instance: &Instance) -> String {
     format!("instance {} ({})", instance.id, instance.service)
+}
+
+/// So many of them.
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

@@ -108,6 +108,12 @@ impl Core {
         let home = self.apps.get(app)?.state(service).and_then(|state| state.home);
         let home = home.filter(|_| vertex.state == State::Node);
         let of_service = self.inventory.of_service(app, service);
+        let alive = of_service.filter(|of| of.starting > 0).into_iter().flat_map(|of| &of.alive);
+        let starting: Vec<Address> = alive
+            .filter_map(|id| self.inventory.instance(*id))
+            .filter(|instance| instance.state == InstanceState::Starting)
+            .map(|instance| instance.address)
+            .collect();
         let may = |node: &&Node| {
             !self.drained.contains(&node.address)
                 && !start.tried.contains(&node.address)
@@ -117,7 +123,8 @@ impl Core {
         let weigh = |node: &Node| Place {
             address: node.address,
             is_near: Some(node.address) == start.near,
-            replicas: of_service.map_or(0, |of| of.running_on(node.address).count() as u32),
+            replicas: of_service.map_or(0, |of| of.running_on(node.address).count() as u32)
+                + starting.iter().filter(|address| **address == node.address).count() as u32,
             load: self.inventory.on_node(node.address).map_or(0, |on_node| on_node.alive.len() as u32),
         };
         let able = || self.inventory.able(&vertex.program).filter(may);
