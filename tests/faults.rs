@@ -46,8 +46,8 @@ fn control_plane_faults_are_not_noticed(agent_flags: &[&str]) {
     let ids = |all: &[patchbay_api::Instance]| all.iter().map(|i| i.id).collect::<Vec<_>>();
     assert_eq!(ids(&after), ids(&instances), "nothing was started or ended");
     // What dies now is noticed by agents that did not start it, and its sessions are known to be broken.
-    let Party::Instance(table) = social.instance("table") else { unreachable!() };
-    social.cluster.kill(&Party::Instance(table.clone())).expect("killed");
+    let table = social.running("table");
+    social.cluster.kill(&Party::from(&table)).expect("killed");
     social.wait("its end and its sessions' end are known", |cluster| {
         let instances = cluster.instances().unwrap_or_default();
         let sessions = cluster.sessions().unwrap_or_default();
@@ -93,8 +93,8 @@ fn a_frozen_instance_is_noticed_and_replaced() {
     let load = social.load();
     load.wait_for(ENOUGH);
     for service in ["login", "redis"] {
-        let Party::Instance(frozen) = social.instance(service) else { unreachable!() };
-        social.cluster.signal(&Party::Instance(frozen.clone()), Signal::SIGSTOP).expect("frozen");
+        let frozen = social.running(service);
+        social.cluster.signal(&Party::from(&frozen), Signal::SIGSTOP).expect("frozen");
         social.wait("it is ended", |cluster| {
             let instances = cluster.instances().unwrap_or_default();
             instances.iter().any(|i| i.id == frozen.id && i.state == "ended")
@@ -116,13 +116,9 @@ fn the_manager_returns_and_learns_what_happened_meanwhile() {
     assert_eq!(load_ended.1, Vec::<String>::new());
     let before = social.cluster.instances();
     assert!(before.is_err(), "it is gone");
-    let pid_of = |cluster: &Cluster, service: &str| {
-        let names = cluster.cgroups_of_instances();
-        let (node, name) = names.into_iter().find(|(_, name)| name.starts_with(service)).expect("it runs");
-        (node, name)
-    };
-    let (node, name) = pid_of(&social.cluster, "table");
-    social.cluster.kill_cgroup_of_instance(&node, &name).expect("killed");
+    let all = social.cluster.real_instances();
+    let (node, name) = all.into_iter().find(|(_, name)| name.starts_with("table")).expect("it runs");
+    social.cluster.kill(&Party::Instance(node, name.clone())).expect("killed");
     std::thread::sleep(Duration::from_millis(300));
     social.cluster.start_manager().expect("started");
     let id: u64 = name.rsplit('-').next().and_then(|id| id.parse().ok()).expect("an id");

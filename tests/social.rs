@@ -1,9 +1,8 @@
 //! The social application on two nodes, and users who never stop asking.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -49,7 +48,10 @@ impl Social {
         let name = format!("pbs{}-{}", std::process::id() % 100_000, NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(&name);
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let all = fs::read_to_string(here.join("../examples/social/repository.toml")).expect("readable");
+        let all = include_str!("../examples/social/repository.toml");
+        // The next version of a service, for those who replace it.
+        let posts = all.split("\n\n").find(|entry| entry.contains("[service.posts]")).expect("an entry");
+        let all = format!("{all}\n\n{}\n", posts.replace("[service.posts]", "[service.posts-2]"));
         let stateless: Vec<&str> = all
             .split("\n\n")
             .filter(|entry| !["[service.redis]", "[service.file-store]"].iter().any(|s| entry.contains(s)))
@@ -67,8 +69,15 @@ impl Social {
 
     /// Applies the application and waits for its gateway.
     pub fn apply(&self) {
-        let graph = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/social/social.toml");
-        self.cluster.patchbay(&["apply", &graph.display().to_string()]).expect("applied");
+        self.apply_changed(str::to_owned);
+    }
+
+    /// Applies a changed graph.
+    pub fn apply_changed(&self, change: impl FnOnce(&str) -> String) {
+        let graph = include_str!("../examples/social/social.toml");
+        let file = self.folder.join("social.toml");
+        fs::write(&file, change(graph)).expect("written");
+        self.cluster.patchbay(&["apply", &file.display().to_string()]).expect("applied");
         self.wait("the gateway runs", |cluster| !cluster.running("gateway").is_empty());
     }
 
@@ -77,20 +86,26 @@ impl Social {
         self.cluster.wait(what, WITHIN, is_true).unwrap_or_else(|error| panic!("{error:#}"));
     }
 
-    /// The party that an instance is.
+    /// A running instance of a service.
     #[must_use]
-    pub fn instance(&self, service: &str) -> Party {
-        let found = self.cluster.running(service).into_iter().next();
-        Party::Instance(Box::new(found.unwrap_or_else(|| panic!("{service} runs"))))
+    pub fn running(&self, service: &str) -> patchbay_api::Instance {
+        self.wait(&format!("{service} runs"), |cluster| !cluster.running(service).is_empty());
+        self.cluster.running(service).swap_remove(0)
     }
 
-    /// Where the gateway is.
+    /// The party that a running instance of a service is.
     #[must_use]
-    pub fn gateway(&self) -> String {
+    pub fn instance(&self, service: &str) -> Party {
+        Party::from(&self.running(service))
+    }
+
+    /// Where gateways can be, the running one first.
+    #[must_use]
+    pub fn gateways(&self) -> Vec<String> {
         let gateways = self.cluster.running("gateway");
         let gateway = gateways.first().expect("the gateway runs");
-        let node = usize::from(gateway.node == "b");
-        format!("http://{}:8080", Plan::address(node))
+        let nodes = if gateway.node == "b" { [B, A] } else { [A, B] };
+        nodes.map(|node| format!("http://{}:8080", Plan::address(node))).to_vec()
     }
 
     /// One request by a user of its own; status and body.
@@ -104,11 +119,11 @@ impl Social {
     /// Begins a request by a user of its own.
     #[must_use]
     pub fn begin_to_ask(&self, method: &str, path: &str, body: Option<Value>) -> JoinHandle<Answer> {
-        let (plan, gateway) = (self.cluster.plan().clone(), self.gateway());
+        let (plan, gateways) = (self.cluster.plan().clone(), self.gateways());
         let (method, path) = (method.to_owned(), path.to_owned());
         std::thread::spawn(move || {
             plan.enter_hub().map_err(|error| format!("{error:#}"))?;
-            let user = User::new(&gateway, "asker");
+            let user = User::new(gateways, "asker");
             user.request(&method, &path, None, body.as_ref())
         })
     }
@@ -118,13 +133,14 @@ impl Social {
     pub fn load(&self) -> Load {
         let (stop, ok) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let failures = Arc::new(Mutex::new(Vec::new()));
-        let (plan, gateway) = (self.cluster.plan().clone(), self.gateway());
+        let (plan, gateways) = (self.cluster.plan().clone(), self.gateways());
         let users = (0..USERS).map(|number| {
             let (stop, ok, failures) = (stop.clone(), ok.clone(), failures.clone());
-            let (plan, gateway) = (plan.clone(), gateway.clone());
+            let (plan, gateways) = (plan.clone(), gateways.clone());
             std::thread::spawn(move || {
                 plan.enter_hub().expect("the hub is there");
-                let user = User::new(&gateway, &format!("user-{}-{number}", NEXT.load(Ordering::Relaxed)));
+                let name = format!("user-{}-{number}", NEXT.fetch_add(1, Ordering::Relaxed));
+                let user = User::new(gateways, &name);
                 let note = |what: &str, result: Result<(u16, String), String>| match result {
                     Ok((200..300, _)) => drop(ok.fetch_add(1, Ordering::Relaxed)),
                     failed => failures.lock().expect("no panic").push(format!("{what}: {failed:?}")),
@@ -148,7 +164,7 @@ impl Social {
     /// What the Manager believes is what runs: every instance once, every port once, every open session
     /// between two instances that run.
     pub fn assert_consistent(&self) {
-        self.wait("what is believed is what runs", |cluster| problem_of(cluster).is_none());
+        self.wait("what is believed is what runs", |cluster| cluster.difference().is_none());
     }
 }
 
@@ -163,58 +179,43 @@ impl Drop for Social {
     }
 }
 
-/// What differs between the Manager's belief and the nodes; nothing, when all is well.
-fn problem_of(cluster: &Cluster) -> Option<String> {
-    let (Ok(instances), Ok(sessions)) = (cluster.instances(), cluster.sessions()) else {
-        return Some("the Manager does not answer".into());
-    };
-    let alive: Vec<_> = instances.iter().filter(|i| i.ended_ms.is_none()).collect();
-    let believed: BTreeSet<(String, String)> =
-        alive.iter().map(|i| (i.node.clone(), format!("{}-{}", i.service, i.id))).collect();
-    let real: BTreeSet<(String, String)> = cluster.cgroups_of_instances().into_iter().collect();
-    if believed != real {
-        return Some(format!("believed {believed:?}, real {real:?}"));
-    }
-    let mut ports = BTreeMap::new();
-    for instance in &alive {
-        for (_, port) in &instance.sockets {
-            if let Some(other) = ports.insert((&instance.node, port), instance.id) {
-                return Some(format!("{port} is given to {other} and {}", instance.id));
-            }
-        }
-    }
-    let ids: BTreeSet<u64> = alive.iter().map(|instance| instance.id).collect();
-    let half_known = sessions
-        .iter()
-        .filter(|session| session.state == "open")
-        .find(|s| !ids.contains(&s.source.instance) || !ids.contains(&s.destination.instance));
-    half_known.map(|session| format!("session {} is open with an end that is gone", session.id))
-}
-
 /// A user with a connection that is kept.
 struct User {
     agent: Agent,
-    gateway: String,
+    gateways: Vec<String>,
+    /// The gateway that answered last.
+    good: AtomicUsize,
     name: String,
 }
 
 impl User {
-    fn new(gateway: &str, name: &str) -> Self {
+    fn new(gateways: Vec<String>, name: &str) -> Self {
         let config =
             Agent::config_builder().timeout_global(Some(Duration::from_secs(60))).http_status_as_error(false);
-        Self { agent: config.build().into(), gateway: gateway.into(), name: name.into() }
+        Self { agent: config.build().into(), gateways, good: AtomicUsize::new(0), name: name.into() }
     }
 
-    fn request(
-        &self,
-        method: &str,
-        path: &str,
-        token: Option<&str>,
-        body: Option<&Value>,
-    ) -> Result<(u16, String), String> {
+    /// Asks the gateway that answered last; where nobody listens, the next one, as with several addresses
+    /// of one name.
+    fn request(&self, method: &str, path: &str, token: Option<&str>, body: Option<&Value>) -> Answer {
+        let mut left = 2 * self.gateways.len();
+        loop {
+            left -= 1;
+            match self.request_once(method, path, token, body) {
+                Err(error) if left > 0 && error.contains("refused") => {
+                    let next = (self.good.load(Ordering::Relaxed) + 1) % self.gateways.len();
+                    self.good.store(next, Ordering::Relaxed);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn request_once(&self, method: &str, path: &str, token: Option<&str>, body: Option<&Value>) -> Answer {
+        let gateway = &self.gateways[self.good.load(Ordering::Relaxed)];
         let mut request = ureq::http::Request::builder()
             .method(method)
-            .uri(format!("{}{path}", self.gateway))
+            .uri(format!("{gateway}{path}"))
             .header("content-type", "application/json");
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));

@@ -2,6 +2,7 @@
 //! a Manager and an agent each: the real programs. Every party can be killed, frozen, cut off and started
 //! again. Everything has the plan's name, so that whatever a killed run left can be found and removed.
 
+mod belief;
 mod cgroup;
 mod network;
 mod parties;

@@ -16,8 +16,14 @@ pub enum Party {
     Manager,
     /// A node's agent, by the node's place in the plan.
     Agent(usize),
-    /// An instance.
-    Instance(Box<api::Instance>),
+    /// An instance: its node's name, and `service-id`.
+    Instance(String, String),
+}
+
+impl From<&api::Instance> for Party {
+    fn from(instance: &api::Instance) -> Self {
+        Self::Instance(instance.node.clone(), format!("{}-{}", instance.service, instance.id))
+    }
 }
 
 impl Cluster {
@@ -26,10 +32,9 @@ impl Cluster {
         match party {
             Party::Manager => self.manager.iter().map(|child| child.id().cast_signed()).collect(),
             Party::Agent(node) => self.agents[*node].iter().map(|child| child.id().cast_signed()).collect(),
-            Party::Instance(instance) => {
-                let name = format!("{}-{}", instance.service, instance.id);
+            Party::Instance(node, name) => {
                 let members = cgroup::path(&self.plan.name)
-                    .map(|cgroup| cgroup.join(&instance.node).join("instances").join(name))
+                    .map(|cgroup| cgroup.join(node).join("instances").join(name))
                     .and_then(|cgroup| Ok(fs::read_to_string(cgroup.join("cgroup.procs"))?));
                 members.unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect()
             }
@@ -59,7 +64,7 @@ impl Cluster {
         let child = match party {
             Party::Manager => self.manager.take(),
             Party::Agent(node) => self.agents[*node].take(),
-            Party::Instance(_) => None,
+            Party::Instance(..) => None,
         };
         if let Some(mut child) = child {
             child.wait()?;
@@ -77,8 +82,8 @@ impl Cluster {
         cgroup::kill(&cgroup::path(&self.plan.name)?.join(name))
     }
 
-    /// The node and name of every instance that has a cgroup, whatever the Manager believes.
-    pub fn cgroups_of_instances(&self) -> Vec<(String, String)> {
+    /// Every instance that has a cgroup, whatever the Manager believes: its node, and `service-id`.
+    pub fn real_instances(&self) -> Vec<(String, String)> {
         let mut found = Vec::new();
         for (node, _) in &self.plan.nodes {
             let folder = cgroup::path(&self.plan.name).map(|path| path.join(node).join("instances"));
@@ -87,14 +92,6 @@ impl Cluster {
             found.extend(folders.map(|e| (node.clone(), e.file_name().to_string_lossy().into_owned())));
         }
         found
-    }
-
-    /// `kill -9` for an instance, by what [`Self::cgroups_of_instances`] says.
-    ///
-    /// # Errors
-    /// It has no cgroup.
-    pub fn kill_cgroup_of_instance(&self, node: &str, name: &str) -> Result<()> {
-        cgroup::kill(&cgroup::path(&self.plan.name)?.join(node).join("instances").join(name))
     }
 
     /// Takes a node's network link down.

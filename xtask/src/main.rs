@@ -8,6 +8,7 @@ mod licences;
 mod lint;
 mod setup;
 mod simulate;
+mod soak;
 mod stress;
 mod test;
 mod toolchain;
@@ -38,6 +39,8 @@ enum Task {
     Drive(demo::Drive),
     /// Set up, build, and measure what redirection brings on this machine
     Bench(bench::Bench),
+    /// Break everything for some minutes under the social application, then read back every acknowledged write
+    Soak(soak::Soak),
     /// Set up and run every test there is
     Test,
     /// Run the fuzz targets of the codec and of both listeners
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Demo(demo) => demo::run(&demo),
         Task::Drive(drive) => demo::run_drive(&drive),
         Task::Bench(bench) => bench::run(&bench),
+        Task::Soak(soak) => soak::run(&soak),
         Task::Test => test::run(),
         Task::Fuzz(fuzz) => setup::run().and_then(|()| fuzz::run(&fuzz)),
         Task::Transparency(transparency) => transparency::run(&transparency),

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+pub use cluster::{clean_on_signals, without};
 pub use drive::{Drive, run as run_drive};
+pub use files::sha256;
 use patchbay_api as api;
 use patchbay_testbed::{Cluster, Party, Plan};
 use report::{Driven, Report};

@@ -1,0 +1,222 @@
+//! Faults by seed: what is broken, when, and when it is mended.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+use patchbay_testbed::{Cluster, Party};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+
+/// Faults that may stand at the same time.
+const AT_ONCE: usize = 2;
+/// Pause between two faults, in milliseconds.
+const PAUSE_MS: std::ops::Range<u64> = 1_000..5_000;
+/// How long what was killed stays away, in milliseconds.
+const AWAY_MS: std::ops::Range<u64> = 0..3_000;
+/// How long what was frozen or cut off stays so, in milliseconds: shorter and longer than what the
+/// Manager bears.
+const SILENT_MS: std::ops::Range<u64> = 500..9_000;
+
+/// A kind of fault; the number is how often it is chosen among all.
+const KINDS: [(Kind, u32); 10] = [
+    (Kind::KillInstance, 6),
+    (Kind::FreezeInstance, 2),
+    (Kind::KillAgent, 3),
+    (Kind::FreezeAgent, 2),
+    (Kind::KillManager, 3),
+    (Kind::FreezeManager, 2),
+    (Kind::CutOff, 2),
+    (Kind::KillNode, 2),
+    (Kind::Move, 2),
+    (Kind::Drain, 2),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    KillInstance,
+    FreezeInstance,
+    KillAgent,
+    FreezeAgent,
+    KillManager,
+    FreezeManager,
+    CutOff,
+    KillNode,
+    Move,
+    Drain,
+}
+
+impl Kind {
+    fn text(self) -> &'static str {
+        match self {
+            Self::KillInstance => "instance killed",
+            Self::FreezeInstance => "instance frozen",
+            Self::KillAgent => "agent killed, restarted",
+            Self::FreezeAgent => "agent frozen",
+            Self::KillManager => "Manager killed, restarted",
+            Self::FreezeManager => "Manager frozen",
+            Self::CutOff => "node's link down",
+            Self::KillNode => "node killed, restarted",
+            Self::Move => "instance moved",
+            Self::Drain => "node drained, undrained",
+        }
+    }
+}
+
+/// What ends a fault.
+enum Mend {
+    StartAgent(usize),
+    StartManager,
+    Thaw(Party),
+    JoinAgain(usize),
+    Undrain(usize),
+}
+
+/// Breaks one thing after the other.
+pub struct Faults {
+    random: StdRng,
+    next: Instant,
+    /// When each standing fault is mended.
+    standing: Vec<(Instant, Mend)>,
+    done: BTreeMap<Kind, u32>,
+}
+
+impl Faults {
+    /// Nothing is broken yet.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            random: StdRng::seed_from_u64(seed),
+            next: Instant::now(),
+            standing: Vec::new(),
+            done: BTreeMap::new(),
+        }
+    }
+
+    /// Mends what is due, and breaks the next thing when its time has come.
+    pub fn step(&mut self, cluster: &mut Cluster) -> Result<()> {
+        self.mend_until(cluster, Instant::now())?;
+        if Instant::now() < self.next || self.standing.len() >= AT_ONCE {
+            return Ok(());
+        }
+        self.next = Instant::now() + self.milliseconds(PAUSE_MS);
+        let kind = KINDS.choose_weighted(&mut self.random, |(_, weight)| *weight)?.0;
+        if self.break_one(cluster, kind)? {
+            *self.done.entry(kind).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// Mends everything that still stands.
+    pub fn mend_all(&mut self, cluster: &mut Cluster) -> Result<()> {
+        let last = self.standing.iter().map(|(at, _)| *at).max();
+        last.map_or(Ok(()), |last| self.mend_until(cluster, last))
+    }
+
+    /// How many there were of each kind, for people.
+    pub fn counts(&self) -> BTreeMap<String, u32> {
+        self.done.iter().map(|(kind, count)| (kind.text().to_owned(), *count)).collect()
+    }
+
+    fn milliseconds(&mut self, range: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(self.random.random_range(range))
+    }
+
+    fn mend_until(&mut self, cluster: &mut Cluster, until: Instant) -> Result<()> {
+        let (due, later) = std::mem::take(&mut self.standing).into_iter().partition(|(at, _)| *at <= until);
+        self.standing = later;
+        let due: Vec<(Instant, Mend)> = due;
+        for (_, mend) in due {
+            match mend {
+                Mend::StartAgent(node) => cluster.start_agent(node)?,
+                Mend::StartManager => cluster.start_manager()?,
+                Mend::Thaw(party) => cluster.signal(&party, Signal::SIGCONT)?,
+                Mend::JoinAgain(node) => cluster.join_again(node)?,
+                Mend::Undrain(node) => {
+                    let name = cluster.plan().nodes[node].0.clone();
+                    // While the Manager is away there is nobody to tell: later, then.
+                    if cluster.patchbay(&["undrain", &name]).is_err() {
+                        let again = Instant::now() + Duration::from_secs(1);
+                        self.standing.push((again, Mend::Undrain(node)));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the Manager, or a node's agent, is broken already.
+    fn is_broken(&self, party: &Party) -> bool {
+        self.standing.iter().any(|(_, mend)| match (mend, party) {
+            (Mend::StartManager, Party::Manager) => true,
+            (Mend::StartAgent(node) | Mend::JoinAgain(node), Party::Agent(other)) => node == other,
+            (Mend::Thaw(Party::Manager), Party::Manager) => true,
+            (Mend::Thaw(Party::Agent(node)), Party::Agent(other)) => node == other,
+            _ => false,
+        })
+    }
+
+    /// Breaks something of this kind. False when there is nothing that it fits.
+    fn break_one(&mut self, cluster: &mut Cluster, kind: Kind) -> Result<bool> {
+        let node = self.random.random_range(0..cluster.plan().nodes.len());
+        let victim = match kind {
+            Kind::KillInstance | Kind::FreezeInstance => {
+                let Some((node, name)) = cluster.real_instances().choose(&mut self.random).cloned() else {
+                    return Ok(false);
+                };
+                Party::Instance(node, name)
+            }
+            Kind::KillManager | Kind::FreezeManager => Party::Manager,
+            Kind::Move | Kind::Drain => return self.reconfigure(cluster, kind, node),
+            _ => Party::Agent(node),
+        };
+        if self.is_broken(&victim) {
+            return Ok(false);
+        }
+        let (away, silent) = (self.milliseconds(AWAY_MS), self.milliseconds(SILENT_MS));
+        let mut mend = |after: Duration, mend: Mend| self.standing.push((Instant::now() + after, mend));
+        match kind {
+            Kind::KillInstance => cluster.kill(&victim)?,
+            Kind::KillAgent => {
+                cluster.kill(&victim)?;
+                mend(away, Mend::StartAgent(node));
+            }
+            Kind::KillManager => {
+                cluster.kill(&victim)?;
+                mend(away, Mend::StartManager);
+            }
+            Kind::KillNode => {
+                cluster.kill_node(node)?;
+                mend(away, Mend::StartAgent(node));
+            }
+            Kind::CutOff => {
+                cluster.cut_off(node)?;
+                mend(silent, Mend::JoinAgain(node));
+            }
+            Kind::FreezeInstance | Kind::FreezeAgent | Kind::FreezeManager => {
+                cluster.signal(&victim, Signal::SIGSTOP)?;
+                mend(silent, Mend::Thaw(victim));
+            }
+            Kind::Move | Kind::Drain => {}
+        }
+        Ok(true)
+    }
+
+    /// What people do while everything else happens; the Manager may refuse it.
+    fn reconfigure(&mut self, cluster: &Cluster, kind: Kind, node: usize) -> Result<bool> {
+        let name = cluster.plan().nodes[node].0.clone();
+        if kind == Kind::Drain {
+            let done = cluster.patchbay(&["drain", &name, "--yes"]).is_ok();
+            if done {
+                let after = self.milliseconds(SILENT_MS);
+                self.standing.push((Instant::now() + after, Mend::Undrain(node)));
+            }
+            return Ok(done);
+        }
+        let instances = cluster.instances().unwrap_or_default();
+        let running: Vec<_> = instances.iter().filter(|i| i.state == "running" && i.node != name).collect();
+        let Some(instance) = running.choose(&mut self.random) else { return Ok(false) };
+        Ok(cluster.patchbay(&["move", &instance.id.to_string(), &name, "--yes"]).is_ok())
+    }
+}
