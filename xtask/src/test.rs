@@ -5,10 +5,12 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::command::{progress, run as run_command};
-use crate::{demo, fuzz, setup, simulate, transparency, workspace};
+use crate::{demo, fuzz, setup, simulate, soak, transparency, workspace};
 
 /// Simulated clusters, each of another seed.
 const SEEDS: u64 = 2_000;
+/// How long the tests' soak breaks things; `cargo xtask soak` takes ten minutes.
+const SOAK_MINUTES: f64 = 1.0;
 
 /// Sets up, then runs every test.
 pub fn run() -> Result<()> {
@@ -27,5 +29,7 @@ pub fn run() -> Result<()> {
     progress("programs that nobody here wrote, with redirection off and on");
     transparency::run(&transparency::Transparency::quick())?;
     progress("the demo, as the end-to-end test of everything together");
-    demo::run(&demo::Demo::default())
+    demo::run(&demo::Demo::default())?;
+    progress("a short soak: everything breaks, nothing that was acknowledged is lost");
+    soak::run(&soak::Soak { minutes: SOAK_MINUTES, seed: 1, no_build: true })
 }
