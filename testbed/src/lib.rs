@@ -22,6 +22,8 @@ use serde::de::DeserializeOwned;
 pub const HUB_ADDRESS: &str = "10.77.0.100";
 /// How long Manager and agents may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(20);
+/// How long the Manager may take to answer a command: it may be frozen.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Between two looks at something that is waited for.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -189,7 +191,8 @@ impl Cluster {
     /// It failed; with what it said.
     pub fn patchbay(&self, arguments: &[&str]) -> Result<String> {
         let program = self.plan.programs.join("patchbay").display().to_string();
-        let output = self.plan.in_hub(&[&program]).args(arguments).stdin(Stdio::null()).output()?;
+        let within = ANSWER_WITHIN.as_secs().to_string();
+        let output = self.plan.in_hub(&["timeout", &within, &program]).args(arguments).stdin(Stdio::null()).output()?;
         if !output.status.success() {
             bail!("`patchbay {}`: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
