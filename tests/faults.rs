@@ -117,11 +117,11 @@ fn the_manager_returns_and_learns_what_happened_meanwhile() {
     let before = social.cluster.instances();
     assert!(before.is_err(), "it is gone");
     let all = social.cluster.real_instances();
-    let (node, name) = all.into_iter().find(|(_, name)| name.starts_with("table")).expect("it runs");
-    social.cluster.kill(&Party::Instance(node, name.clone())).expect("killed");
+    let table = all.into_iter().find(|real| real.program == "table").expect("it runs");
+    let id = table.id;
+    social.cluster.kill(&Party::Instance(table)).expect("killed");
     std::thread::sleep(Duration::from_millis(300));
     social.cluster.start_manager().expect("started");
-    let id: u64 = name.rsplit('-').next().and_then(|id| id.parse().ok()).expect("an id");
     social.wait("it knows the end and why", |cluster| {
         let instances = cluster.instances().unwrap_or_default();
         instances.iter().any(|i| i.id == id && i.state == "ended" && i.reason.is_some())

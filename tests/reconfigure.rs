@@ -72,7 +72,10 @@ fn a_node_is_drained_and_used_again_without_a_failed_request() {
 
 #[test]
 fn a_service_is_scaled_up_and_down_without_a_failed_request() {
-    let social = Social::start(&[]);
+    let social = Social::nodes(&[]);
+    social.apply_changed(|graph| {
+        graph.replace("[service.posts]\nkind", "[service.posts]\nreplicas = { max = 3 }\nkind")
+    });
     let load = social.load();
     load.wait_for(ENOUGH);
     let begun = now_ms();

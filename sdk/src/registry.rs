@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ssmmp::{Address, Envelope, Hop, Message, MessageId, Port, SessionResponse, Status};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::configuration::Managed;
@@ -45,6 +46,8 @@ pub struct Registry {
     pub open: Mutex<HashMap<u64, Open>>,
     pub shutdown: CancellationToken,
     pub shutdown_request: Mutex<Option<MessageId>>,
+    /// When the sockets of an instance that ends stop listening at the latest.
+    pub stop_listening_at: Mutex<Option<Instant>>,
     pub overloaded: AtomicBool,
     /// Somebody was asked to close, or a session has gone.
     pub changed: Notify,
@@ -61,6 +64,7 @@ impl Registry {
             open: Mutex::default(),
             shutdown: CancellationToken::new(),
             shutdown_request: Mutex::default(),
+            stop_listening_at: Mutex::default(),
             overloaded: AtomicBool::new(false),
             changed: Notify::new(),
             next_message: AtomicU64::new(FIRST_MESSAGE),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ssmmp::{GracefulShutdownResponse, Name, ServiceInstanceTerminationInfo, Status};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::configuration::{Configuration, address_alone, text_alone};
 use crate::plug::Plug;
@@ -22,6 +22,8 @@ use crate::{Error, agent_link};
 const TO_AGENT: usize = 4_096;
 /// How long accepted sessions may take to end when the service ends.
 const DRAIN_WITHIN: Duration = Duration::from_secs(3);
+/// How long sockets may take to stop listening, longer than they allow themselves.
+const STOP_LISTENING_WITHIN: Duration = Duration::from_millis(600);
 /// How long the service's own sessions may take after them.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// How long the last messages may take to reach the agent.
@@ -135,6 +137,12 @@ impl Service {
         if result.is_none() {
             self.registry.shutdown.cancel();
             let drained = async {
+                self.registry.ask_all_to_close(false);
+                let quiet = Instant::now() + STOP_LISTENING_WITHIN;
+                for socket in self.sockets.values() {
+                    let _ = timeout_at(quiet, socket.closed()).await;
+                }
+                // Those who were accepted last, too.
                 self.registry.ask_all_to_close(false);
                 let _ = timeout(DRAIN_WITHIN, self.registry.all_closed(false)).await;
                 self.registry.ask_all_to_close(true);

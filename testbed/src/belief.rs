@@ -13,9 +13,9 @@ impl Cluster {
             return Some("the Manager does not answer".into());
         };
         let alive: Vec<_> = instances.iter().filter(|i| i.ended_ms.is_none()).collect();
-        let believed: BTreeSet<(String, String)> =
-            alive.iter().map(|i| (i.node.clone(), format!("{}-{}", i.service, i.id))).collect();
-        let real: BTreeSet<(String, String)> = self.real_instances().into_iter().collect();
+        let believed: BTreeSet<(String, u64)> = alive.iter().map(|i| (i.node.clone(), i.id)).collect();
+        let real: BTreeSet<(String, u64)> =
+            self.real_instances().into_iter().map(|real| (real.node, real.id)).collect();
         if believed != real {
             return Some(format!("believed {believed:?}, real {real:?}"));
         }

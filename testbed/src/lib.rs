@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-pub use parties::Party;
+pub use parties::{Party, RealInstance};
 use patchbay_api as api;
 use serde::de::DeserializeOwned;
 
@@ -192,7 +192,12 @@ impl Cluster {
     pub fn patchbay(&self, arguments: &[&str]) -> Result<String> {
         let program = self.plan.programs.join("patchbay").display().to_string();
         let within = ANSWER_WITHIN.as_secs().to_string();
-        let output = self.plan.in_hub(&["timeout", &within, &program]).args(arguments).stdin(Stdio::null()).output()?;
+        let output = self
+            .plan
+            .in_hub(&["timeout", &within, &program])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()?;
         if !output.status.success() {
             bail!("`patchbay {}`: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }

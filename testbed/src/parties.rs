@@ -9,6 +9,17 @@ use patchbay_api as api;
 
 use crate::{Cluster, cgroup, network};
 
+/// An instance that exists on a node.
+#[derive(Debug, Clone)]
+pub struct RealInstance {
+    /// The node's name.
+    pub node: String,
+    /// The entry of the node's repository that it was executed from.
+    pub program: String,
+    /// Its id.
+    pub id: u64,
+}
+
 /// A party whose processes can be signalled.
 #[derive(Debug, Clone)]
 pub enum Party {
@@ -16,13 +27,14 @@ pub enum Party {
     Manager,
     /// A node's agent, by the node's place in the plan.
     Agent(usize),
-    /// An instance: its node's name, and `service-id`.
-    Instance(String, String),
+    /// An instance.
+    Instance(RealInstance),
 }
 
 impl From<&api::Instance> for Party {
     fn from(instance: &api::Instance) -> Self {
-        Self::Instance(instance.node.clone(), format!("{}-{}", instance.service, instance.id))
+        let program = instance.service.clone();
+        Self::Instance(RealInstance { node: instance.node.clone(), program, id: instance.id })
     }
 }
 
@@ -32,9 +44,12 @@ impl Cluster {
         match party {
             Party::Manager => self.manager.iter().map(|child| child.id().cast_signed()).collect(),
             Party::Agent(node) => self.agents[*node].iter().map(|child| child.id().cast_signed()).collect(),
-            Party::Instance(node, name) => {
+            Party::Instance(instance) => {
+                let found = self.real_instances();
+                let Some(real) = found.iter().find(|real| real.id == instance.id) else { return Vec::new() };
+                let name = format!("{}-{}", real.program, real.id);
                 let members = cgroup::path(&self.plan.name)
-                    .map(|cgroup| cgroup.join(node).join("instances").join(name))
+                    .map(|cgroup| cgroup.join(&real.node).join("instances").join(name))
                     .and_then(|cgroup| Ok(fs::read_to_string(cgroup.join("cgroup.procs"))?));
                 members.unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect()
             }
@@ -64,7 +79,7 @@ impl Cluster {
         let child = match party {
             Party::Manager => self.manager.take(),
             Party::Agent(node) => self.agents[*node].take(),
-            Party::Instance(..) => None,
+            Party::Instance(_) => None,
         };
         if let Some(mut child) = child {
             child.wait()?;
@@ -82,14 +97,18 @@ impl Cluster {
         cgroup::kill(&cgroup::path(&self.plan.name)?.join(name))
     }
 
-    /// Every instance that has a cgroup, whatever the Manager believes: its node, and `service-id`.
-    pub fn real_instances(&self) -> Vec<(String, String)> {
+    /// Every instance that has a cgroup, whatever the Manager believes.
+    pub fn real_instances(&self) -> Vec<RealInstance> {
         let mut found = Vec::new();
         for (node, _) in &self.plan.nodes {
             let folder = cgroup::path(&self.plan.name).map(|path| path.join(node).join("instances"));
             let entries = folder.and_then(|folder| Ok(fs::read_dir(folder)?)).into_iter().flatten().flatten();
             let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            found.extend(folders.map(|e| (node.clone(), e.file_name().to_string_lossy().into_owned())));
+            found.extend(folders.filter_map(|entry| {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let (program, id) = name.rsplit_once('-')?;
+                Some(RealInstance { node: node.clone(), program: program.into(), id: id.parse().ok()? })
+            }));
         }
         found
     }

@@ -162,10 +162,9 @@ impl Faults {
         let node = self.random.random_range(0..cluster.plan().nodes.len());
         let victim = match kind {
             Kind::KillInstance | Kind::FreezeInstance => {
-                let Some((node, name)) = cluster.real_instances().choose(&mut self.random).cloned() else {
-                    return Ok(false);
-                };
-                Party::Instance(node, name)
+                let all = cluster.real_instances();
+                let Some(instance) = all.choose(&mut self.random) else { return Ok(false) };
+                Party::Instance(instance.clone())
             }
             Kind::KillManager | Kind::FreezeManager => Party::Manager,
             Kind::Move | Kind::Drain => return self.reconfigure(cluster, kind, node),

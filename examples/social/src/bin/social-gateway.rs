@@ -63,7 +63,7 @@ impl axum::serve::Listener for Listener {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        Ok(self.0.local_addr())
     }
 }
 
@@ -85,9 +85,10 @@ async fn main() -> Result<()> {
         .route("/table", get(table))
         .route("/files/{name}", put(upload).get(download))
         .with_state(plugs);
-    let listener = Listener(service.socket("http")?);
-    let ending = service.shutdown_requested();
-    service.run(async { Ok(axum::serve(listener, router).with_graceful_shutdown(ending).await?) }).await
+    let socket = service.socket("http")?;
+    let closed = socket.closed();
+    let listener = Listener(socket);
+    service.run(async { Ok(axum::serve(listener, router).with_graceful_shutdown(closed).await?) }).await
 }
 
 async fn register(State(plugs): State<Plugs>, Json(account): Json<Account>) -> Result<StatusCode, Failure> {
