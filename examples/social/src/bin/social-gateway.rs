@@ -2,12 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -17,6 +20,8 @@ use serde::Deserialize;
 use social::calls::{Account, FileCall, FileInfo, LoginCall, Post, Refusal, call};
 use social::frames::{self, CHUNK_BYTES};
 
+/// How long a gateway that ends waits for one more request on connections that are kept.
+const LAST_REQUESTS: Duration = Duration::from_secs(1);
 /// Files up to this length are held here, so that they can be passed again when a session ends.
 const HELD_BYTES: usize = 1 << 20;
 
@@ -58,7 +63,7 @@ impl axum::serve::Listener for Listener {
                 let (peer, _) = session.ends();
                 return (session, peer);
             }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -86,9 +91,24 @@ async fn main() -> Result<()> {
         .route("/files/{name}", put(upload).get(download))
         .with_state(plugs);
     let socket = service.socket("http")?;
+    let ending = Arc::new(AtomicBool::new(false));
+    let router = router.layer(middleware::map_response_with_state(ending.clone(), say_goodbye));
     let closed = socket.closed();
+    let closed = async move {
+        closed.await;
+        ending.store(true, Ordering::Relaxed);
+        tokio::time::sleep(LAST_REQUESTS).await;
+    };
     let listener = Listener(socket);
     service.run(async { Ok(axum::serve(listener, router).with_graceful_shutdown(closed).await?) }).await
+}
+
+/// Tells a user who keeps a connection that it ends with this answer: then no request meets its end.
+async fn say_goodbye(State(ending): State<Arc<AtomicBool>>, mut response: Response) -> Response {
+    if ending.load(Ordering::Relaxed) {
+        response.headers_mut().insert("connection", HeaderValue::from_static("close"));
+    }
+    response
 }
 
 async fn register(State(plugs): State<Plugs>, Json(account): Json<Account>) -> Result<StatusCode, Failure> {
