@@ -3,8 +3,9 @@
 use std::fs;
 
 use anyhow::Result;
-use nix::sys::signal::{SigSet, Signal};
 use patchbay_testbed::Plan;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use super::folder;
 use crate::workspace;
@@ -31,18 +32,16 @@ pub fn without(repository: &str, service: &str) -> String {
 
 /// Ctrl-C and SIGTERM leave nothing of a plan behind.
 pub fn clean_on_signals(plan: &Plan) -> Result<()> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block()?;
+    // Handled, not blocked: what is blocked here would be blocked in every program that is started.
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let plan = plan.clone();
     std::thread::spawn(move || {
-        if let Ok(signal) = signals.wait() {
-            eprintln!("==> {signal}: cleaning up");
+        if let Some(signal) = signals.forever().next() {
+            eprintln!("==> signal {signal}: cleaning up");
             if let Err(error) = plan.clean() {
                 eprintln!("error: {error:#}; the next run tries again");
             }
-            std::process::exit(128 + signal as i32);
+            std::process::exit(128 + signal);
         }
     });
     Ok(())
