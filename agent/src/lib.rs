@@ -1,6 +1,8 @@
 //! The Patchbay agent: one on each node. It executes service instances, passes their SSMMP messages
 //! on, and redirects same-node sessions inside the kernel.
 
+use std::io::{ErrorKind, Write as _};
+
 use anyhow::{Result, bail};
 
 pub mod adopted;
@@ -23,6 +25,17 @@ pub mod scope;
 pub mod socket_table;
 pub mod trace;
 pub mod unredirected;
+
+/// Prints for people or programs; whoever stops reading has seen enough.
+///
+/// # Errors
+/// The output can't be written.
+pub fn show(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
 
 /// Nanoseconds since boot, the clock of the kernel programs.
 pub fn boot_time() -> Option<u64> {

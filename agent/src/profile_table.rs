@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::core::profiles::{Profiles, habit_names};
-use crate::{profile_file, scope};
+use crate::{profile_file, scope, show};
 
 /// Where agents keep their state, one folder for each node.
 const NODES: &str = "/run/patchbay";
@@ -42,13 +42,10 @@ pub fn print(table: &ProfileTable) -> Result<()> {
     }
     if table.json {
         let by_folder: std::collections::BTreeMap<_, _> = found.into_iter().collect();
-        println!("{}", serde_json::to_string_pretty(&by_folder)?);
-        return Ok(());
+        return show(&(serde_json::to_string_pretty(&by_folder)? + "\n"));
     }
-    for (folder, profiles) in found {
-        print!("{}", text(&folder, &profiles));
-    }
-    Ok(())
+    let tables: Vec<String> = found.iter().map(|(folder, profiles)| text(folder, profiles)).collect();
+    show(&tables.concat())
 }
 
 fn usual_folders() -> Vec<PathBuf> {

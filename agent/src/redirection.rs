@@ -63,7 +63,8 @@ impl Redirection {
 
     /// A node whose self-test failed: it stays on TCP.
     pub fn failed() -> Self {
-        let why = "the self-test lost or reordered bytes, or redirected none".to_owned();
+        let why = "the self-test lost or reordered bytes, redirected none, or found no bound for unread ones"
+            .to_owned();
         warn!("sessions of this node stay on TCP: {why}; `patchbay-agent probe` shows more");
         Self::new(Kind::Tcp(Unredirected::new(Reason::Unavailable), why))
     }

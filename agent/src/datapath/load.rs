@@ -41,6 +41,7 @@ impl Datapath {
             sources: HashMap::try_from(take(&mut programs, "SOURCES")?).map_err(map_problem)?,
             events: watched(&mut programs, "EVENTS")?,
             options: options.clone(),
+            counts_unread: offsets.iter().any(|(name, at)| *name == "OFFSET_MSG_TOT_LEN" && *at != 0),
             leaving: Leaving::default(),
             earlier,
             ended: VecDeque::new(),

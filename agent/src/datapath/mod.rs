@@ -139,6 +139,7 @@ pub struct Datapath {
     sources: HashMap<MapData, common::SourceKey, common::Listening>,
     events: AsyncFd<RingBuf<MapData>>,
     options: Options,
+    counts_unread: bool,
     leaving: leaving::Leaving,
     earlier: Vec<earlier::Earlier>,
     /// Ended sessions of earlier layouts, to be told.
@@ -194,6 +195,11 @@ impl Datapath {
                 })
             })
             .collect()
+    }
+
+    /// Whether the kernel counts unread redirected bytes by themselves (`sk_psock.msg_tot_len`).
+    pub fn counts_unread(&self) -> bool {
+        self.counts_unread
     }
 
     /// Takes a declaration back; sessions that exist go on as they are.

@@ -3,6 +3,7 @@
 mod checks;
 mod peer;
 
+use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,7 +19,7 @@ use tokio::process::Command;
 
 use crate::datapath::{Datapath, Options, Scope, cgroup2_mount};
 use crate::processes::{enter_cgroup, remove_cgroup};
-use crate::require_root;
+use crate::{require_root, show};
 
 /// Nothing of the self-test may take longer.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -36,7 +37,7 @@ pub struct Probe {
 pub struct Matrix {
     /// The kernel's release.
     pub kernel: String,
-    /// Whether bytes were redirected, whole and in order.
+    /// Whether bytes were redirected, whole, in order, and under a bound.
     pub redirects: bool,
     /// Whether programs can be observed (Linux 6.3).
     pub observes: bool,
@@ -79,23 +80,28 @@ pub async fn run(probe: &Probe) -> Result<()> {
     require_root("kernel programs are loaded")?;
     let matrix = try_everything().await?;
     if probe.json {
-        println!("{}", serde_json::to_string_pretty(&matrix)?);
-        return Ok(());
+        return show(&(serde_json::to_string_pretty(&matrix)? + "\n"));
     }
     let yes = |yes| if yes { "yes" } else { "no" };
-    println!("kernel {}, tried in {} ms", matrix.kernel, matrix.milliseconds);
-    println!("redirects whole and in order: {}", yes(matrix.redirects));
-    println!("programs can be observed:     {}", yes(matrix.observes));
-    println!("\n{:<26} {:<12} answer", "differs from TCP", "");
+    let mut text = format!(
+        "kernel {}, tried in {} ms\nredirects safely:         {}\nprograms can be observed: {}\n\n\
+         {:<26} {:<12} answer\n",
+        matrix.kernel,
+        matrix.milliseconds,
+        yes(matrix.redirects),
+        yes(matrix.observes),
+        "differs from TCP",
+        ""
+    );
     for found in &matrix.faults {
         let present = match found.present {
             Some(true) => "yes",
             Some(false) => "no",
             None => "not tried",
         };
-        println!("{:<26} {:<12} {}", found.meaning, present, found.answer);
+        let _ = writeln!(text, "{:<26} {:<12} {}", found.meaning, present, found.answer);
     }
-    Ok(())
+    show(&text)
 }
 
 /// Tries everything.
@@ -157,7 +163,9 @@ async fn try_in(cgroup: &Path) -> Result<Matrix> {
         })
         .to_vec();
     let kernel = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
-    let redirects = answer("order") == Some(true) && redirected > 0;
+    // Without either nothing would stop the sender of a receiver that does not read.
+    let is_bounded = datapath.counts_unread() || answer(Fault::Charged.name()) == Some(true);
+    let redirects = answer("order") == Some(true) && redirected > 0 && is_bounded;
     Ok(Matrix { kernel, redirects, observes, faults, milliseconds: 0 })
 }
 
