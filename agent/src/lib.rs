@@ -10,6 +10,7 @@ pub mod core;
 pub mod data_folder;
 pub mod datapath;
 pub mod detach;
+mod guard;
 pub mod instance_listener;
 pub mod manager_link;
 pub mod manager_route;

@@ -14,11 +14,11 @@ use crate::core::{Core, Effect, Event, Start};
 use crate::instance_listener::{Directory, Said};
 use crate::manager_link::Queue;
 use crate::processes::{self, Places, Process};
-use crate::redirection::Redirection;
+use crate::redirection::{LET_OUT_EVERY, Redirection};
 use crate::{profile_file, socket_table};
 
 /// How often changed counters are told to the Manager.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
+const REPORT_EVERY: Duration = LET_OUT_EVERY;
 /// How long instances may take to end when the agent ends.
 const END_WITHIN: Duration = Duration::from_secs(5);
 

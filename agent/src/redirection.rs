@@ -1,21 +1,25 @@
 //! The data path as the agent uses it: loaded, or absent with a reason.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use patchbay_ebpf_common::Reason;
 use ssmmp::{Address, AgentHealthControlResponse, Envelope, Hop, InstanceId, MessageId, Status};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::boot_time;
 use crate::core::{Declare, Event};
 use crate::datapath::{Datapath, Declaration, Options, Path, SessionEvent, SessionReport};
+use crate::guard::Guard;
 use crate::instance_listener::Directory;
 use crate::socket_table;
 use crate::unredirected::Unredirected;
 
 /// Sessions in one message to the Manager (docs/protocol.md).
 const SESSIONS_IN_A_MESSAGE: usize = 200;
+/// How often [`Redirection::let_out`] is called.
+pub const LET_OUT_EVERY: Duration = Duration::from_secs(1);
 /// Ended sessions kept until they are reported; the oldest go first.
 const ENDED_KEPT: usize = 10_000;
 
@@ -28,7 +32,9 @@ enum Kind {
 pub struct Redirection {
     kind: Kind,
     declared: BTreeSet<(InstanceId, InstanceId, u64, SocketAddr)>,
-    observed: BTreeSet<(InstanceId, SocketAddr)>,
+    /// Declarations whose programs are observed, and whether there is still something to learn.
+    observed: BTreeMap<(InstanceId, SocketAddr), bool>,
+    guard: Guard,
     observes: bool,
     ended: Vec<SessionReport>,
     reported: Vec<SessionReport>,
@@ -73,7 +79,8 @@ impl Redirection {
         Self {
             kind,
             declared: BTreeSet::new(),
-            observed: BTreeSet::new(),
+            observed: BTreeMap::new(),
+            guard: Guard::new(LET_OUT_EVERY),
             observes: false,
             ended: Vec::new(),
             reported: Vec::new(),
@@ -113,7 +120,8 @@ impl Redirection {
             Ok(()) => {
                 self.declared.insert(declared);
                 if declare.observe {
-                    self.observed.insert((declare.source, declare.at));
+                    let learning = declare.redirect == Err(Reason::Learning);
+                    self.observed.insert((declare.source, declare.at), learning);
                     self.set_observing();
                 }
             }
@@ -172,13 +180,14 @@ impl Redirection {
         self.set_observing();
     }
 
-    /// Observes programs exactly while there is one to learn about or to guard.
+    /// Observes programs while there is one to learn about, and now and then those that are known.
     fn set_observing(&mut self) {
         let Kind::Kernel(datapath) = &mut self.kind else { return };
-        let wanted = !self.observed.is_empty();
+        let learning = self.observed.values().any(|learning| *learning);
+        let wanted = learning || (self.guard.looks() && !self.observed.is_empty());
         if wanted != datapath.is_observing() {
             match datapath.observe(wanted) {
-                Ok(()) => info!(on = wanted, "observing programs' habits"),
+                Ok(()) => debug!(on = wanted, "observing programs' habits"),
                 Err(error) => warn!("{error}"),
             }
         }
@@ -197,8 +206,11 @@ impl Redirection {
         }
     }
 
-    /// Lets sessions leave the map that are on their way, and follows those of earlier versions.
+    /// Lets sessions leave the map that are on their way, follows those of earlier versions, and guards
+    /// known programs. To be called each [`LET_OUT_EVERY`].
     pub fn let_out(&mut self) {
+        self.guard.tick();
+        self.set_observing();
         let Kind::Kernel(datapath) = &mut self.kind else { return };
         if datapath.is_leaving()
             && let Err(error) = datapath.let_out()

@@ -187,7 +187,7 @@ pub struct Session {
     pub leave: u32,
     /// Bits of [`habit`] seen at the source's and the destination's end.
     pub habits: [u32; 2],
-    /// Receiving calls seen at each end while it was observed.
+    /// Sending and receiving calls seen at each end while it was observed.
     pub calls: [u32; 2],
     /// 0, or 1 + bytes of each message to be shown.
     pub trace: u32,

@@ -57,6 +57,7 @@ pub fn received(socket: u64, flags: u64) {
 pub fn sent(socket: u64, taken: u64, flags: u64) {
     let Some((member, session)) = find(socket) else { return };
     let side = side(member);
+    session.calls[side] = session.calls[side].saturating_add(1);
     let mut seen = 0;
     if flags & URGENT != 0 {
         seen |= habit::URGENT;

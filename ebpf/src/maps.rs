@@ -4,7 +4,8 @@ use aya_ebpf::helpers::generated::bpf_map_delete_elem;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use patchbay_ebpf_common::{
-    Declaration, DeclarationKey, Event, Listening, ListeningKey, Member, ProgramName, Session, Settings, SourceKey, Tuple,
+    Declaration, DeclarationKey, Event, Listening, ListeningKey, Member, ProgramName, Session, Settings,
+    SourceKey, Tuple,
 };
 
 /// Sessions known at once, unless the agent sets another size.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use patchbay_ebpf_common::{Reason, habit};
 use serde::{Deserialize, Serialize};
 
-/// Receiving calls that must have been seen in one session before a program counts as known.
+/// Sending and receiving calls that must have been seen in one session before a program counts as known.
 pub const ENOUGH_CALLS: u32 = 1_000;
 /// Or sessions that must have ended.
 pub const ENOUGH_SESSIONS: u32 = 50;
@@ -46,7 +46,7 @@ impl std::fmt::Display for Endpoint {
 pub struct Profile {
     /// Sessions that ended while they were observed.
     pub sessions: u32,
-    /// Receiving calls that were seen.
+    /// Sending and receiving calls that were seen.
     pub calls: u32,
     /// Bits of [`habit`].
     pub habits: u32,

@@ -63,7 +63,7 @@ pub struct SessionReport {
     pub outside: bool,
     /// Bits of [`common::habit`] seen at the source and at the destination.
     pub habits: [u32; 2],
-    /// Receiving calls seen at the source and at the destination while they were observed.
+    /// Sending and receiving calls seen at the source and at the destination while they were observed.
     pub calls: [u32; 2],
     /// Unread redirected bytes towards the destination and back, when they were looked at.
     pub in_flight: [u32; 2],

@@ -19,6 +19,7 @@ use tracing::warn;
 
 use crate::core::profiles::{Endpoint, Ends, Profiles, known_habits};
 use crate::datapath::{Datapath, Options, Reason, Scope, SessionEvent, SessionReport};
+use crate::guard::Guard;
 use crate::{boot_time, profile_file};
 
 /// How often what was seen becomes decisions.
@@ -72,6 +73,7 @@ struct Runner {
     profiles: Profiles,
     summary: Summary,
     decide: Interval,
+    guard: Guard,
 }
 
 impl Runner {
@@ -104,6 +106,7 @@ impl Runner {
             profiles,
             summary: Summary::default(),
             decide,
+            guard: Guard::new(DECIDE_EVERY),
         };
         runner.know_sources();
         runner.decide_sources()?;
@@ -210,6 +213,12 @@ impl Runner {
         }
         self.datapath.let_out()?;
         self.decide_sources()?;
+        self.guard.tick();
+        if self.mode == Mode::Auto {
+            let learned = !self.sources.is_empty()
+                && self.sources.values().all(|told| *told != Some(Err(Reason::Learning)));
+            self.datapath.observe(!learned || self.guard.looks())?;
+        }
         if self.mode == Mode::Auto {
             let listening = self.datapath.listening()?;
             if listening.len() != self.listening {
