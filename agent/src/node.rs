@@ -14,11 +14,11 @@ use crate::core::{Core, Effect, Event, Start};
 use crate::instance_listener::{Directory, Said};
 use crate::manager_link::Queue;
 use crate::processes::{self, Places, Process};
-use crate::redirection::{LET_OUT_EVERY, Redirection};
+use crate::redirection::{LOOK_EVERY, Redirection, TICK};
 use crate::{profile_file, socket_table};
 
 /// How often changed counters are told to the Manager.
-const REPORT_EVERY: Duration = LET_OUT_EVERY;
+const REPORT_EVERY: Duration = TICK;
 /// How long instances may take to end when the agent ends.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -110,6 +110,8 @@ impl Node {
     ) -> bool {
         let mut report = interval(REPORT_EVERY);
         report.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
@@ -127,8 +129,12 @@ impl Node {
                     }
                     continue;
                 }
-                _ = report.tick() => {
+                _ = look.tick(), if self.redirection.is_leaving() => {
                     self.redirection.let_out();
+                    continue;
+                }
+                _ = report.tick() => {
+                    self.redirection.tick();
                     let observed = self.redirection.observed();
                     if !observed.is_empty() {
                         self.handle(Event::Observed(observed));

@@ -18,8 +18,10 @@ use crate::unredirected::Unredirected;
 
 /// Sessions in one message to the Manager (docs/protocol.md).
 const SESSIONS_IN_A_MESSAGE: usize = 200;
-/// How often [`Redirection::let_out`] is called.
-pub const LET_OUT_EVERY: Duration = Duration::from_secs(1);
+/// How often [`Redirection::tick`] is called.
+pub const TICK: Duration = Duration::from_secs(1);
+/// How often sessions on their way out are looked at.
+pub const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Ended sessions kept until they are reported; the oldest go first.
 const ENDED_KEPT: usize = 10_000;
 
@@ -80,7 +82,7 @@ impl Redirection {
             kind,
             declared: BTreeSet::new(),
             observed: BTreeMap::new(),
-            guard: Guard::new(LET_OUT_EVERY),
+            guard: Guard::new(TICK),
             observes: false,
             ended: Vec::new(),
             reported: Vec::new(),
@@ -206,19 +208,27 @@ impl Redirection {
         }
     }
 
-    /// Lets sessions leave the map that are on their way, follows those of earlier versions, and guards
-    /// known programs. To be called each [`LET_OUT_EVERY`].
-    pub fn let_out(&mut self) {
+    /// Guards known programs and follows sessions of earlier versions. To be called each [`TICK`].
+    pub fn tick(&mut self) {
         self.guard.tick();
         self.set_observing();
         let Kind::Kernel(datapath) = &mut self.kind else { return };
-        if datapath.is_leaving()
+        if let Err(error) = datapath.follow_earlier() {
+            warn!("sessions of an earlier version can't be followed: {error}");
+        }
+    }
+
+    /// Whether sessions are on their way out of the map.
+    pub fn is_leaving(&self) -> bool {
+        matches!(&self.kind, Kind::Kernel(datapath) if datapath.is_leaving())
+    }
+
+    /// Lets sessions leave the map that are on their way. To be called each [`LOOK_EVERY`] while there are any.
+    pub fn let_out(&mut self) {
+        if let Kind::Kernel(datapath) = &mut self.kind
             && let Err(error) = datapath.let_out()
         {
             warn!("sessions can't leave the map: {error}");
-        }
-        if let Err(error) = datapath.follow_earlier() {
-            warn!("sessions of an earlier version can't be followed: {error}");
         }
     }
 

@@ -44,10 +44,12 @@ pub enum Reason {
     SmallWrites = 20,
     /// TCP as a whole is short of memory.
     ShortOfMemory = 21,
+    /// A stream that outruns its reader, so that it goes over TCP nearly always.
+    OutrunsReader = 22,
 }
 
 impl Reason {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::OtherNode,
         Self::Never,
         Self::NoProfile,
@@ -69,6 +71,7 @@ impl Reason {
         Self::Habit,
         Self::SmallWrites,
         Self::ShortOfMemory,
+        Self::OutrunsReader,
     ];
 
     /// The reason for a code from a map; `None` for 0.
@@ -100,6 +103,7 @@ impl Reason {
             Self::Habit => "program has an unsafe habit",
             Self::SmallWrites => "stream of small writes",
             Self::ShortOfMemory => "TCP is short of memory",
+            Self::OutrunsReader => "stream outruns its reader",
         }
     }
 }

@@ -13,9 +13,15 @@ pub fn perform(operation: u64, key: u64, value: u64) -> u32 {
     let session = unsafe { &mut *session };
     match operation {
         operation::UNREAD => {
-            let socket = if value == 0 { session.source_socket } else { session.destination_socket };
+            let (socket, sender) = match value {
+                0 => (session.source_socket, session.destination_socket),
+                _ => (session.destination_socket, session.source_socket),
+            };
+            if session.leave != 0 && kernel::is_owned(sender) {
+                return operation::BUSY;
+            }
             // A socket without its part of the map has nothing redirected unread.
-            kernel::unread_redirected(socket).unwrap_or(0) & (u32::MAX >> 1)
+            kernel::unread_redirected(socket).unwrap_or(0) & operation::MOST_UNREAD
         }
         operation::LEAVE => {
             if session.leave == 0 && session.reason == 0 {

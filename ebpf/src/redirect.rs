@@ -47,7 +47,7 @@ pub fn message(ctx: &SkMsgContext) {
     let answered = other.kernel_messages + other.tcp_messages;
     let direction = if from_source { &mut session.directions[0] } else { &mut session.directions[1] };
     count(direction, u64::from(size), obstacle);
-    let judged = judge(direction, u64::from(size), answered);
+    let judged = judge(direction, u64::from(size), obstacle != 0, answered);
     if judged != 0 && session.mode == mode::AUTO && session.leave == 0 {
         session.leave = judged;
         tell(event::LEAVING, 0, session);
@@ -59,19 +59,25 @@ pub fn message(ctx: &SkMsgContext) {
 
 /// Whether the traffic is of a kind that TCP carries better: the reason to leave, or 0.
 #[inline(always)]
-fn judge(direction: &mut Direction, size: u64, answered: u64) -> u32 {
+fn judge(direction: &mut Direction, size: u64, went_tcp: bool, answered: u64) -> u32 {
     if direction.run_messages == 0 || direction.run_answered != answered {
         direction.run_answered = answered;
         direction.run_messages = 0;
         direction.run_bytes = 0;
+        direction.run_tcp = 0;
     }
     direction.run_messages += 1;
+    direction.run_tcp += went_tcp as u32;
     direction.run_bytes += size;
     if direction.run_messages < RUN_MESSAGES {
         return 0;
     }
     direction.run_messages = 0;
-    if direction.run_bytes < RUN_MESSAGES as u64 * SMALL_BYTES { Reason::SmallWrites as u32 } else { 0 }
+    if direction.run_bytes < RUN_MESSAGES as u64 * SMALL_BYTES {
+        return Reason::SmallWrites as u32;
+    }
+    // A socket that is in the map and passes costs more than TCP alone.
+    if direction.run_tcp > RUN_MESSAGES - RUN_MESSAGES / 8 { Reason::OutrunsReader as u32 } else { 0 }
 }
 
 /// Why the message must go over TCP, or 0.
