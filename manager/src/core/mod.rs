@@ -14,6 +14,7 @@ mod interned;
 pub mod inventory;
 mod nodes;
 mod ownership;
+mod placing;
 pub mod policy;
 mod probing;
 mod reconcile;

@@ -1,0 +1,93 @@
+//! Where an instance is executed, and with which ports (X1).
+
+use ssmmp::{Address, Name, Port};
+
+use super::execution::Start;
+use super::inventory::OnNode;
+use super::policy::placement::{self, Place};
+use super::{Core, InstanceState, Node};
+use crate::graph::{Service, State};
+
+/// Nodes that are weighed against each other for one instance, the least loaded ones.
+const PLACES_WEIGHED: usize = 32;
+
+impl Core {
+    /// The node for an instance, and a port for each socket.
+    pub(super) fn place(
+        &self,
+        app: &str,
+        service: &str,
+        vertex: &Service,
+        start: &Start,
+    ) -> Option<(Address, Vec<(Name, Port)>)> {
+        let home = self.apps.get(app)?.state(service).and_then(|state| state.home);
+        let home = home.filter(|_| vertex.state == State::Node);
+        let of_service = self.inventory.of_service(app, service);
+        let alive = of_service.filter(|of| of.starting > 0).into_iter().flat_map(|of| &of.alive);
+        let starting: Vec<Address> = alive
+            .filter_map(|id| self.inventory.instance(*id))
+            .filter(|instance| instance.state == InstanceState::Starting)
+            .map(|instance| instance.address)
+            .collect();
+        let may = |node: &&Node| {
+            !self.drained.contains(&node.address)
+                && !start.tried.contains(&node.address)
+                && start.only.is_none_or(|only| only == node.address)
+                && home.is_none_or(|home| home == node.address)
+        };
+        let weigh = |node: &Node| Place {
+            address: node.address,
+            is_near: Some(node.address) == start.near,
+            replicas: of_service.map_or(0, |of| of.running_on(node.address).count() as u32)
+                + starting.iter().filter(|address| **address == node.address).count() as u32,
+            load: self.inventory.on_node(node.address).map_or(0, |on_node| on_node.alive.len() as u32),
+        };
+        let able = || self.inventory.able(&vertex.program).filter(may);
+        let near = able().find(|node| Some(node.address) == start.near);
+        let mut places: Vec<Place> = able().take(PLACES_WEIGHED).map(weigh).collect();
+        places
+            .extend(near.map(weigh).filter(|near| places.iter().all(|place| place.address != near.address)));
+        let weighed = placement::order(places, self.policy(app, service).near);
+        let others = able().skip(PLACES_WEIGHED).map(|node| node.address);
+        weighed.into_iter().chain(others).find_map(|address| Some((address, self.ports(address, vertex)?)))
+    }
+
+    /// Free ports on a node; `None` when a fixed port is taken or the range is used up.
+    pub(super) fn ports(&self, node: Address, service: &Service) -> Option<Vec<(Name, Port)>> {
+        let none = OnNode::default();
+        let on_node = self.inventory.on_node(node).unwrap_or(&none);
+        let fixed: Vec<u16> = service.sockets.values().filter_map(|socket| socket.port).collect();
+        let mut free = on_node.free_ports().filter(|port| !fixed.contains(&port.0));
+        service
+            .sockets
+            .iter()
+            .map(|(socket, description)| {
+                let port = match description.port.map(Port) {
+                    Some(port) => (!on_node.is_taken(port)).then_some(port)?,
+                    None => free.next()?,
+                };
+                Some((Name::new(socket).ok()?, port))
+            })
+            .collect()
+    }
+
+    pub(super) fn unplaced(&mut self, app_name: &str, service: &str) {
+        let Some(app) = self.apps.get(app_name) else { return };
+        let Some(vertex) = app.service(service) else { return };
+        let home = app.state(service).and_then(|state| state.home).filter(|_| vertex.state == State::Node);
+        let problem = match home.and_then(|home| self.inventory.node(home)) {
+            _ if self.inventory.connected() == 0 => "no agent is registered".to_owned(),
+            Some(node) => format!("its state is on node {}, which can't execute it now", node.name),
+            None => format!(
+                "no node can take it: none has `{}` in its repository, its ports free, and is not drained",
+                vertex.program
+            ),
+        };
+        let Some(app) = self.apps.get_mut(app_name) else { return };
+        let failures = &mut app.state_mut(service).failures;
+        if failures.problem != problem {
+            failures.problem.clone_from(&problem);
+            self.publish("service-unplaced", format!("service {service}"), problem);
+        }
+    }
+}
