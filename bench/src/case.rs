@@ -31,6 +31,11 @@ pub trait Case {
         pace.rounds
     }
 
+    /// Whether the alternatives do the same, so that ratios mean something.
+    fn compares(&self) -> bool {
+        true
+    }
+
     /// Called once before the first measurement: starts servers, lets programs be learned.
     ///
     /// # Errors
@@ -52,7 +57,7 @@ pub trait Case {
 /// What one measurement gave.
 #[derive(Debug, Clone, Default)]
 pub struct Measured {
-    /// The values.
+    /// The values; the first is the one that charts show.
     pub samples: Vec<Sample>,
     /// The commands that were run, as somebody would type them.
     pub commands: Vec<String>,

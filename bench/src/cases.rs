@@ -1,11 +1,13 @@
 //! All cases. A new one is added here.
 
 use crate::case::{Case, Pace};
-use crate::matrix;
+use crate::{footprint, matrix, programs};
 
 /// The cases of a pace.
 pub fn all(pace: &Pace) -> Vec<Box<dyn Case>> {
     let mut all: Vec<Box<dyn Case>> = Vec::new();
     all.extend(matrix::cases(pace));
+    all.extend(programs::cases(pace));
+    all.extend(footprint::cases(pace));
     all
 }

@@ -3,12 +3,17 @@
 mod case;
 mod cases;
 mod ends;
+mod footprint;
+mod instructions;
 mod lab;
 mod matrix;
+mod profile;
+mod programs;
 mod report;
 mod run;
 mod sample;
 mod switch;
+mod targets;
 
 use std::process::ExitCode;
 
@@ -26,9 +31,15 @@ struct Arguments {
 enum Task {
     /// Measure, and write the reports
     Run(run::Run),
+    /// Count the instructions of codec and cores, and compare with the baseline
+    Instructions(instructions::Instructions),
+    /// Show where a case spends its time, user and kernel, as a flame graph
+    Profile(profile::Profile),
     /// One end of the work, as the matrix runs it
     #[command(subcommand)]
     End(ends::End),
+    #[command(hide = true)]
+    Repeat(instructions::Repeat),
     #[command(hide = true)]
     Enter(lab::enter::Enter),
     #[command(hide = true)]
@@ -41,6 +52,9 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Run(run) => run::run(&run),
+        Task::Instructions(instructions) => instructions::run(&instructions),
+        Task::Profile(profile) => profile::run(&profile),
+        Task::Repeat(repeat) => instructions::repeat(&repeat),
         Task::End(end) => ends::run(&end),
         Task::Enter(enter) => lab::enter::run(&enter),
         Task::Declare(declare) => switch::declare::run(&declare),

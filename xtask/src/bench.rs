@@ -21,11 +21,15 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("redis-benchmark", "redis-tools"),
     ("pgbench", "postgresql-contrib"),
 ];
+/// What samples stacks.
+const PROFILER: (&str, &str) = ("perf", "linux-perf");
+/// What counts instructions.
+const COUNTER: (&str, &str) = ("valgrind", "valgrind");
 /// Packages that bring no program to look for.
 const PACKAGES: [&str; 1] = ["libnginx-mod-stream"];
 
 /// What to measure.
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(disable_help_flag = true)]
 pub struct Bench {
     /// Flags of the benchmark program: --quick, --full, --case PART, --list, --help and others
@@ -37,10 +41,34 @@ pub struct Bench {
 pub fn run(bench: &Bench) -> Result<()> {
     setup::install_programs(&PROGRAMS)?;
     setup::install_packages(&PACKAGES)?;
+    become_program("run", &bench.flags)
+}
+
+/// Sets up, builds, and shows where a case spends its time.
+pub fn profile(bench: &Bench) -> Result<()> {
+    setup::install_programs(&[PROFILER])?;
+    setup::install_programs(&PROGRAMS)?;
+    setup::install_packages(&PACKAGES)?;
+    become_program("profile", &bench.flags)
+}
+
+/// Counts the instructions of codec and cores and compares them with the baseline.
+pub fn instructions(bench: &Bench) -> Result<()> {
+    setup::install_programs(&[COUNTER])?;
+    let mut command = program("instructions", &bench.flags)?;
+    crate::command::run(&mut command)
+}
+
+/// The program becomes this process, so that Ctrl-C is its own.
+fn become_program(task: &str, flags: &[OsString]) -> Result<()> {
+    let error = program(task, flags)?.exec();
+    Err(error).context("the benchmark program can't be run")
+}
+
+fn program(task: &str, flags: &[OsString]) -> Result<Command> {
     setup::run()?;
     setup::build()?;
-    let program = workspace().join("target/release/patchbay-bench");
-    // It becomes this process, so that Ctrl-C is its own.
-    let error = Command::new(&program).arg("run").args(&bench.flags).current_dir(workspace()).exec();
-    Err(error).with_context(|| format!("{} can't be run", program.display()))
+    let mut command = Command::new(workspace().join("target/release/patchbay-bench"));
+    command.arg(task).args(flags).current_dir(workspace());
+    Ok(command)
 }

@@ -41,6 +41,10 @@ enum Task {
     Bench(bench::Bench),
     /// Break everything for some minutes under the social application, then read back every acknowledged write
     Soak(soak::Soak),
+    /// Set up, build, and show where a case of the benchmark spends its time, as a flame graph
+    Profile(bench::Bench),
+    /// Count the instructions of codec and cores, and compare them with the baseline
+    Instructions(bench::Bench),
     /// Set up and run every test there is
     Test,
     /// Run the fuzz targets of the codec and of both listeners
@@ -63,6 +67,8 @@ fn main() -> ExitCode {
         Task::Drive(drive) => demo::run_drive(&drive),
         Task::Bench(bench) => bench::run(&bench),
         Task::Soak(soak) => soak::run(&soak),
+        Task::Profile(bench) => bench::profile(&bench),
+        Task::Instructions(bench) => bench::instructions(&bench),
         Task::Test => test::run(),
         Task::Fuzz(fuzz) => setup::run().and_then(|()| fuzz::run(&fuzz)),
         Task::Transparency(transparency) => transparency::run(&transparency),

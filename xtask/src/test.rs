@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::command::{progress, run as run_command};
-use crate::{demo, fuzz, setup, simulate, soak, transparency, workspace};
+use crate::{bench, demo, fuzz, setup, simulate, soak, transparency, workspace};
 
 /// Simulated clusters, each of another seed.
 const SEEDS: u64 = 2_000;
@@ -28,6 +28,8 @@ pub fn run() -> Result<()> {
     simulate::run_seeds(SEEDS)?;
     progress("programs that nobody here wrote, with redirection off and on");
     transparency::run(&transparency::Transparency::quick())?;
+    progress("counting instructions of codec and cores");
+    bench::instructions(&bench::Bench::default())?;
     progress("the demo, as the end-to-end test of everything together");
     demo::run(&demo::Demo::default())?;
     progress("a short soak: everything breaks, nothing that was acknowledged is lost");

@@ -1,8 +1,9 @@
 //! The accepting end.
 
 use std::io::{self, Read as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
@@ -18,18 +19,27 @@ pub const BACK: u8 = b'b';
 /// The first byte of any other connection that carries a stream.
 pub const THERE: u8 = b't';
 
+/// How long threads may take to end with their connections.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// What the threads of this end share.
 struct Shared {
     clock: Clock,
     counts: Mutex<Counts>,
     work: Work,
+    /// Connections that a thread still works on.
+    working: AtomicUsize,
 }
 
 /// Serves until this program's input ends.
 pub fn run(serve: &Serve) -> Result<EndReport> {
     let listener = Listener::bind(&serve.at).with_context(|| format!("{} can't be listened at", serve.at))?;
-    let shared =
-        Arc::new(Shared { clock: Clock::new(), counts: Mutex::new(Counts::new()), work: serve.work.clone() });
+    let shared = Arc::new(Shared {
+        clock: Clock::new(),
+        counts: Mutex::new(Counts::new()),
+        work: serve.work.clone(),
+        working: AtomicUsize::new(0),
+    });
     println!("ready");
     let serving = Arc::clone(&shared);
     std::thread::spawn(move || {
@@ -44,7 +54,10 @@ pub fn run(serve: &Serve) -> Result<EndReport> {
     io::stdin().read_to_end(&mut Vec::new())?;
     shared.clock.stop();
     // Threads see their connections end and count for the last time.
-    std::thread::sleep(Duration::from_millis(10));
+    let asked = Instant::now();
+    while shared.working.load(Ordering::Acquire) > 0 && asked.elapsed() < LAST_WORDS {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let counts = shared.counts.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(counts.report(&shared.clock))
 }
@@ -71,7 +84,11 @@ fn serve_blocking(shared: &Arc<Shared>, listener: &Listener) -> io::Result<()> {
             continue;
         }
         let shared = Arc::clone(shared);
-        std::thread::spawn(move || work(&shared, socket));
+        shared.working.fetch_add(1, Ordering::AcqRel);
+        std::thread::spawn(move || {
+            work(&shared, socket);
+            shared.working.fetch_sub(1, Ordering::AcqRel);
+        });
     }
 }
 
@@ -123,10 +140,15 @@ fn serve_polled(shared: &Arc<Shared>, listener: &Listener) -> io::Result<()> {
     let mut polled = Polled::new(&shared.clock, Room::new(shared.work.size))?;
     polled.listen(listener)?;
     let mut started = false;
+    shared.working.fetch_add(1, Ordering::AcqRel);
+    let mut all = Counts::new();
     loop {
-        let mut counts = shared.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (accept, _) = polled.turn(&mut counts)?;
-        drop(counts);
+        if shared.clock.is_stopped() {
+            shared.counts.lock().unwrap_or_else(PoisonError::into_inner).add(&all);
+            shared.working.fetch_sub(1, Ordering::AcqRel);
+            return Ok(());
+        }
+        let (accept, _) = polled.turn(&mut all)?;
         if !accept {
             continue;
         }

@@ -12,7 +12,7 @@ use clap::Args;
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{Pid, dup2_stderr};
+use nix::unistd::{Pid, dup2_stderr, setsid};
 
 /// Where the program runs.
 #[derive(Args)]
@@ -58,6 +58,10 @@ pub fn run(enter: &Enter) -> Result<()> {
         false => Command::new(program),
     };
     if enter.first {
+        // Where each session has its share of the processors, the session must go first too.
+        if setsid().is_ok() {
+            let _ = fs::write("/proc/self/autogroup", "-20");
+        }
         command.args(["-n", "-20"]).arg(program);
     }
     Err(command.args(arguments).exec()).with_context(|| format!("{} can't be run", program.to_string_lossy()))

@@ -16,6 +16,8 @@ pub use program::{Program, Running};
 
 /// The cgroup above everything, below the cgroup v2 mount.
 const CGROUP: &str = "patchbay-bench";
+/// Held by a run.
+const LOCK: &str = "/run/patchbay-bench.lock";
 /// How long processes may take to be gone after they were killed.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -116,7 +118,8 @@ impl Lab {
     /// Another run is there, or something can't be made.
     pub fn make(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("{} can't be made", folder.display()))?;
-        let lock = File::create(folder.join("lock"))?;
+        // Names in the kernel are the machine's, wherever a run's files are.
+        let lock = File::create(LOCK).with_context(|| format!("{LOCK} can't be made"))?;
         lock.try_lock().context("another benchmark is running")?;
         let cgroup = cgroup2_mount()?.join(CGROUP);
         clean()?;

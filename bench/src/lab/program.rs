@@ -39,8 +39,11 @@ impl Program {
             // Traffic goes before whatever else this machine does; the same for all alternatives.
             command.args(["--first", "--core", &core.to_string()]);
         }
-        // A terminal's Ctrl-C is for the runner alone, which then ends what it started.
-        command.process_group(0);
+        if core.is_none() {
+            // A terminal's Ctrl-C is for the runner alone, which then ends what it started; traffic has
+            // sessions of its own.
+            command.process_group(0);
+        }
         let target = program.to_owned();
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let log = folder.join(format!("{name}.log"));
@@ -65,12 +68,6 @@ impl Program {
     /// What it says on standard error is read as output too.
     pub fn joined(mut self) -> Self {
         self.command.arg("--joined");
-        self
-    }
-
-    /// Sets a variable of its environment.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.command.env(name, value);
         self
     }
 

@@ -44,6 +44,17 @@ pub fn context_switches(process: u32) -> u64 {
         .sum()
 }
 
+/// CPU time of a process so far, in nanoseconds: user and kernel, all threads that live.
+/// The kernel's own schedule statistics, which are finer than its ticks.
+pub fn process_cpu(process: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let running = |thread: fs::DirEntry| {
+        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    };
+    threads.filter_map(running).sum()
+}
+
 /// Kernel memory of all TCP sockets of this machine, in bytes.
 pub fn tcp_memory() -> u64 {
     const PAGE: u64 = 4096;
@@ -66,8 +77,6 @@ pub struct Processors {
     pub busy: u64,
     /// Taken away by the host.
     pub stolen: u64,
-    /// In softirqs, which some kernels count to no process.
-    pub softirq: u64,
 }
 
 impl Processors {
@@ -79,6 +88,6 @@ impl Processors {
             line.split_whitespace().skip(1).filter_map(|value| value.parse().ok()).collect();
         let at = |index: usize| values.get(index).copied().unwrap_or(0);
         // user nice system idle iowait irq softirq steal
-        Self { busy: at(0) + at(1) + at(2) + at(5) + at(6), stolen: at(7), softirq: at(5) + at(6) }
+        Self { busy: at(0) + at(1) + at(2) + at(5) + at(6), stolen: at(7) }
     }
 }

@@ -19,10 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AROUND: Duration = Duration::from_millis(110);
 /// The agent looks ten times a second.
 const LOOKED_AT: Duration = Duration::from_millis(150);
-/// Runs of `auto` that only learn.
+/// Sessions that `auto` learns from; the agent asks for 50.
+const LEARNED_FROM: usize = 52;
+/// Runs that learn: the second one shows what a redirected session carries.
 const LEARNING_RUNS: usize = 2;
-/// How long one of them lasts at least: enough receiving calls, and some looks of the agent's.
-const LEARN_FOR: Duration = Duration::from_millis(300);
+/// How long one of them lasts at least.
+const LEARN_FOR: Duration = Duration::from_millis(150);
 
 /// A cell.
 pub struct Cell {
@@ -39,7 +41,8 @@ impl Cell {
     }
 
     /// Both ends, until the source is done.
-    fn run(&self, way: Way, bench: &Bench<'_>, measure: Duration) -> Result<Measured> {
+    /// Redirection may be switched on around it by others: then the way is plain TCP.
+    pub fn run(&self, way: Way, bench: &Bench<'_>, measure: Duration) -> Result<Measured> {
         let mut commands = Vec::new();
         let switch = way.switch_on(bench, self.place, self.port)?;
         commands.extend(switch.iter().map(|switch| switch.line.clone()));
@@ -100,7 +103,7 @@ impl Cell {
 
     fn samples(&self, source: &EndReport, destination: &EndReport, beside: &Beside) -> Vec<Sample> {
         let memory = (source.memory + destination.memory + beside.memory) as f64;
-        let mut samples = vec![metrics::MEMORY.sample(memory)];
+        let mut samples = Vec::new();
         // Each end counts in a window of its own; what sidecars did is counted over the whole run.
         let each = |of: fn(&EndReport) -> u64, unit: fn(&EndReport) -> u64, more: u64, all: u64| {
             [source, destination]
@@ -114,15 +117,15 @@ impl Cell {
             Kind::Request | Kind::Short => {
                 let requests: fn(&EndReport) -> u64 = |end| end.requests;
                 let all = source.all_requests;
-                samples.push(metrics::RATE.sample(source.requests as f64 / source.seconds));
-                samples.push(metrics::CPU_REQUEST.sample(each(|end| end.cpu, requests, beside.cpu, all)));
-                let switches = each(|end| end.switches, requests, beside.switches, all);
-                samples.push(metrics::SWITCHES_REQUEST.sample(switches));
                 if let Some(latency) = &source.latency {
                     samples.push(metrics::P50.sample(latency.p50 as f64));
                     samples.push(metrics::P99.sample(latency.p99 as f64));
                     samples.push(metrics::P999.sample(latency.p999 as f64));
                 }
+                samples.push(metrics::RATE.sample(source.requests as f64 / source.seconds));
+                samples.push(metrics::CPU_REQUEST.sample(each(|end| end.cpu, requests, beside.cpu, all)));
+                let switches = each(|end| end.switches, requests, beside.switches, all);
+                samples.push(metrics::SWITCHES_REQUEST.sample(switches));
             }
             Kind::Stream | Kind::Halves => {
                 let rate = |end: &EndReport| match end.seconds {
@@ -145,6 +148,7 @@ impl Cell {
                 samples.push(metrics::SWITCHES_MIB.sample(switches * 1024.0 * 1024.0));
             }
         }
+        samples.push(metrics::MEMORY.sample(memory));
         samples
     }
 }
@@ -195,8 +199,10 @@ impl Case for Cell {
     }
 
     fn prepare(&mut self, bench: &Bench<'_>) -> Result<()> {
+        let connections = self.work.connections.max(LEARNED_FROM);
+        let many = Self { work: Work { connections, ..self.work.clone() }, ..*self };
         for _ in 0..LEARNING_RUNS {
-            self.run(Way::Auto, bench, bench.pace.measure.max(LEARN_FOR)).context("a run that learns")?;
+            many.run(Way::Auto, bench, bench.pace.measure.max(LEARN_FOR)).context("a run that learns")?;
         }
         Ok(())
     }

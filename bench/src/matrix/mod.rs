@@ -1,6 +1,6 @@
 //! The matrix: the same work over plain TCP, redirected, through a Unix socket and through sidecars.
 
-mod cell;
+pub mod cell;
 pub mod sidecars;
 pub mod way;
 

@@ -119,7 +119,7 @@ pub fn run(run: &Run) -> Result<()> {
 /// All rounds of one case.
 fn measure(case: &mut dyn Case, bench: &Bench<'_>, progress: &mut Progress, watch: &mut Watch) -> CaseResult {
     let alternatives = case.alternatives();
-    let mut result = CaseResult::new(case.name(), case.about(), &alternatives);
+    let mut result = CaseResult::new(case);
     if let Err(error) = case.prepare(bench) {
         result.failures.push(format!("not measured: {error:#}"));
     } else {

@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
-use crate::case::Bench;
-use crate::sample::{Metric, Sample};
+use crate::case::{Bench, Case};
+use crate::sample::Sample;
 
 /// The file's name in the folder of results.
 const FILE: &str = "results.json";
@@ -55,6 +55,8 @@ pub struct CaseResult {
     pub name: String,
     /// What was done.
     pub about: String,
+    /// Whether the ways do the same, so that ratios mean something.
+    pub compares: bool,
     /// The ways it was done; the first is the one to compare with.
     pub alternatives: Vec<AlternativeResult>,
     /// What could not be measured, and why.
@@ -150,12 +152,16 @@ impl Results {
 
 impl CaseResult {
     /// Nothing is measured yet.
-    pub fn new(name: String, about: String, alternatives: &[String]) -> Self {
-        let alternatives = alternatives
-            .iter()
-            .map(|name| AlternativeResult { name: name.clone(), ..AlternativeResult::default() })
-            .collect();
-        Self { name, about, alternatives, failures: Vec::new() }
+    pub fn new(case: &dyn Case) -> Self {
+        let alternatives =
+            case.alternatives().into_iter().map(|name| AlternativeResult { name, ..Default::default() });
+        Self {
+            name: case.name(),
+            about: case.about(),
+            compares: case.compares(),
+            alternatives: alternatives.collect(),
+            failures: Vec::new(),
+        }
     }
 
     /// An alternative by its name.
@@ -181,9 +187,15 @@ impl AlternativeResult {
         Middle::of(self.rounds.iter().filter_map(|round| round.value(metric)).collect())
     }
 
-    /// The first sample of a metric, which tells its unit.
-    pub fn sample(&self, metric: &Metric) -> Option<&Sample> {
-        self.rounds.iter().flat_map(|round| &round.samples).find(|sample| sample.metric == metric.name)
+    /// The metrics in their order, each with its first sample.
+    pub fn metrics(&self) -> Vec<&Sample> {
+        let mut found: Vec<&Sample> = Vec::new();
+        for sample in self.rounds.iter().flat_map(|round| &round.samples) {
+            if !found.iter().any(|known| known.metric == sample.metric) {
+                found.push(sample);
+            }
+        }
+        found
     }
 }
 
@@ -207,7 +219,14 @@ mod tests {
 
     #[test]
     fn ratios_compare_what_was_measured_in_the_same_round() {
-        let mut case = CaseResult::new("c".into(), String::new(), &["a".into(), "b".into()]);
+        let alternative = |name: &str| AlternativeResult { name: name.into(), ..Default::default() };
+        let mut case = CaseResult {
+            name: "c".into(),
+            about: String::new(),
+            compares: true,
+            alternatives: vec![alternative("a"), alternative("b")],
+            failures: Vec::new(),
+        };
         case.alternatives[0].rounds = rounds(&[(0, 10.0), (1, 100.0), (2, 20.0)]);
         // Round 1 failed.
         case.alternatives[1].rounds = rounds(&[(0, 5.0), (2, 11.0)]);

@@ -1,0 +1,96 @@
+//! The Manager's core: a gateway and a store that run, and sessions between them that come and go.
+
+use std::hint::black_box;
+
+use patchbay_manager::core::{Config, Connection, Core, Effect, Event};
+use patchbay_manager::graph::Graph;
+use ssmmp::{Envelope, Message};
+
+const GRAPH: &str = r#"app = "t"
+[service.gate]
+kind = "gateway"
+sockets.http = { protocol = "http", port = 8080 }
+plugs.store = { protocol = "p" }
+[service.store]
+kind = "baas"
+sockets.api = { protocol = "p" }
+[[connection]]
+from = "gate.store"
+to = "store.api"
+"#;
+
+struct Manager(Core, u64);
+
+impl Manager {
+    /// Takes an event; returns the messages that follow from it.
+    fn handle(&mut self, event: Event) -> Vec<Message> {
+        self.1 += 1;
+        let effects = self.0.handle(self.1, event);
+        let sent = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Send(_, envelope) => Some(envelope.message),
+            _ => None,
+        });
+        sent.collect()
+    }
+
+    fn told(&mut self, line: &str) -> Vec<Message> {
+        let envelope = Envelope::parse(line).expect("a message of the protocol");
+        self.handle(Event::Message(Connection(1), envelope))
+    }
+
+    /// Answers the executions among some messages and returns the instances.
+    fn execute(&mut self, messages: &[Message]) -> Vec<u64> {
+        let mut executed = Vec::new();
+        for message in messages {
+            if let Message::ExecutionRequest(request) = message {
+                let id = request.message_id;
+                self.told(&format!("type: execution_response ~ message_id: {id} ~ status: 200"));
+                executed.push(request.service_instance_id.0);
+            }
+        }
+        executed
+    }
+}
+
+fn asked(gate: u64, id: u64) -> String {
+    format!(
+        "type: session_request ~ message_id: {id} ~ sub_type: agent_to_Manager ~ source_service_name: gate ~ \
+         source_service_instance_id: {gate} ~ source_service_instance_network_address: 10.0.0.1 ~ \
+         source_plug_name: store ~ dest_service_name: store ~ dest_socket_name: api"
+    )
+}
+
+/// A session is asked for, acknowledged and closed.
+pub fn session(times: u32) {
+    let mut manager = Manager(Core::new(Config::default(), 1, 0), 0);
+    manager.told(
+        "type: initiation_request ~ message_id: 1 ~ agent_network_address: 10.0.0.1 ~ service_repository: (gate, store)",
+    );
+    let (graph, _) = Graph::read(GRAPH).expect("a good graph");
+    let messages = manager.handle(Event::Apply(graph, GRAPH.into()));
+    let gate = *manager.execute(&messages).first().expect("the gateway is executed");
+    let messages = manager.told(&asked(gate, 999));
+    let store = *manager.execute(&messages).first().expect("the store is executed on demand");
+    let mut answered = 0;
+    for number in 0..u64::from(times) {
+        let (id, port) = (1_000 + 2 * number, 10_000 + number % 40_000);
+        let answers = black_box(manager.told(black_box(&asked(gate, id))));
+        let Some(Message::SessionResponse(response)) = answers.first() else { continue };
+        answered += u32::from(response.status.code() == 200);
+        let to = response.dest_socket_port.0;
+        manager.told(&format!(
+            "type: session_ack ~ message_id: {id} ~ sub_type: agent_to_Manager ~ source_service_name: gate ~ \
+             source_service_instance_id: {gate} ~ source_plug_port: {port} ~ dest_socket_new_port: {to} ~ status: 200"
+        ));
+        manager.told(&format!(
+            "type: source_service_session_close_info ~ message_id: {} ~ sub_type: agent_to_Manager ~ \
+             source_service_name: gate ~ source_service_instance_id: {gate} ~ \
+             source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: store ~ source_plug_port: {port} ~ \
+             dest_service_name: store ~ dest_service_instance_id: {store} ~ \
+             dest_service_instance_network_address: 10.0.0.1 ~ dest_socket_name: api ~ dest_socket_port: {to} ~ \
+             dest_socket_new_port: {to} ~ status: 111",
+            id + 1
+        ));
+    }
+    assert_eq!(answered, times, "every request is answered with 200");
+}
