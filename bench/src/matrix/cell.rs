@@ -172,7 +172,8 @@ impl Case for Cell {
 
     fn about(&self) -> String {
         let Work { kind, size, connections, style, no_delay, .. } = &self.work;
-        let size = size_text(*size);
+        let size = size_text(*size).replace("KiB", " KiB").replace("MiB", " MiB");
+        let size = if size.contains(' ') { size } else { size.replace('B', " B") };
         let what = match kind {
             Kind::Request => format!("requests of {size} and responses of {size}"),
             Kind::Stream => format!("streams of {size} writes"),

@@ -7,12 +7,10 @@ mod stacks;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use stacks::Stacks;
 
 use crate::case::{Bench, Pace};
@@ -79,9 +77,8 @@ pub fn run(profile: &Profile) -> Result<()> {
     };
     for alternative in case.alternatives().into_iter().filter(wanted) {
         let data = out.join("work/perf.data");
-        let recorder = record(&data, event)?;
-        let until = Instant::now() + Duration::from_secs(profile.seconds);
-        while Instant::now() < until && !interrupt::asked() {
+        let mut recorder = record(&data, event, profile.seconds)?;
+        while recorder.try_wait()?.is_none() && !interrupt::asked() {
             case.measure(&alternative, &bench)?;
         }
         end(recorder)?;
@@ -114,22 +111,19 @@ fn event() -> Result<&'static str> {
     Ok("cpu-clock")
 }
 
-fn record(data: &Path, event: &str) -> Result<Child> {
+fn record(data: &Path, event: &str, seconds: u64) -> Result<Child> {
     let child = Command::new("perf")
         .args(["record", "--quiet", "--all-cpus", "-g", "-e", event, "-F", FREQUENCY, "-o"])
         .arg(data)
+        .args(["--", "sleep", &seconds.to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .spawn()
-        .context("perf can't be run")?;
-    // It is at work after some tens of milliseconds.
-    std::thread::sleep(Duration::from_millis(200));
-    Ok(child)
+        .spawn();
+    child.context("perf can't be run")
 }
 
 fn end(recorder: Child) -> Result<()> {
-    kill(Pid::from_raw(recorder.id().cast_signed()), Signal::SIGINT).context("perf has ended already")?;
     let output = recorder.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     if said.contains("Permission") || said.contains("not supported") {

@@ -147,7 +147,9 @@ fn card(page: &mut String, case: &CaseResult) {
     let metrics = metrics(case);
     // Values that are not alternatives of each other have no common scale but their own.
     for metric in metrics.iter().take(if case.compares { 1 } else { usize::MAX }) {
-        let _ = write!(page, "<p class=\"metric\">{}</p>{}", escape(&metric.0), bars(case, &metric.0));
+        let better = if metric.1 == Better::Less { "less" } else { "more" };
+        let chart = bars(case, &metric.0);
+        let _ = write!(page, "<p class=\"metric\">{} ({better} is better)</p>{chart}", escape(&metric.0));
     }
     for failure in &case.failures {
         let _ = write!(page, "<p class=\"noisy\">{}</p>", escape(failure));
