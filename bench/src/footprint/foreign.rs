@@ -39,7 +39,7 @@ impl Case for Foreign {
 
     fn rounds(&self, pace: &Pace) -> usize {
         // The differences are small.
-        pace.rounds * 3
+        pace.rounds * 2
     }
 
     fn estimate(&self, pace: &Pace) -> Duration {

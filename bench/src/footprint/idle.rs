@@ -23,14 +23,14 @@ const WAKE_UPS: Metric = Metric::less("wake-ups", Unit::PerSecond);
 const START: Metric = Metric::less("start to ready", Unit::Nanoseconds);
 
 /// How long it may calm down.
-const CALM: Duration = Duration::from_millis(1_500);
+const CALM: Duration = Duration::from_millis(1_000);
 
 /// The case.
 pub struct Idle;
 
 impl Idle {
     fn watched_for(pace: &Pace) -> Duration {
-        Duration::from_secs(if pace.full { 30 } else { 3 })
+        Duration::from_secs(if pace.full { 30 } else { 2 })
     }
 
     /// Starts both; returns them with the time until each was ready.

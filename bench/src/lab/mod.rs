@@ -164,6 +164,15 @@ impl Lab {
         )
     }
 
+    /// This program itself in a role and a place.
+    ///
+    /// # Errors
+    /// Its own file can't be found.
+    pub fn own_program(&self, role: Role, place: Place) -> Result<Program> {
+        let own = std::env::current_exe().context("this program's own file can't be found")?;
+        Ok(self.program(role, place, own))
+    }
+
     /// Where the processes of a role run, for people.
     pub fn pinning(&self) -> String {
         match self.cores {

@@ -47,7 +47,7 @@ impl Cell {
         let switch = way.switch_on(bench, self.place, self.port)?;
         commands.extend(switch.iter().map(|switch| switch.line.clone()));
         let served = self.served(way, bench);
-        let destination = self.end(bench, Role::Destination, "serve", "--at", &served);
+        let destination = self.end(bench, Role::Destination, "serve", "--at", &served)?;
         commands.push(destination.line());
         let mut destination = destination.start()?;
         destination.wait_for("ready")?;
@@ -60,7 +60,7 @@ impl Cell {
             None => served,
         };
         let source = self
-            .end(bench, Role::Source, "drive", "--to", &target)
+            .end(bench, Role::Source, "drive", "--to", &target)?
             .args(["--measure", &measure.as_millis().to_string()]);
         commands.extend(sidecars.iter().flat_map(|sidecars| sidecars.lines.clone()));
         commands.push(source.line());
@@ -92,13 +92,10 @@ impl Cell {
         }
     }
 
-    fn end(&self, bench: &Bench<'_>, role: Role, task: &str, flag: &str, address: &str) -> Program {
+    fn end(&self, bench: &Bench<'_>, role: Role, task: &str, flag: &str, address: &str) -> Result<Program> {
         let work = Work { warm_up: bench.pace.warm_up.as_millis() as u64, ..self.work.clone() };
-        bench
-            .lab
-            .program(role, self.place, bench.binaries.join("patchbay-bench"))
-            .args(["end", task, flag, address])
-            .args(work.arguments())
+        let program = bench.lab.own_program(role, self.place)?;
+        Ok(program.args(["end", task, flag, address]).args(work.arguments()))
     }
 
     fn samples(&self, source: &EndReport, destination: &EndReport, beside: &Beside) -> Vec<Sample> {

@@ -109,9 +109,10 @@ pub fn run(run: &Run) -> Result<()> {
         results.cases.push(measure(case.as_mut(), &bench, &mut progress, &mut watch));
         results.noise = watch.noise(&results);
         results.seconds = begun.elapsed().as_secs_f64();
-        results.interrupted = interrupt::asked();
         results.write(&out)?;
     }
+    results.interrupted = interrupt::asked();
+    results.write(&out)?;
     progress.end();
     report::write(&results, &out, run.readme).context("the report can't be written")
 }

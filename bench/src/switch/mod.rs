@@ -42,7 +42,9 @@ impl Switch {
     pub fn declared(bench: &Bench<'_>, mode: &str, port: u16) -> Result<Self> {
         let report = bench.lab.folder().join("redirected.json");
         let _ = fs::remove_file(&report);
-        let program = own(bench)?
+        let program = bench
+            .lab
+            .own_program(Role::Control, Place::Loopback)?
             .args(["declare", "--mode", mode, "--traffic"])
             .arg(bench.lab.traffic())
             .arg("--source")
@@ -59,7 +61,8 @@ impl Switch {
 
     /// The reference that nobody should use.
     pub fn recipe(bench: &Bench<'_>) -> Result<Self> {
-        Self::start(own(bench)?.args(["unsafe-recipe", "--cgroup"]).arg(bench.lab.traffic()), None)
+        let program = bench.lab.own_program(Role::Control, Place::Loopback)?;
+        Self::start(program.args(["unsafe-recipe", "--cgroup"]).arg(bench.lab.traffic()), None)
     }
 
     fn start(program: Program, report: Option<PathBuf>) -> Result<Self> {
@@ -77,12 +80,6 @@ impl Switch {
         self.running.terminate()?;
         self.report.as_deref().map(share).transpose()
     }
-}
-
-/// This program itself, in the control group.
-fn own(bench: &Bench<'_>) -> Result<Program> {
-    let program = std::env::current_exe().context("where this program is")?;
-    Ok(bench.lab.program(Role::Control, Place::Loopback, program))
 }
 
 /// The share of the bytes that a report calls redirected, in percent.
