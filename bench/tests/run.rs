@@ -51,14 +51,16 @@ fn assert_nothing_is_left() {
 fn redirected_bytes_are_measured_and_nothing_is_left() {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let out = tempfile::tempdir().expect("a folder");
-    let status = start(out.path(), &["--case", "loopback/request/64B", "--rounds", "1"]).wait().expect("ends");
+    let status =
+        start(out.path(), &["--case", "loopback/request/64B", "--rounds", "1"]).wait().expect("ends");
     assert!(status.success());
     let results = results(out.path());
     let alternatives = results["cases"][0]["alternatives"].as_array().expect("alternatives");
     for name in ["plain TCP", "Patchbay auto", "Patchbay always", "plain recipe (unsafe)", "Unix socket"] {
         let found = alternatives.iter().find(|one| one["name"] == name).expect(name);
         let samples = found["rounds"][0]["samples"].as_array().unwrap_or_else(|| panic!("{name}: {results}"));
-        let value = |metric: &str| samples.iter().find(|s| s["metric"] == metric).map(|s| s["value"].as_f64());
+        let value =
+            |metric: &str| samples.iter().find(|s| s["metric"] == metric).map(|s| s["value"].as_f64());
         assert!(value("p50").flatten() > Some(0.0), "{name}");
         assert!(value("cpu for each request").flatten() > Some(0.0), "{name}");
         if name.starts_with("Patchbay") {
