@@ -6,8 +6,8 @@ mod stacks;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -15,11 +15,13 @@ use stacks::Stacks;
 
 use crate::case::{Bench, Pace};
 use crate::cases;
-use crate::lab::{self, Lab};
+use crate::lab::{self, Lab, Place, Role, Running};
 use crate::run::interrupt;
 
 /// Samples a second of each processor; not a round number, so that they do not go along with timers.
 const FREQUENCY: &str = "1997";
+/// How long perf may take to write what it has.
+const END_WITHIN: Duration = Duration::from_secs(20);
 /// Functions that are printed.
 const SHOWN: usize = 25;
 /// Whether names of BPF programs are among the kernel's symbols.
@@ -77,11 +79,12 @@ pub fn run(profile: &Profile) -> Result<()> {
     };
     for alternative in case.alternatives().into_iter().filter(wanted) {
         let data = out.join("work/perf.data");
-        let mut recorder = record(&data, event, profile.seconds)?;
-        while recorder.try_wait()?.is_none() && !interrupt::asked() {
+        let recorder = record(&bench, &data, event, profile.seconds)?;
+        let until = Instant::now() + Duration::from_secs(profile.seconds);
+        while Instant::now() < until && !interrupt::asked() {
             case.measure(&alternative, &bench)?;
         }
-        end(recorder)?;
+        recorder.finish(END_WITHIN).context("perf does not work here")?;
         let stacks = Stacks::read(&data)?;
         let title = format!("{}: {alternative} ({event}, {} samples)", case.name(), stacks.samples());
         let name: String = format!("profile-{}-{alternative}", case.name())
@@ -111,25 +114,15 @@ fn event() -> Result<&'static str> {
     Ok("cpu-clock")
 }
 
-fn record(data: &Path, event: &str, seconds: u64) -> Result<Child> {
-    let child = Command::new("perf")
+/// Samples the machine for some seconds. It lives in the lab, and ends with it at the latest.
+fn record(bench: &Bench<'_>, data: &Path, event: &str, seconds: u64) -> Result<Running> {
+    let program = bench
+        .lab
+        .program(Role::Control, Place::Loopback, "perf")
         .args(["record", "--quiet", "--all-cpus", "-g", "-e", event, "-F", FREQUENCY, "-o"])
         .arg(data)
-        .args(["--", "sleep", &seconds.to_string()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn();
-    child.context("perf can't be run")
-}
-
-fn end(recorder: Child) -> Result<()> {
-    let output = recorder.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("Permission") || said.contains("not supported") {
-        bail!("perf does not work here: {}", said.trim());
-    }
-    Ok(())
+        .args(["--", "sleep", &seconds.to_string()]);
+    program.start()
 }
 
 /// Names of BPF programs, shown while this lives.
