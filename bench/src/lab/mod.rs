@@ -16,6 +16,8 @@ pub use program::{Program, Running};
 
 /// The cgroup above everything, below the cgroup v2 mount.
 const CGROUP: &str = "patchbay-bench";
+/// Files of programs that are not root's and can't see into the run's folder; removed with everything.
+pub const SCRATCH: &str = "/tmp/patchbay-bench";
 /// Held by a run.
 const LOCK: &str = "/run/patchbay-bench.lock";
 /// How long processes may take to be gone after they were killed.
@@ -190,7 +192,11 @@ impl Lab {
 /// # Errors
 /// Something can't be removed.
 pub fn clean() -> Result<()> {
-    remove(&cgroup2_mount()?.join(CGROUP)).and(network::remove())
+    let removed = remove(&cgroup2_mount()?.join(CGROUP)).and(network::remove());
+    if Path::new(SCRATCH).exists() {
+        fs::remove_dir_all(SCRATCH).with_context(|| format!("{SCRATCH} can't be removed"))?;
+    }
+    removed
 }
 
 impl Drop for Lab {

@@ -39,8 +39,6 @@ trait RealProgram {
     fn lasts(&self, pace: &Pace) -> Duration {
         if pace.full { 3 * QUICK } else { QUICK }
     }
-    /// Removes what was made outside the run's folder.
-    fn clean(&self, _bench: &Bench<'_>) {}
     /// What the client printed, as values.
     fn read(&self, output: &str) -> Result<Read>;
 }

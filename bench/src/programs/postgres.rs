@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{MEAN, Read, RealProgram, usual};
 use crate::case::Bench;
-use crate::lab::{Place, Program, Role};
+use crate::lab::{Place, Program, Role, SCRATCH};
 
 /// How long making a database may take.
 const FILL_WITHIN: Duration = Duration::from_secs(60);
@@ -20,7 +20,7 @@ pub struct Pgbench;
 impl Pgbench {
     /// Its user may not see into this project's folder.
     fn folder() -> PathBuf {
-        std::env::temp_dir().join("patchbay-bench-postgres")
+        PathBuf::from(SCRATCH).join("postgres")
     }
 
     /// Debian keeps the servers' programs in a folder for each version.
@@ -92,10 +92,6 @@ impl RealProgram for Pgbench {
         let program = bench.lab.program(Role::Source, Place::Loopback, "pgbench");
         let program = program.args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port.to_string()]);
         Ok(program.args(["-S", "-M", "prepared", "-c", "8", "-j", "1", "-T", &seconds, "postgres"]))
-    }
-
-    fn clean(&self, _bench: &Bench<'_>) {
-        let _ = fs::remove_dir_all(Self::folder());
     }
 
     /// `latency average = 0.200 ms`, `tps = 40000.0 (without initial connection time)`.

@@ -81,7 +81,7 @@ impl Case for ProgramCase {
     }
 
     fn rounds(&self, pace: &Pace) -> usize {
-        if pace.full { 5 } else { pace.rounds.min(2) }
+        pace.rounds.min(if pace.full { 5 } else { 2 })
     }
 
     fn estimate(&self, pace: &Pace) -> Duration {
@@ -109,7 +109,6 @@ impl Case for ProgramCase {
         if let Err(error) = end_processes(&bench.lab.cgroup(Role::Destination)) {
             eprintln!("error: a server goes on running: {error:#}");
         }
-        self.program.clean(bench);
     }
 }
 
