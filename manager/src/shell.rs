@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use patchbay_api as api;
 use ssmmp::Envelope;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::core::{Command, Connection, Core, Effect, Event, Refusal};
 use crate::dns::Names;
@@ -310,7 +310,7 @@ impl Shell {
                 Effect::Send(connection, envelope) => self.send(connection, envelope),
                 Effect::Close(connection) => drop(self.connections.remove(&connection)),
                 Effect::Publish(event) => {
-                    info!(kind = event.kind, subject = event.subject, "{}", event.text);
+                    log(&event);
                     let _ = self.events.send(event);
                 }
                 Effect::Refreshed(ticket) => {
@@ -339,5 +339,15 @@ impl Shell {
             warn!(connection = connection.0, "an agent does not read its messages; its connection is closed");
             self.connections.remove(&connection);
         }
+    }
+}
+
+/// Sessions come and go by the thousands a second: they are in the database and in the stream of events.
+fn log(event: &api::Event) {
+    match event.kind.as_str() {
+        "session-opened" | "session-closed" => {
+            debug!(kind = event.kind, subject = event.subject, "{}", event.text);
+        }
+        _ => info!(kind = event.kind, subject = event.subject, "{}", event.text),
     }
 }

@@ -1,5 +1,5 @@
-//! Agents and instances are polled (section 4, 15), each at its own time, so that the polls of many
-//! are spread over the interval.
+//! Agents and instances are polled (section 4, 15). The polls of many are spread over the interval: those
+//! of a node's instances go out a few together, at other times than another node's.
 
 use ssmmp::{Address, AgentHealthControlRequest, InstanceId, ServiceInstanceHealthRequest, Status};
 
@@ -12,15 +12,13 @@ const MISSES_ALLOWED: u32 = 3;
 const POLLS_A_SECOND: u64 = 5_000;
 /// Polls wait for each other so long, to be sent together, milliseconds.
 const TOGETHER: Millis = 50;
+/// Instances of a node that are polled at the same time, about.
+const IN_ONE_GO: usize = 64;
 
 impl Core {
-    /// Plans a node's first poll, or its next ones after a pause.
+    /// Plans the first poll of a node that has registered.
     pub(super) fn plan_node_polls(&mut self, address: Address) {
-        let seed = match address.0 {
-            std::net::IpAddr::V4(v4) => u64::from(v4.to_bits()),
-            std::net::IpAddr::V6(v6) => v6.to_bits() as u64,
-        };
-        let at = self.now + self.config.health_interval / 2 + spread(seed, self.config.health_interval / 2);
+        let at = next(self.now, self.config.health_interval, seed(address));
         self.plan_node_poll(address, at);
     }
 
@@ -32,10 +30,13 @@ impl Core {
         }
     }
 
-    /// Plans the first poll of an instance that runs now.
+    /// Plans the next poll of an instance that runs.
     pub(super) fn plan_instance_polls(&mut self, id: InstanceId) {
-        let interval = self.instance_interval(id);
-        self.plan_instance_poll(id, self.now + interval / 2 + spread(id.0, interval / 2));
+        let Some(address) = self.inventory.instance(id).map(|instance| instance.address) else { return };
+        let alive = self.inventory.on_node(address).map_or(0, |on_node| on_node.alive.len());
+        let part = id.0 % alive.div_ceil(IN_ONE_GO).max(1) as u64;
+        let at = next(self.now, self.instance_interval(id), seed(address).wrapping_add(part));
+        self.plan_instance_poll(id, at);
     }
 
     fn plan_instance_poll(&mut self, id: InstanceId, at: Millis) {
@@ -84,7 +85,7 @@ impl Core {
         };
         let (address, misses) = (instance.address, instance.polls.misses);
         let (app, service) = (instance.app.to_string(), instance.service.to_string());
-        self.plan_instance_poll(id, self.now + self.instance_interval(id));
+        self.plan_instance_polls(id);
         if self.inventory.node(address).is_some_and(|node| node.connection.is_some()) {
             if misses >= self.policy(&app, &service).health.misses {
                 self.silent(id, misses);
@@ -138,8 +139,19 @@ impl Core {
     }
 }
 
-/// A time within the interval, another one for each.
-fn spread(seed: u64, interval: Millis) -> Millis {
+fn seed(address: Address) -> u64 {
+    match address.0 {
+        std::net::IpAddr::V4(v4) => u64::from(v4.to_bits()),
+        std::net::IpAddr::V6(v6) => v6.to_bits() as u64,
+    }
+}
+
+/// The next time for who has a seed, about an interval from now: the same for all with the same seed and
+/// interval.
+fn next(now: Millis, interval: Millis, seed: u64) -> Millis {
+    let interval = interval.max(1);
     // Fibonacci hashing: neighbours come to lie far apart.
-    ((seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) * interval) >> 32
+    let phase = ((seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) * interval) >> 32;
+    let earliest = now + interval / 2 + 1;
+    earliest.saturating_sub(phase).div_ceil(interval) * interval + phase
 }

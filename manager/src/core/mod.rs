@@ -2,6 +2,7 @@
 //! does no I/O, reads no clock and uses no randomness.
 
 mod apps;
+mod by_hash;
 mod closing;
 mod commands;
 mod config;

@@ -1,12 +1,11 @@
 //! All sessions, with the indexes by which messages name them. They change only through here.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 
-use hashbrown::HashTable;
 use ssmmp::{InstanceId, MessageId, Port, Status};
 
 use super::ENDED_KEPT;
+use super::by_hash::ByHash;
 use super::interned::Interned;
 use super::session::{Session, SessionKey, SessionState};
 use super::state::Millis;
@@ -19,10 +18,10 @@ const ACKNOWLEDGE_WITHIN: Millis = 10_000;
 pub struct SessionTable {
     all: BTreeMap<u64, Box<Session>>,
     /// Acknowledged ones by what tells them apart; a closed one stays for late counters until its
-    /// ports are used again. The tables hold ids only: the sessions hold the keys.
-    by_key: HashTable<u64>,
+    /// ports are used again.
+    by_key: ByHash,
     /// Open ones by source and m.
-    by_source: HashTable<u64>,
+    by_source: ByHash,
     pending: HashMap<(InstanceId, MessageId), u64>,
     /// How many of them a source has; one without any is not in it.
     pending_of: HashMap<InstanceId, usize>,
@@ -31,7 +30,6 @@ pub struct SessionTable {
     /// In the order in which they ended.
     ended: VecDeque<u64>,
     open: usize,
-    hashes: RandomState,
     pub(super) interned: Interned,
 }
 
@@ -75,17 +73,16 @@ impl SessionTable {
 
     /// The session with a key.
     pub fn by_key(&self, key: SessionKey) -> Option<u64> {
-        let hash = self.hashes.hash_one(key);
-        self.by_key.find(hash, |id| self.get(*id).and_then(Session::key) == Some(key)).copied()
+        self.by_key.find(key).find(|id| self.get(*id).and_then(Session::key) == Some(key))
     }
 
     /// The only open session of a source with its port m; `None` when there are several.
     pub fn by_source(&self, source: InstanceId, port: Port) -> Option<u64> {
-        let is_it = |id: &&u64| {
-            self.get(**id).is_some_and(|session| (session.source, session.source_port) == (source, port))
+        let is_it = |id: &u64| {
+            self.get(*id).is_some_and(|session| (session.source, session.source_port) == (source, port))
         };
-        let mut same = self.by_source.iter_hash(self.hashes.hash_one((source, port))).filter(is_it);
-        let only = same.next().copied();
+        let mut same = self.by_source.find((source, port)).filter(is_it);
+        let only = same.next();
         only.filter(|_| same.next().is_none())
     }
 
@@ -133,7 +130,7 @@ impl SessionTable {
             SessionState::Pending => self.take_pending(source, message_id),
             SessionState::Open => {
                 self.open -= 1;
-                remove(&mut self.by_source, self.hashes.hash_one((source, port)), id);
+                self.by_source.remove((source, port), id);
             }
             SessionState::Closed => return None,
         }
@@ -175,38 +172,20 @@ impl SessionTable {
 
     fn index(&mut self, id: u64) {
         let Some(session) = self.all.get(&id) else { return };
-        let hashes = &self.hashes;
-        let by_source = |id: &u64| {
-            let one = self.all.get(id);
-            one.map_or(0, |one| hashes.hash_one((one.source, one.source_port)))
-        };
-        let by_key = |id: &u64| {
-            let key = self.all.get(id).and_then(|one| one.key());
-            key.map_or(0, |key| hashes.hash_one(key))
-        };
+        let (source, port, key) = (session.source, session.source_port, session.key());
         self.open += 1;
-        self.by_source.insert_unique(by_source(&id), id, by_source);
-        let Some(key) = session.key() else { return };
-        let same = |other: &u64| self.all.get(other).and_then(|one| one.key()) == Some(key);
-        match self.by_key.entry(by_key(&id), same, by_key) {
-            hashbrown::hash_table::Entry::Occupied(mut entry) => *entry.get_mut() = id,
-            hashbrown::hash_table::Entry::Vacant(entry) => drop(entry.insert(id)),
+        self.by_source.insert((source, port), id);
+        let Some(key) = key else { return };
+        if let Some(earlier) = self.by_key(key) {
+            self.by_key.remove(key, earlier);
         }
+        self.by_key.insert(key, id);
     }
 
     fn forget(&mut self, id: u64) {
-        let Some(key) = self.get(id).and_then(Session::key) else {
-            self.all.remove(&id);
-            return;
-        };
-        remove(&mut self.by_key, self.hashes.hash_one(key), id);
-        self.all.remove(&id);
-    }
-}
-
-fn remove(table: &mut HashTable<u64>, hash: u64, id: u64) {
-    if let Ok(entry) = table.find_entry(hash, |found| *found == id) {
-        entry.remove();
+        if let Some(key) = self.all.remove(&id).and_then(|session| session.key()) {
+            self.by_key.remove(key, id);
+        }
     }
 }
 
@@ -231,9 +210,9 @@ impl SessionTable {
         }
         let keys: std::collections::HashSet<_> = self.iter().filter_map(Session::key).collect();
         assert!(self.by_key.len() <= keys.len());
-        for id in &self.by_key {
-            let key = self.get(*id).and_then(Session::key).expect("an indexed session exists");
-            assert_eq!(self.by_key(key), Some(*id));
+        for id in self.by_key.ids() {
+            let key = self.get(id).and_then(Session::key).expect("an indexed session exists");
+            assert_eq!(self.by_key(key), Some(id));
         }
         assert!(open.iter().all(|session| session.key().is_none_or(|key| self.by_key(key).is_some())));
         assert_eq!(self.ended.len(), of(SessionState::Closed).len());

@@ -8,6 +8,7 @@
 
 mod backup;
 mod check;
+mod checkpoint;
 mod error;
 mod history;
 mod lock;
@@ -24,6 +25,7 @@ use std::path::Path;
 
 pub use backup::backup;
 pub use check::{Report, check};
+use checkpoint::Checkpointer;
 pub use error::StoreError;
 pub use history::History;
 use lock::Lock;
@@ -36,8 +38,8 @@ use crate::core::{Core, Effect, Identity, Saved};
 
 /// Prepared statements kept.
 const STATEMENTS: usize = 64;
-/// The write-ahead log is folded into the database whenever a commit leaves more pages in it: 4 MiB.
-const CHECKPOINT_PAGES: u32 = 1000;
+/// Memory for pages of the database, KiB: at a million sessions most of what changes is in it.
+const CACHE_KIB: i64 = 64 * 1024;
 /// The log's file is cut to this after it was folded in, bytes; a reader can make it grow beyond.
 const WAL_BYTES: u32 = 64 << 20;
 
@@ -59,6 +61,8 @@ pub struct Store {
     sequence: u64,
     pruner: prune::Pruner,
     place: Option<Place>,
+    // Ends before the lock does.
+    checkpointer: Option<Checkpointer>,
     _lock: Option<Lock>,
 }
 
@@ -75,17 +79,26 @@ impl Store {
         let mut connection = Connection::open(path)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        connection.pragma_update(None, "wal_autocheckpoint", checkpoint::LOG_PAGES)?;
+        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         connection.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
         check::at_start(&connection)?;
         schema::migrate(&mut connection)?;
         let sequence = connection
             .query_row("SELECT max(sequence) FROM events", [], |row| row.get::<_, Option<u64>>(0))?
             .unwrap_or(0);
-        let pruner = prune::Pruner::default();
         let place = is_file.then(|| Place::of(path)).transpose()?;
-        let fsync = Fsync::default();
-        let mut store = Self { connection, fsync, forces: true, sequence, pruner, place, _lock: lock };
+        let checkpointer = is_file.then(|| Checkpointer::start(path)).transpose()?;
+        let mut store = Self {
+            connection,
+            fsync: Fsync::default(),
+            forces: true,
+            sequence,
+            pruner: prune::Pruner::default(),
+            place,
+            checkpointer,
+            _lock: lock,
+        };
         store.force(true)?;
         Ok(store)
     }
@@ -183,6 +196,9 @@ impl Store {
         }
         transaction.commit()?;
         self.sequence = sequence;
+        if let Some(checkpointer) = &mut self.checkpointer {
+            checkpointer.committed();
+        }
         Ok(rows)
     }
 
