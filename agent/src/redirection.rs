@@ -1,29 +1,26 @@
 //! The data path as the agent uses it: loaded, or absent with a reason.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use patchbay_ebpf_common::Reason;
-use ssmmp::{Address, AgentHealthControlResponse, Envelope, Hop, InstanceId, MessageId, Status};
+use ssmmp::{Address, Envelope, InstanceId, MessageId};
 use tracing::{debug, info, warn};
 
-use crate::boot_time;
 use crate::core::{Declare, Event};
-use crate::datapath::{Datapath, Declaration, Options, Path, SessionEvent, SessionReport};
+use crate::datapath::{Datapath, Declaration, Options, SessionEvent, SessionReport};
+use crate::declared::{Declared, Pair};
 use crate::guard::Guard;
 use crate::instance_listener::Directory;
+use crate::reports::Reports;
 use crate::socket_table;
 use crate::unredirected::Unredirected;
 
-/// Sessions in one message to the Manager (docs/protocol.md).
-const SESSIONS_IN_A_MESSAGE: usize = 200;
 /// How often [`Redirection::tick`] is called.
 pub const TICK: Duration = Duration::from_secs(1);
 /// How often sessions on their way out are looked at.
 pub const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Ended sessions kept until they are reported; the oldest go first.
-const ENDED_KEPT: usize = 10_000;
 
 enum Kind {
     Kernel(Box<Datapath>),
@@ -33,13 +30,12 @@ enum Kind {
 /// The kernel part, if this node has one.
 pub struct Redirection {
     kind: Kind,
-    declared: BTreeSet<(InstanceId, InstanceId, u64, SocketAddr)>,
+    declared: Declared,
     /// Declarations whose programs are observed, and whether there is still something to learn.
     observed: BTreeMap<(InstanceId, SocketAddr), bool>,
     guard: Guard,
     observes: bool,
-    ended: Vec<SessionReport>,
-    reported: Vec<SessionReport>,
+    reports: Reports,
 }
 
 impl Redirection {
@@ -80,12 +76,11 @@ impl Redirection {
     fn new(kind: Kind) -> Self {
         Self {
             kind,
-            declared: BTreeSet::new(),
+            declared: Declared::default(),
             observed: BTreeMap::new(),
             guard: Guard::new(TICK),
             observes: false,
-            ended: Vec::new(),
-            reported: Vec::new(),
+            reports: Reports::default(),
         }
     }
 
@@ -100,7 +95,8 @@ impl Redirection {
     /// Declares a session; a session that can't be declared stays on TCP.
     pub fn declare(&mut self, declare: &Declare, directory: &Directory) {
         let Some(source_cgroup) = directory.cgroup(declare.source) else { return };
-        let declared = (declare.source, declare.destination, source_cgroup, declare.at);
+        let declared =
+            Pair { source: declare.source, destination: declare.destination, source_cgroup, at: declare.at };
         let datapath = match &mut self.kind {
             Kind::Kernel(datapath) => datapath,
             Kind::Tcp(sessions, _) => {
@@ -146,7 +142,12 @@ impl Redirection {
             let (source, destination) =
                 (InstanceId(found.source_instance), InstanceId(found.destination_instance));
             if directory.cgroup(source) == Some(found.source_cgroup) {
-                self.declared.insert((source, destination, found.source_cgroup, found.destination));
+                self.declared.insert(Pair {
+                    source,
+                    destination,
+                    source_cgroup: found.source_cgroup,
+                    at: found.destination,
+                });
             } else if let Err(error) = datapath.withdraw(found.source_cgroup, found.destination) {
                 warn!("a declaration could not be withdrawn: {error}");
             }
@@ -163,12 +164,7 @@ impl Redirection {
 
     /// Takes back every declaration of an instance.
     pub fn withdraw(&mut self, id: InstanceId) {
-        let (gone, kept) = std::mem::take(&mut self.declared)
-            .into_iter()
-            .partition(|(source, destination, ..)| *source == id || *destination == id);
-        self.declared = kept;
-        let gone: BTreeSet<_> = gone;
-        for (source, _, cgroup, at) in gone {
+        for Pair { source, source_cgroup: cgroup, at, .. } in self.declared.take(id) {
             self.observed.remove(&(source, at));
             match &mut self.kind {
                 Kind::Tcp(sessions, _) => sessions.withdraw(cgroup, at),
@@ -259,11 +255,8 @@ impl Redirection {
             },
         };
         if let Event::Closed(report, _) = &event {
-            if self.ended.len() >= ENDED_KEPT {
-                self.ended.remove(0);
-            }
             if !report.uncounted {
-                self.ended.push(report.clone());
+                self.reports.ended(report.clone());
             }
         }
         event
@@ -276,7 +269,7 @@ impl Redirection {
             Kind::Kernel(datapath) => match datapath.sessions() {
                 Ok(mut live) => {
                     add_plain_tcp(&mut live);
-                    add_unread(datapath, &mut live, &self.reported);
+                    add_unread(datapath, &mut live, &self.reports);
                     live
                 }
                 Err(error) => {
@@ -285,48 +278,16 @@ impl Redirection {
                 }
             },
         };
-        let ended: Vec<SessionReport> = std::mem::take(&mut self.ended);
-        let changed = live
-            .iter()
-            .filter(|session| !session.uncounted && !self.reported.contains(session))
-            .map(|session| (session, true));
-        let messages =
-            report_messages(address, changed.chain(ended.iter().map(|session| (session, false))), message_id);
-        self.reported = live;
-        messages
+        self.reports.changed(address, &live, message_id)
     }
 }
 
-/// Counters of sessions, each open or not, in as many messages as they need.
-pub fn report_messages<'a>(
-    address: Address,
-    sessions: impl Iterator<Item = (&'a SessionReport, bool)>,
-    mut message_id: impl FnMut() -> MessageId,
-) -> Vec<Envelope> {
-    let items: Vec<String> = sessions.map(|(session, open)| item(session, open)).collect();
-    items
-        .chunks(SESSIONS_IN_A_MESSAGE)
-        .map(|items| {
-            let response = AgentHealthControlResponse {
-                message_id: message_id(),
-                agent_network_address: address,
-                status: Status::OK,
-            };
-            Envelope::new(response, Hop::AgentToManager).with("x_sessions", &items.join(" & "))
-        })
-        .collect()
-}
-
 /// Looks how much is unread in sessions where that may have changed.
-fn add_unread(datapath: &mut Datapath, sessions: &mut [SessionReport], reported: &[SessionReport]) {
-    let earlier: HashMap<u64, &SessionReport> =
-        reported.iter().map(|session| (session.key, session)).collect();
+fn add_unread(datapath: &mut Datapath, sessions: &mut [SessionReport], reports: &Reports) {
     for session in sessions.iter_mut().filter(|session| !session.outside && !session.uncounted) {
-        let quiet = earlier.get(&session.key).is_some_and(|earlier| {
-            earlier.in_flight == [0; 2]
-                && (earlier.sent, earlier.received) == (session.sent, session.received)
-        });
-        if !quiet && let Ok([at_source, at_destination]) = datapath.unread(session) {
+        if !reports.is_quiet(session)
+            && let Ok([at_source, at_destination]) = datapath.unread(session)
+        {
             session.in_flight = [at_destination, at_source];
         }
     }
@@ -352,44 +313,4 @@ fn add_plain_tcp(sessions: &mut [SessionReport]) {
             session.received.tcp_bytes = found.received;
         }
     }
-}
-
-/// One item of `x_sessions` (docs/protocol.md).
-fn item(session: &SessionReport, open: bool) -> String {
-    let state = if open { "open" } else { "closed" };
-    let (path, reason) = match session.path {
-        Path::Kernel => ("kernel", "-"),
-        Path::Tcp(reason) => ("tcp", reason.text()),
-    };
-    let (sent, received) = (&session.sent, &session.received);
-    let latest = |path: Option<Path>| match path {
-        None => "-",
-        Some(Path::Kernel) => "kernel",
-        Some(Path::Tcp(reason)) => reason.text(),
-    };
-    let idle = match (session.last_activity, boot_time()) {
-        (0, _) | (_, None) => "-".to_owned(),
-        (last, Some(now)) => (now.saturating_sub(last) / 1_000_000).to_string(),
-    };
-    format!(
-        "{}, {}, {}, {}, {path}, {reason}, {}, {}, {}, {}, {}, {}, {}, {}, {state}, {}, {}, {}, {}, {}, {}, {idle}",
-        session.source.ip(),
-        session.source.port(),
-        session.destination.ip(),
-        session.destination.port(),
-        sent.kernel_bytes,
-        sent.tcp_bytes,
-        received.kernel_bytes,
-        received.tcp_bytes,
-        sent.kernel_messages,
-        sent.tcp_messages,
-        received.kernel_messages,
-        received.tcp_messages,
-        latest(sent.path),
-        latest(received.path),
-        sent.switches,
-        received.switches,
-        session.in_flight[0],
-        session.in_flight[1],
-    )
 }

@@ -161,10 +161,11 @@ impl Handle {
 ///
 /// # Errors
 /// The thread can't be started.
-pub fn start(core: Core, store: Store, names: Option<Arc<Names>>) -> std::io::Result<Handle> {
+pub fn start(mut core: Core, store: Store, names: Option<Arc<Names>>) -> std::io::Result<Handle> {
     if let Some(names) = &names {
         names.set(core.gateways());
     }
+    core.ready(now());
     let (inputs, receiver) = mpsc::channel(QUEUE);
     let (events, _) = broadcast::channel(READERS_BEHIND);
     let (trouble, watched) = watch::channel(None);

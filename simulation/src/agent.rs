@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use patchbay_agent::core::{Effect, Event, Start};
-use patchbay_agent::redirection::report_messages;
+use patchbay_agent::reports::report_messages;
 use ssmmp::{Envelope, InstanceId, MessageId, Status};
 
 use crate::node::REPORT_EVERY;

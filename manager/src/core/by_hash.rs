@@ -24,6 +24,11 @@ impl ByHash {
         self.entries.insert((self.hashes.hash_one(value), id));
     }
 
+    /// Many at once, into an empty index.
+    pub fn fill<T: Hash>(&mut self, values: impl Iterator<Item = (T, u64)>) {
+        self.entries = values.map(|(value, id)| (self.hashes.hash_one(value), id)).collect();
+    }
+
     /// Something has a value no more.
     pub fn remove(&mut self, value: impl Hash, id: u64) {
         self.entries.remove(&(self.hashes.hash_one(value), id));

@@ -1,8 +1,10 @@
 //! What an earlier run had on disk is taken back.
 
-use ssmmp::Address;
+use std::collections::HashMap;
 
-use super::{App, Core, Instance, InstanceState, Millis, ServiceState, Session, SessionState};
+use ssmmp::{Address, InstanceId};
+
+use super::{App, Core, Instance, InstanceState, Millis, ServiceState, Session, SessionState, Timer};
 use crate::graph::Graph;
 
 /// What was on disk.
@@ -44,8 +46,15 @@ impl Core {
             }
         }
         self.drained = saved.drained.into_iter().collect();
+        let mut of_instance: HashMap<InstanceId, Vec<u64>> = HashMap::new();
+        for session in &saved.sessions {
+            for end in [session.source, session.destination] {
+                of_instance.entry(end).or_default().push(session.id);
+            }
+        }
         for mut instance in saved.instances {
             instance.idle_since = self.now;
+            instance.sessions = of_instance.remove(&instance.id).into_iter().flatten().collect();
             let (id, runs) = (instance.id, instance.state == InstanceState::Running);
             self.expect_node(instance.address);
             self.inventory.add(instance);
@@ -53,12 +62,25 @@ impl Core {
                 self.plan_instance_polls(id);
             }
         }
-        for mut session in saved.sessions {
+        let now = self.now;
+        self.sessions.restore(saved.sessions.into_iter().map(|mut session| {
             if session.state == SessionState::Pending {
                 // Its time begins again: while the Manager was away nobody could acknowledge.
-                session.opened = self.now;
+                session.opened = now;
             }
-            self.add_session(session);
+            session
+        }));
+    }
+
+    /// Agents can connect from now on: the time for which those of restored instances are waited for
+    /// begins.
+    pub fn ready(&mut self, now: Millis) {
+        self.now = self.now.max(now);
+        let lost: Vec<Address> =
+            self.inventory.nodes().filter(|node| node.connection.is_none()).map(|n| n.address).collect();
+        for address in lost {
+            self.inventory.disconnect(address, self.now);
+            self.at(self.now + self.config.agent_grace, Timer::NodeGrace(address));
         }
     }
 

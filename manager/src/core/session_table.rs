@@ -86,23 +86,42 @@ impl SessionTable {
         only.filter(|_| same.next().is_none())
     }
 
-    /// A new session, answered; or one read back from disk, whose texts are its own still.
-    pub fn add(&mut self, mut session: Session) {
+    /// A new session, answered or acknowledged.
+    pub fn add(&mut self, session: Session) {
         let id = session.id;
+        let session = self.shared(session);
+        let opened = session.state == SessionState::Open;
+        self.all.insert(id, session);
+        if opened {
+            self.index(id);
+        }
+    }
+
+    /// Those read back from disk, in the order of their ids.
+    pub fn restore(&mut self, sessions: impl Iterator<Item = Session>) {
+        let mut all = Vec::with_capacity(sessions.size_hint().0);
+        all.extend(sessions.map(|session| (session.id, self.shared(session))));
+        // Each index is built at once: inserting one by one costs several times as much.
+        self.all = all.into_iter().collect();
+        let open = self.all.values().filter(|session| session.state == SessionState::Open);
+        self.open = open.clone().count();
+        self.by_source.fill(open.clone().map(|session| ((session.source, session.source_port), session.id)));
+        self.by_key.fill(open.filter_map(|session| Some((session.key()?, session.id))));
+    }
+
+    /// Its texts become those of all others; one that is not acknowledged begins to wait.
+    fn shared(&mut self, mut session: Session) -> Box<Session> {
         session.edge = self.interned.edge(session.edge);
         session.path = self.interned.text(session.path);
         session.reason = session.reason.map(|reason| self.interned.text(reason));
         if session.state == SessionState::Pending {
-            if self.pending.insert((session.source, session.message_id), id).is_none() {
+            let asked = (session.source, session.message_id);
+            if self.pending.insert(asked, session.id).is_none() {
                 *self.pending_of.entry(session.source).or_default() += 1;
             }
-            self.unacknowledged.push_back((session.opened + ACKNOWLEDGE_WITHIN, id));
+            self.unacknowledged.push_back((session.opened + ACKNOWLEDGE_WITHIN, session.id));
         }
-        let opened = session.state == SessionState::Open;
-        self.all.insert(id, Box::new(session));
-        if opened {
-            self.index(id);
-        }
+        Box::new(session)
     }
 
     /// A session is acknowledged.

@@ -5,7 +5,7 @@ use ssmmp::{Address, Message, Port, SessionAck, Status};
 use super::{Connection, Core, Effect, Session, SessionState};
 
 impl Core {
-    /// A session that is new, or was read back from disk: both its instances have it from now on.
+    /// A session that is new: both its instances have it from now on.
     pub(super) fn add_session(&mut self, session: Session) {
         for end in [session.source, session.destination] {
             self.inventory.change(end, |instance| instance.sessions.insert(session.id));

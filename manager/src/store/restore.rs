@@ -1,5 +1,6 @@
 //! Rows as they are read back when the Manager starts.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use patchbay_api::Traffic;
@@ -27,7 +28,8 @@ SELECT id, app, message_id, source_instance, source_service, plug, source_addres
     opened_ms, path, reason,
     sent_kernel_bytes, sent_tcp_bytes, sent_kernel_messages, sent_tcp_messages,
     received_kernel_bytes, received_tcp_bytes, received_kernel_messages, received_tcp_messages
-FROM sessions WHERE closed_ms IS NULL";
+FROM sessions WHERE closed_ms IS NULL
+ORDER BY id";
 
 /// Applications that are not stopped.
 pub fn apps(connection: &Connection) -> Result<Vec<(Graph, String, Millis)>, StoreError> {
@@ -112,33 +114,64 @@ pub fn drained(connection: &Connection) -> Result<Vec<Address>, StoreError> {
     Ok(drained)
 }
 
-/// Sessions that had not ended, acknowledged or not.
+/// Sessions that had not ended, acknowledged or not, in the order of their numbers.
 pub fn sessions(connection: &Connection) -> Result<Vec<Session>, StoreError> {
     let mut statement = connection.prepare(SESSIONS)?;
     let mut rows = statement.query([])?;
-    let mut sessions = Vec::new();
+    let (mut sessions, mut shared) = (Vec::new(), Shared::default());
     while let Some(row) = rows.next()? {
-        sessions.push(session(row)?);
+        sessions.push(session(row, &mut shared)?);
     }
     Ok(sessions)
 }
 
-fn session(row: &Row<'_>) -> Result<Session, StoreError> {
-    let name = |index| name(row, index, "sessions");
-    let address = |index| address(row, index, "sessions");
-    let message_id: String = row.get(2)?;
-    let port = Port(row.get(7)?);
-    Ok(Session {
-        id: row.get(0)?,
-        edge: Arc::new(Edge {
+/// What many rows have in common is made once.
+#[derive(Default)]
+struct Shared {
+    edges: HashMap<String, Arc<Edge>>,
+    key: String,
+    path: Option<Arc<str>>,
+}
+
+impl Shared {
+    fn edge(&mut self, row: &Row<'_>) -> Result<Arc<Edge>, StoreError> {
+        self.key.clear();
+        for index in [1, 4, 5, 10, 9] {
+            self.key.push_str(text(row, index, "sessions")?);
+            self.key.push('\n');
+        }
+        if let Some(edge) = self.edges.get(&self.key) {
+            return Ok(edge.clone());
+        }
+        let name = |index| name(row, index, "sessions");
+        let edge = Arc::new(Edge {
             app: name(1)?,
             source: name(4)?,
             plug: name(5)?,
             socket: name(10)?,
             destination: name(9)?,
-        }),
+        });
+        self.edges.insert(self.key.clone(), edge.clone());
+        Ok(edge)
+    }
+
+    fn path(&mut self, row: &Row<'_>) -> Result<Arc<str>, StoreError> {
+        let text = text(row, 15, "sessions")?;
+        match &self.path {
+            Some(path) if **path == *text => Ok(path.clone()),
+            _ => Ok(self.path.insert(text.into()).clone()),
+        }
+    }
+}
+
+fn session(row: &Row<'_>, shared: &mut Shared) -> Result<Session, StoreError> {
+    let address = |index| address(row, index, "sessions");
+    let port = Port(row.get(7)?);
+    Ok(Session {
+        id: row.get(0)?,
+        edge: shared.edge(row)?,
         // Only a session that waits for its acknowledgement needs it.
-        message_id: MessageId::from(message_id.parse().unwrap_or(u64::MAX)),
+        message_id: MessageId::from(text(row, 2, "sessions")?.parse().unwrap_or(u64::MAX)),
         source: InstanceId(row.get(3)?),
         source_address: address(6)?,
         source_port: port,
@@ -150,7 +183,7 @@ fn session(row: &Row<'_>) -> Result<Session, StoreError> {
         opened: row.get(14)?,
         closed: None,
         status: None,
-        path: row.get::<_, String>(15)?.into(),
+        path: shared.path(row)?,
         reason: row.get::<_, Option<String>>(16)?.map(Arc::from),
         sent: traffic(row, 17)?,
         received: traffic(row, 21)?,
@@ -167,13 +200,16 @@ fn traffic(row: &Row<'_>, at: usize) -> Result<Traffic, StoreError> {
     })
 }
 
+fn text<'a>(row: &'a Row<'_>, index: usize, table: &'static str) -> Result<&'a str, StoreError> {
+    row.get_ref(index)?.as_str().map_err(|error| bad(table, error.to_string()))
+}
+
 fn name(row: &Row<'_>, index: usize, table: &'static str) -> Result<Name, StoreError> {
-    Name::new(row.get_ref(index)?.as_str().map_err(|error| bad(table, error.to_string()))?)
-        .map_err(|problem| bad(table, problem))
+    Name::new(text(row, index, table)?).map_err(|problem| bad(table, problem))
 }
 
 fn address(row: &Row<'_>, index: usize, table: &'static str) -> Result<Address, StoreError> {
-    let text = row.get_ref(index)?.as_str().map_err(|error| bad(table, error.to_string()))?;
+    let text = text(row, index, table)?;
     let address: std::net::IpAddr =
         text.parse().map_err(|_| bad(table, format!("`{text}` is no address")))?;
     Ok(Address::from(address))
