@@ -146,12 +146,11 @@ fn seed(address: Address) -> u64 {
     }
 }
 
-/// The next time for who has a seed, about an interval from now: the same for all with the same seed and
-/// interval.
+/// The next time for who has a seed, an interval from now at most: the same for all with the same seed
+/// and interval.
 fn next(now: Millis, interval: Millis, seed: u64) -> Millis {
     let interval = interval.max(1);
     // Fibonacci hashing: neighbours come to lie far apart.
     let phase = ((seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) * interval) >> 32;
-    let earliest = now + interval / 2 + 1;
-    earliest.saturating_sub(phase).div_ceil(interval) * interval + phase
+    (now + 1).saturating_sub(phase).div_ceil(interval) * interval + phase
 }
