@@ -1,7 +1,7 @@
 //! All cases. A new one is added here.
 
 use crate::case::{Case, Pace};
-use crate::{footprint, matrix, programs};
+use crate::{control_plane, footprint, matrix, programs};
 
 /// The cases of a pace.
 pub fn all(pace: &Pace) -> Vec<Box<dyn Case>> {
@@ -9,5 +9,6 @@ pub fn all(pace: &Pace) -> Vec<Box<dyn Case>> {
     all.extend(matrix::cases(pace));
     all.extend(programs::cases(pace));
     all.extend(footprint::cases(pace));
+    all.extend(control_plane::cases(pace));
     all
 }

@@ -2,6 +2,7 @@
 
 mod case;
 mod cases;
+mod control_plane;
 mod ends;
 mod footprint;
 mod instructions;
@@ -41,6 +42,8 @@ enum Task {
     #[command(hide = true)]
     Repeat(instructions::Repeat),
     #[command(hide = true)]
+    Instance(control_plane::instance::Instance),
+    #[command(hide = true)]
     Enter(lab::enter::Enter),
     #[command(hide = true)]
     Declare(switch::declare::Declare),
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Profile(profile) => profile::run(&profile),
         Task::Repeat(repeat) => instructions::repeat(&repeat),
         Task::End(end) => ends::run(&end),
+        Task::Instance(instance) => control_plane::instance::run(&instance),
         Task::Enter(enter) => lab::enter::run(&enter),
         Task::Declare(declare) => switch::declare::run(&declare),
         Task::UnsafeRecipe(recipe) => switch::recipe::run(&recipe),
