@@ -39,9 +39,9 @@ impl Reports {
 
     /// Whether nothing was unread in a session when it was told last, and it has carried nothing since.
     pub fn is_quiet(&self, session: &SessionReport) -> bool {
-        self.told.get(&(session.source, session.destination)).is_some_and(|told| {
-            told.in_flight == [0; 2] && told.traffic == [session.sent, session.received]
-        })
+        self.told
+            .get(&(session.source, session.destination))
+            .is_some_and(|told| told.in_flight == [0; 2] && told.traffic == [session.sent, session.received])
     }
 
     /// Those of the living sessions that have changed, and those that have ended.
@@ -55,7 +55,11 @@ impl Reports {
         let mut changed = Vec::new();
         for session in live.iter().filter(|session| !session.uncounted) {
             let ends = (session.source, session.destination);
-            let now = Told { path: session.path, traffic: [session.sent, session.received], in_flight: session.in_flight };
+            let now = Told {
+                path: session.path,
+                traffic: [session.sent, session.received],
+                in_flight: session.in_flight,
+            };
             if earlier.remove(&ends).as_ref() != Some(&now) {
                 changed.push(session);
             }
