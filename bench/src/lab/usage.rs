@@ -33,15 +33,6 @@ pub fn resident(process: u32) -> u64 {
     status(&format!("/proc/{process}/status"), "VmRSS:") * 1024
 }
 
-/// CPU time of a process so far, in nanoseconds, in steps of the kernel's clock tick; 0 when it has ended.
-pub fn process_cpu(process: u32) -> u64 {
-    const TICK: u64 = 10_000_000;
-    let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The name, in parentheses, may hold anything.
-    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
-    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * TICK
-}
-
 /// Context switches of all threads of a process so far; what waits is voluntary.
 pub fn context_switches(process: u32) -> u64 {
     let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
