@@ -261,10 +261,8 @@ impl World {
             if !refused {
                 self.note(Party::Outside, &format!("is told 200: {}", describe(&call)));
             }
-            if let Some(app) = call.app() {
-                if let Some(calls) = self.calls_under_way.get_mut(app) {
-                    *calls -= 1;
-                }
+            if let Some(calls) = call.app().and_then(|app| self.calls_under_way.get_mut(app)) {
+                *calls -= 1;
             }
             match call {
                 _ if refused => {}
