@@ -191,8 +191,8 @@ pub struct Session {
     pub calls: [u32; 2],
     /// 0, or 1 + bytes of each message to be shown.
     pub trace: u32,
-    /// Always zero.
-    pub padding: u32,
+    /// Runs of messages in a row that outran their reader.
+    pub outrun: u32,
     /// The program that connected, where there are no declarations.
     pub source_program: ProgramName,
     /// From source to destination, then back.

@@ -13,6 +13,8 @@ const FOUND: i64 = 1;
 
 /// Messages in a row without an answer that make a stream.
 const RUN_MESSAGES: u32 = 256;
+/// Such runs without one redirected message, after which a stream is better off outside the map.
+const OUTRUN_RUNS: u32 = 32;
 /// A stream of messages below this size is faster over TCP, in bytes on average (measured).
 const SMALL_BYTES: u64 = 8_192;
 
@@ -47,7 +49,15 @@ pub fn message(ctx: &SkMsgContext) {
     let answered = other.kernel_messages + other.tcp_messages;
     let direction = if from_source { &mut session.directions[0] } else { &mut session.directions[1] };
     count(direction, u64::from(size), obstacle);
-    let judged = judge(direction, u64::from(size), obstacle != 0, answered);
+    let mut judged = judge(direction, u64::from(size), obstacle != 0, answered);
+    if obstacle == 0 {
+        session.outrun = 0;
+    } else if judged == Reason::OutrunsReader as u32 {
+        session.outrun += 1;
+        if session.outrun < OUTRUN_RUNS {
+            judged = 0;
+        }
+    }
     if judged != 0 && session.mode == mode::AUTO && session.leave == 0 {
         session.leave = judged;
         tell(event::LEAVING, 0, session);
