@@ -114,7 +114,8 @@ impl Plan {
             instances,
             faults,
             active: random.random_range(10_000..45_000),
-            rest: 180_000,
+            // Longer than the longest pause of a failing service, five minutes.
+            rest: 420_000,
             fault_every: random.random_range(300..4_000),
         }
     }
