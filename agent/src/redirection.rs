@@ -254,10 +254,10 @@ impl Redirection {
                 }
             },
         };
-        if let Event::Closed(report, _) = &event {
-            if !report.uncounted {
-                self.reports.ended(report.clone());
-            }
+        if let Event::Closed(report, _) = &event
+            && !report.uncounted
+        {
+            self.reports.ended(report.clone());
         }
         event
     }
