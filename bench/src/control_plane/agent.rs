@@ -3,14 +3,14 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::manager::{Manager, free_address};
+use super::manager::{Manager, command, free_address};
 use super::{AGENT_CPU, AGENT_MEMORY, ESTABLISHED, MANAGER_CPU};
 use crate::case::{Bench, Case, Measured, Pace};
 use crate::lab::usage;
@@ -23,6 +23,8 @@ const AT_ONCE: u64 = 20_000;
 const UNDER_WAY: usize = 64;
 /// How long instances may take to run.
 const RUN_WITHIN: Duration = Duration::from_secs(20);
+/// How long the agent may take to end.
+const END_WITHIN: Duration = Duration::from_secs(10);
 /// The gateway's public port, where its orders come.
 const ORDERS_PORT: u16 = 18_080;
 
@@ -45,6 +47,11 @@ impl Drop for Agent {
     fn drop(&mut self) {
         // It ends its instances, then itself.
         let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
+        let begun = Instant::now();
+        while begun.elapsed() < END_WITHIN && matches!(self.0.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
@@ -93,7 +100,7 @@ impl Case for ThroughAgent {
         let program = bench.binaries.join("patchbay-agent");
         let log = fs::File::create(folder.join("log"))?;
         let node = format!("bench-{}", std::process::id());
-        let child = Command::new(&program)
+        let child = command(&program)
             .args(["run", "--manager", &manager.agents.to_string(), "--address", "127.0.0.1"])
             .args(["--node", &node, "--listen", &free_address()?.to_string(), "--repository"])
             .arg(&repository)

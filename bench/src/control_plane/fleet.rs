@@ -25,7 +25,8 @@ const WITHIN: Duration = Duration::from_secs(600);
 
 /// The agents.
 pub struct Fleet {
-    runtime: Runtime,
+    // Its threads serve the agents as long as the fleet lives.
+    _runtime: Runtime,
     shared: Arc<Shared>,
     agents: Vec<mpsc::UnboundedSender<Order>>,
 }
@@ -96,7 +97,7 @@ impl Fleet {
             });
             orders.push(sender);
         }
-        Ok(Self { runtime, shared, agents: orders })
+        Ok(Self { _runtime: runtime, shared, agents: orders })
     }
 
     /// Opens sessions through so many of the agents.
@@ -122,7 +123,7 @@ impl Fleet {
             if begun.elapsed() > WITHIN {
                 bail!("{sessions} sessions took longer than {} s", WITHIN.as_secs());
             }
-            self.runtime.block_on(tokio::time::sleep(Duration::from_millis(1)));
+            std::thread::sleep(Duration::from_millis(1));
         }
         Ok(Opened { took: begun.elapsed(), latencies: lock(&self.shared.latencies).clone() })
     }

@@ -140,7 +140,7 @@ impl Drop for Manager {
 
 fn spawn(program: &Path, folder: &Path, agents: SocketAddr, http: SocketAddr) -> Result<Child> {
     let log = fs::File::options().create(true).append(true).open(folder.join("log"))?;
-    Command::new(program)
+    command(program)
         .args(["--listen-agents", &agents.to_string(), "--listen-http", &http.to_string(), "--database"])
         .arg(folder.join("manager.db"))
         .stdin(Stdio::null())
@@ -153,4 +153,11 @@ fn spawn(program: &Path, folder: &Path, agents: SocketAddr, http: SocketAddr) ->
 /// A loopback address that nobody listens at now.
 pub fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
+}
+
+/// A program that ends with this one, in its network namespace, and that takes signals.
+pub fn command(program: &Path) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["enter", "--"]).arg(program);
+    command
 }

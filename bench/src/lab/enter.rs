@@ -14,13 +14,13 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, dup2_stderr, setsid};
 
-/// Where the program runs.
+/// Where the program runs: what is not said stays as it is.
 #[derive(Args)]
 pub struct Enter {
     #[arg(long)]
-    cgroup: PathBuf,
+    cgroup: Option<PathBuf>,
     #[arg(long)]
-    namespace: String,
+    namespace: Option<String>,
     #[arg(long)]
     core: Option<usize>,
     /// Before other programs on this machine, so that they disturb less
@@ -35,11 +35,15 @@ pub struct Enter {
 
 /// Becomes the program; comes back only with an error.
 pub fn run(enter: &Enter) -> Result<()> {
-    fs::write(enter.cgroup.join("cgroup.procs"), "0")
-        .with_context(|| format!("{} can't be entered", enter.cgroup.display()))?;
-    let namespace = PathBuf::from("/run/netns").join(&enter.namespace);
-    setns(File::open(&namespace)?, CloneFlags::CLONE_NEWNET)
-        .with_context(|| format!("{} can't be entered", namespace.display()))?;
+    if let Some(cgroup) = &enter.cgroup {
+        fs::write(cgroup.join("cgroup.procs"), "0")
+            .with_context(|| format!("{} can't be entered", cgroup.display()))?;
+    }
+    if let Some(namespace) = &enter.namespace {
+        let namespace = PathBuf::from("/run/netns").join(namespace);
+        setns(File::open(&namespace)?, CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("{} can't be entered", namespace.display()))?;
+    }
     if let Some(core) = enter.core {
         let mut set = CpuSet::new();
         set.set(core)?;
