@@ -12,7 +12,7 @@ use crate::world::World;
 /// A request may wait so long for its answer once nothing goes wrong, milliseconds.
 const ANSWER_WITHIN: Millis = 60_000;
 /// An instance may be idle so long beyond its time once nothing goes wrong, milliseconds.
-const IDLE_SLACK: Millis = 60_000;
+const IDLE_SLACK: Millis = 120_000;
 
 /// Belief at every moment.
 ///

@@ -9,7 +9,7 @@ use crate::trace::Party;
 use crate::world::World;
 
 /// How long drained nodes stay so once nothing goes wrong, milliseconds.
-const LIFTED_AFTER: Millis = 15_000;
+const LIFTED_AFTER: Millis = 60_000;
 
 impl World {
     /// One fault of the kinds that this run has, then the next.

@@ -43,6 +43,9 @@ struct Arguments {
     /// Lines of the trace to show, without polls
     #[arg(long, default_value_t = 60, value_name = "N")]
     trace: usize,
+    /// Show polls too
+    #[arg(long)]
+    polls: bool,
     /// Show a failure as it is, without looking for a simpler one
     #[arg(long)]
     as_is: bool,
@@ -183,7 +186,7 @@ fn kind(violation: &str) -> String {
 /// Shows the end of a run, and how to see it again.
 fn show(arguments: &Arguments, plan: &Plan) -> Result<()> {
     let outcome = run(plan, usize::MAX)?;
-    let polls = |line: &&String| !line.contains("_health_") || line.contains("[");
+    let polls = |line: &&String| arguments.polls || !line.contains("_health_") || line.contains("[");
     let lines: Vec<&String> = outcome.trace.iter().filter(polls).collect();
     for line in &lines[lines.len().saturating_sub(arguments.trace)..] {
         println!("{line}");

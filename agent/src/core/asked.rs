@@ -17,6 +17,15 @@ pub(super) struct Asked {
     pub(super) plug: Name,
     /// The answer, once it is here.
     pub(super) answer: Option<Live>,
+    /// It was made again after it was answered: it will be answered again.
+    pub(super) again: bool,
+}
+
+impl Asked {
+    /// Whether an answer is to come.
+    pub(super) fn waits(&self) -> bool {
+        self.answer.is_none() || self.again
+    }
 }
 
 /// All requests on their way.
@@ -82,7 +91,7 @@ impl AskedTable {
         let mut askers: Vec<InstanceId> = self.0.keys().copied().collect();
         askers.sort();
         let all = askers.into_iter().flat_map(|asker| self.of(asker));
-        all.filter(|(_, asked)| asked.answer.is_none()).map(|(_, asked)| asked.request.clone()).collect()
+        all.filter(|(_, asked)| asked.waits()).map(|(_, asked)| asked.request.clone()).collect()
     }
 
     /// How many an instance has.
@@ -97,11 +106,15 @@ impl Core {
     pub(super) fn ask(&mut self, id: InstanceId, envelope: Envelope) {
         let Message::SessionRequest(request) = &envelope.message else { return };
         let (message_id, plug) = (request.message_id, request.source_plug_name.clone());
-        if self.asked.get(id, message_id).is_some_and(|earlier| earlier.answer.is_none()) {
+        let earlier = self.asked.get(id, message_id);
+        if earlier.is_some_and(Asked::waits) {
             return;
         }
         let to_manager = envelope.clone().forward(Hop::AgentToManager);
-        let asked = Asked { request: to_manager.clone(), plug, answer: None };
+        // An acknowledgement of the first answer may be on its way.
+        let answer = earlier.and_then(|earlier| earlier.answer.clone());
+        let again = answer.is_some();
+        let asked = Asked { request: to_manager.clone(), plug, answer, again };
         if !self.asked.insert(id, message_id, asked) {
             let reason = "too many of its requests are unanswered or unacknowledged";
             self.refuse(id, request.clone(), Status::TOO_MANY, reason);

@@ -141,7 +141,8 @@ impl Core {
         let (kind, service) = (instance.kind, instance.start.service.clone());
         let asked = self.asked.get_mut(source, response.message_id);
         // A second answer to one request is none.
-        let Some(asked) = asked.filter(|asked| asked.answer.is_none()) else { return };
+        let Some(asked) = asked.filter(|asked| asked.waits()) else { return };
+        asked.again &= !response.status.is_final();
         let at =
             SocketAddr::new(response.dest_service_instance_network_address.0, response.dest_socket_port.0);
         let asked_plug = asked.plug.clone();

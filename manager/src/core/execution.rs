@@ -202,6 +202,11 @@ impl Core {
         let Some(instance) = self.inventory.instance(id).filter(|i| i.state.is_alive()) else { return };
         let (app, service, state) = (instance.app.to_string(), instance.service.to_string(), instance.state);
         let lived = self.now.saturating_sub(instance.created);
+        if state == InstanceState::Starting {
+            // Its agent may have been asked to start it again meanwhile.
+            self.doubt(id);
+        }
+        let Some(instance) = self.inventory.instance(id) else { return };
         if state == InstanceState::Stopping && !instance.stopping.failed {
             let planned = instance.reason.clone().unwrap_or_else(|| reason.to_owned());
             self.end(id, InstanceState::Ended, &planned, Vec::new());

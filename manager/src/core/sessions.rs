@@ -36,6 +36,13 @@ impl Core {
             self.session_closed(id, ack.status);
             return;
         }
+        // This session may have been taken for another one to the same place while its request was unknown.
+        let ends = self.sessions.get(id).filter(|_| live.is_some());
+        let key =
+            ends.map(|s| (s.source_address, ack.source_plug_port, s.destination_address, s.destination_port));
+        if let Some(other) = key.and_then(|key| self.sessions.by_key(key)) {
+            self.session_closed(other, Status::CLOSED);
+        }
         self.open_session(id, ack.source_plug_port, ack.dest_socket_new_port);
     }
 
