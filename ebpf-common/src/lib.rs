@@ -268,11 +268,6 @@ pub mod operation {
     pub const TRACE: u64 = 4;
     /// The answer for a session that is not known.
     pub const UNKNOWN: u32 = u32::MAX;
-    /// The answer to [`UNREAD`] of a session on its way out while a call of the sender is under way, which
-    /// may have been decided before.
-    pub const BUSY: u32 = u32::MAX - 1;
-    /// The largest number of unread bytes that is told.
-    pub const MOST_UNREAD: u32 = u32::MAX >> 1;
 }
 
 /// Bits of a session's state.

@@ -13,15 +13,9 @@ pub fn perform(operation: u64, key: u64, value: u64) -> u32 {
     let session = unsafe { &mut *session };
     match operation {
         operation::UNREAD => {
-            let (socket, sender) = match value {
-                0 => (session.source_socket, session.destination_socket),
-                _ => (session.destination_socket, session.source_socket),
-            };
-            if session.leave != 0 && kernel::is_owned(sender) {
-                return operation::BUSY;
-            }
+            let socket = if value == 0 { session.source_socket } else { session.destination_socket };
             // A socket without its part of the map has nothing redirected unread.
-            kernel::unread_redirected(socket).unwrap_or(0) & operation::MOST_UNREAD
+            kernel::unread_redirected(socket).unwrap_or(0) & (u32::MAX >> 1)
         }
         operation::LEAVE => {
             if session.leave == 0 && session.reason == 0 {

@@ -32,8 +32,6 @@ offsets! {
     OFFSET_MSG_TOT_LEN msg_tot_len_offset;
     /// `sock.sk_backlog.rmem_alloc`
     OFFSET_RMEM_ALLOC rmem_alloc_offset;
-    /// `sock.sk_lock.owned`
-    OFFSET_LOCK_OWNED lock_owned_offset;
     /// `sock.sk_rcvlowat`
     OFFSET_RCVLOWAT rcvlowat_offset;
     /// `sock.sk_rcvbuf`
@@ -151,13 +149,6 @@ pub fn unread_redirected(socket: u64) -> Option<u32> {
     }
     let psock = read::<u64>(socket, user_data_offset())? & !USER_DATA_FLAGS;
     read(psock, offset)
-}
-
-/// Whether a call of a process holds the socket's lock. A send holds it from before the decision about its
-/// message until the message is in the receiver's queue, however long its process is kept waiting.
-#[inline(always)]
-pub fn is_owned(socket: u64) -> bool {
-    read::<i32>(socket, lock_owned_offset()) != Some(0)
 }
 
 /// Bytes that the socket's reader asks for at least (SO_RCVLOWAT).

@@ -11,14 +11,13 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// One offset: the programs' variable, the structure, the member, and whether the programs can do
 /// without.
-const WANTED: [(&str, &str, &str, Need); 32] = [
+const WANTED: [(&str, &str, &str, Need); 31] = [
     ("OFFSET_WRITE_SEQ", "tcp_sock", "write_seq", Need::Always),
     ("OFFSET_COPIED_SEQ", "tcp_sock", "copied_seq", Need::Always),
     ("OFFSET_IS_MPTCP", "tcp_sock", "is_mptcp", Need::IfPresent),
     ("OFFSET_USER_DATA", "sock", "sk_user_data", Need::Always),
     ("OFFSET_MSG_TOT_LEN", "sk_psock", "msg_tot_len", Need::IfPresent),
     ("OFFSET_RMEM_ALLOC", "sock", "sk_backlog.rmem_alloc", Need::Always),
-    ("OFFSET_LOCK_OWNED", "sock", "sk_lock.owned", Need::Always),
     ("OFFSET_RCVLOWAT", "sock", "sk_rcvlowat", Need::Always),
     ("OFFSET_RCVBUF", "sock", "sk_rcvbuf", Need::Always),
     ("OFFSET_SNDBUF", "sock", "sk_sndbuf", Need::Always),
