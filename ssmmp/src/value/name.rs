@@ -70,10 +70,35 @@ impl Value for Name {
         if text.is_empty() || text.len() > MAX_ACCEPTED_NAME_BYTES || text.chars().any(char::is_control) {
             return Err(format!("expected a name of 1 to {MAX_ACCEPTED_NAME_BYTES} printable bytes"));
         }
+        if may_separate(text) {
+            return Err("expected a name that holds no separator of fields".into());
+        }
         Ok(Self(text.into()))
     }
 
     fn write(&self, out: &mut String) {
         out.push_str(&self.0);
+    }
+}
+
+/// Whether a tilde of a name could be taken for a separator where the name is echoed.
+fn may_separate(text: &str) -> bool {
+    let is_open = |neighbour: Option<char>| neighbour.is_none_or(|c| c.is_whitespace() || c == '~');
+    text.match_indices('~')
+        .any(|(at, _)| is_open(text[..at].chars().next_back()) || is_open(text[at + 1..].chars().next()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_smuggles_no_field_into_the_message_that_echoes_it() {
+        for smuggler in ["~ message_id: 30000", "a ~ status: 200", "a ~", "~", "a ~~ b"] {
+            assert!(Name::read(smuggler).is_err(), "{smuggler}");
+        }
+        for name in ["a~b", "Api Gateway", "A"] {
+            assert_eq!(Name::read(name).map(|name| name.to_string()).as_deref(), Ok(name));
+        }
     }
 }
