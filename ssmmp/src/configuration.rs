@@ -13,7 +13,7 @@ impl Value for NameList {
             .split([',', ';'])
             .map(str::trim)
             .filter(|item| !item.is_empty())
-            .map(Name::read)
+            .map(listed)
             .collect::<Result<_, _>>()
             .map(Self)
     }
@@ -23,6 +23,15 @@ impl Value for NameList {
         write_joined(&self.0, ", ", out, |name, out| name.write(out));
         out.push(')');
     }
+}
+
+/// A name that stands in a list: without what lists are made of, or it would read otherwise when it is
+/// passed on.
+fn listed(text: &str) -> Result<Name, String> {
+    if text.contains(['(', ')', ',', ';', '&']) {
+        return Err("expected names without `(`, `)`, `,`, `;` and `&` in a list".into());
+    }
+    Name::read(text)
 }
 
 /// A socket of an instance and the port it listens on.
@@ -54,7 +63,7 @@ impl Value for SocketConfiguration {
                     if !port.is_known() {
                         return Err(format!("the socket `{socket}` needs a port of 1 to 65535"));
                     }
-                    Ok(SocketPort { socket: Name::read(socket)?, port })
+                    Ok(SocketPort { socket: listed(socket)?, port })
                 }
                 _ => Err("expected pairs `socket_name, port` joined by ` & `".to_owned()),
             })
@@ -99,12 +108,12 @@ impl Value for PlugConfiguration {
         groups(text)
             .map(|group| match parts(group)[..] {
                 [plug, socket, service] => Ok(PlugTarget {
-                    plug: Name::read(plug)?,
-                    socket: Some(Name::read(socket)?),
-                    service: Name::read(service)?,
+                    plug: listed(plug)?,
+                    socket: Some(listed(socket)?),
+                    service: listed(service)?,
                 }),
                 [plug, service] => {
-                    Ok(PlugTarget { plug: Name::read(plug)?, socket: None, service: Name::read(service)? })
+                    Ok(PlugTarget { plug: listed(plug)?, socket: None, service: listed(service)? })
                 }
                 _ => {
                     Err("expected triples `plug_name, socket_name, service_name` joined by ` & `".to_owned())
