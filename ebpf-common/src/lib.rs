@@ -107,6 +107,8 @@ pub struct Tuple {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Direction {
+    /// Keeps what each end writes on cache lines of its own: the other end's processor reads what is before.
+    pub apart: [u64; 8],
     /// Bytes redirected.
     pub kernel_bytes: u64,
     /// Bytes over TCP.
@@ -125,14 +127,18 @@ pub struct Direction {
     pub reason: u32,
     /// 1 once a byte went over TCP.
     pub went_tcp: u32,
-    /// Bytes of the present run: messages in a row without one from the other end.
-    pub run_bytes: u64,
-    /// The other direction's messages when the run began.
-    pub run_answered: u64,
-    /// Messages of the present run.
-    pub run_messages: u32,
+    /// Bytes of the present window: so many messages, after which the traffic is judged.
+    pub window_bytes: u64,
+    /// The other direction's messages when the window began.
+    pub window_answered: u64,
+    /// Messages of the present window.
+    pub window_messages: u32,
     /// Those of them that went over TCP.
-    pub run_tcp: u32,
+    pub window_tcp: u32,
+    /// Windows in a row of which a good part went over TCP.
+    pub outrun: u32,
+    /// Sending and receiving calls of the end that sends this direction, seen while it was observed.
+    pub calls: u32,
 }
 
 /// Paths of a direction.
@@ -145,7 +151,7 @@ pub mod path {
 
 /// Number of the layout of all maps. It grows with every change of a key or a value, so that an agent never
 /// reads another version's maps as its own.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// The first bytes of a [`Session`], up to `leave`, which keep their places in every layout: the sessions of
 /// an earlier version are followed by them.
@@ -187,12 +193,12 @@ pub struct Session {
     pub leave: u32,
     /// Bits of [`habit`] seen at the source's and the destination's end.
     pub habits: [u32; 2],
-    /// Sending and receiving calls seen at each end while it was observed.
-    pub calls: [u32; 2],
     /// 0, or 1 + bytes of each message to be shown.
     pub trace: u32,
-    /// Runs of messages in a row that outran their reader.
-    pub outrun: u32,
+    /// Always zero.
+    pub padding: u32,
+    /// Where the kernel keeps whether TCP is short of memory, or 0.
+    pub memory_pressure: u64,
     /// The program that connected, where there are no declarations.
     pub source_program: ProgramName,
     /// From source to destination, then back.
@@ -382,8 +388,8 @@ const _: () = {
     assert!(size_of::<ListeningKey>() == 32);
     assert!(size_of::<Listening>() == 8);
     assert!(size_of::<SourceKey>() == 24);
-    assert!(size_of::<Direction>() == 80);
-    assert!(size_of::<Session>() == 48 + 8 * 8 + 12 * 4 + 16 + 2 * 80);
+    assert!(size_of::<Direction>() == 152);
+    assert!(size_of::<Session>() == 48 + 8 * 8 + 10 * 4 + 8 + 16 + 2 * 152);
     assert!(core::mem::offset_of!(Session, source_cookie) == 48);
     assert!(core::mem::offset_of!(Session, source_instance) == 88);
     assert!(core::mem::offset_of!(Session, leave) == LASTING_BYTES - 4);

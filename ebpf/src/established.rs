@@ -62,6 +62,7 @@ pub fn source(ctx: &SockOpsContext) {
     session.source_expected = copied;
     session.reason = declaration.refusal;
     session.mode = declaration.mode;
+    session.memory_pressure = kernel::memory_pressure(socket);
     if session.reason == 0 {
         session.reason = obstacle(ctx, socket, &tuple);
     }

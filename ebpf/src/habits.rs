@@ -30,7 +30,7 @@ const QUEUE_SIZE: u64 = 36;
 pub fn received(socket: u64, flags: u64) {
     let Some((member, session)) = find(socket) else { return };
     let side = side(member);
-    session.calls[side] = session.calls[side].saturating_add(1);
+    call(session, side);
     let mut seen = 0;
     if flags & WAIT_ALL != 0 {
         seen |= habit::WAIT_ALL;
@@ -57,7 +57,7 @@ pub fn received(socket: u64, flags: u64) {
 pub fn sent(socket: u64, taken: u64, flags: u64) {
     let Some((member, session)) = find(socket) else { return };
     let side = side(member);
-    session.calls[side] = session.calls[side].saturating_add(1);
+    call(session, side);
     let mut seen = 0;
     if flags & URGENT != 0 {
         seen |= habit::URGENT;
@@ -127,6 +127,13 @@ fn find(socket: u64) -> Option<(&'static mut Member, &'static mut Session)> {
 #[inline(always)]
 fn side(member: &Member) -> usize {
     usize::from(member.side != 0)
+}
+
+#[inline(always)]
+fn call(session: &mut Session, side: usize) {
+    // No index that is computed: the verifier can't follow it.
+    let direction = if side == 0 { &mut session.directions[0] } else { &mut session.directions[1] };
+    direction.calls = direction.calls.saturating_add(1);
 }
 
 #[inline(always)]

@@ -195,13 +195,18 @@ pub fn receive_buffer_limit(socket: u64) -> Option<u32> {
     Some(largest as u32)
 }
 
-/// Whether TCP as a whole is short of memory (`tcp_mem`).
+/// Where the kernel keeps whether TCP as a whole is short of memory: it stays there while the kernel runs.
 #[inline(always)]
-pub fn is_short_of_memory(socket: u64) -> bool {
-    let flag = read::<u64>(socket, protocol_offset())
-        .and_then(|protocol| read::<u64>(protocol, memory_pressure_offset()))
-        .and_then(|flag| read::<u64>(flag, 0));
-    flag != Some(0)
+pub fn memory_pressure(socket: u64) -> u64 {
+    read::<u64>(socket, protocol_offset())
+        .and_then(|protocol| read(protocol, memory_pressure_offset()))
+        .unwrap_or(0)
+}
+
+/// Whether TCP as a whole is short of memory (`tcp_mem`), by [`memory_pressure`].
+#[inline(always)]
+pub fn is_short_of_memory(memory_pressure: u64) -> bool {
+    read::<u64>(memory_pressure, 0) != Some(0)
 }
 
 /// Whether reads on the socket never block. False also while nobody has accepted it.

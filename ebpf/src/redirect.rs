@@ -11,12 +11,21 @@ use crate::{kernel, shown};
 /// `bpf_msg_redirect_hash` found the target.
 const FOUND: i64 = 1;
 
-/// Messages in a row without an answer that make a stream.
-const RUN_MESSAGES: u32 = 256;
-/// Such runs without one redirected message, after which a stream is better off outside the map.
-const OUTRUN_RUNS: u32 = 32;
+/// Messages in one direction after which its traffic is judged.
+const WINDOW_MESSAGES: u32 = 256;
+/// A window with fewer messages from the other end than this is a stream.
+const STREAM_ANSWERS: u64 = 16;
 /// A stream of messages below this size is faster over TCP, in bytes on average (measured).
 const SMALL_BYTES: u64 = 8_192;
+/// Messages of a window over TCP from which on being in the map costs more than it brings (measured).
+const MIXED_MESSAGES: u32 = WINDOW_MESSAGES / 4;
+/// Such windows in a row after which a direction that outruns its reader is better off outside the map.
+const OUTRUN_WINDOWS: u32 = 16;
+/// How often a sender looks whether its reader has made room or caught up, before it goes over TCP: about 10
+/// microseconds. A steady stream seldom comes back from there, so it is worth a moment.
+const LOOKS: u32 = 256;
+/// A reader is worth waiting for when so few bytes over TCP are unread.
+const NEARLY_DRAINED_BYTES: u32 = 64 << 10;
 
 /// Decides about one message and counts it.
 #[inline(always)]
@@ -45,49 +54,38 @@ pub fn message(ctx: &SkMsgContext) {
             obstacle = Reason::PeerGone as u32;
         }
     }
-    let other = &session.directions[usize::from(from_source)];
-    let answered = other.kernel_messages + other.tcp_messages;
     let direction = if from_source { &mut session.directions[0] } else { &mut session.directions[1] };
     count(direction, u64::from(size), obstacle);
-    let mut judged = judge(direction, u64::from(size), obstacle != 0, answered);
-    if obstacle == 0 {
-        session.outrun = 0;
-    } else if judged == Reason::OutrunsReader as u32 {
-        session.outrun += 1;
-        if session.outrun < OUTRUN_RUNS {
-            judged = 0;
+    if direction.window_messages >= WINDOW_MESSAGES {
+        let judged = judge(session, from_source);
+        if judged != 0 && session.mode == mode::AUTO && session.leave == 0 {
+            session.leave = judged;
+            tell(event::LEAVING, 0, session);
         }
-    }
-    if judged != 0 && session.mode == mode::AUTO && session.leave == 0 {
-        session.leave = judged;
-        tell(event::LEAVING, 0, session);
     }
     if session.trace != 0 {
         shown::message(ctx, session, member.side, if obstacle == 0 { path::KERNEL } else { path::TCP });
     }
 }
 
-/// Whether the traffic is of a kind that TCP carries better: the reason to leave, or 0.
+/// Whether the traffic of a whole window is of a kind that TCP carries better: the reason to leave, or 0.
+/// The other end's counters are read here only: its processor writes them all the time.
 #[inline(always)]
-fn judge(direction: &mut Direction, size: u64, went_tcp: bool, answered: u64) -> u32 {
-    if direction.run_messages == 0 || direction.run_answered != answered {
-        direction.run_answered = answered;
-        direction.run_messages = 0;
-        direction.run_bytes = 0;
-        direction.run_tcp = 0;
-    }
-    direction.run_messages += 1;
-    direction.run_tcp += went_tcp as u32;
-    direction.run_bytes += size;
-    if direction.run_messages < RUN_MESSAGES {
-        return 0;
-    }
-    direction.run_messages = 0;
-    if direction.run_bytes < RUN_MESSAGES as u64 * SMALL_BYTES {
+fn judge(session: &mut Session, from_source: bool) -> u32 {
+    let [there, back] = &mut session.directions;
+    let (direction, other) = if from_source { (there, back) } else { (back, there) };
+    let answered = other.kernel_messages + other.tcp_messages;
+    let answers = answered - direction.window_answered;
+    let (bytes, tcp) = (direction.window_bytes, direction.window_tcp);
+    direction.window_answered = answered;
+    direction.window_messages = 0;
+    direction.window_bytes = 0;
+    direction.window_tcp = 0;
+    direction.outrun = if tcp < MIXED_MESSAGES { 0 } else { direction.outrun + 1 };
+    if answers < STREAM_ANSWERS && bytes < u64::from(WINDOW_MESSAGES) * SMALL_BYTES {
         return Reason::SmallWrites as u32;
     }
-    // A socket that is in the map and passes costs more than TCP alone.
-    if direction.run_tcp > RUN_MESSAGES - RUN_MESSAGES / 8 { Reason::OutrunsReader as u32 } else { 0 }
+    if direction.outrun < OUTRUN_WINDOWS { 0 } else { Reason::OutrunsReader as u32 }
 }
 
 /// Why the message must go over TCP, or 0.
@@ -104,8 +102,7 @@ fn obstacle(session: &Session, socket: u64, peer: u64, size: u32, went_tcp: bool
         return Reason::Unpaired as u32;
     }
     // The drained rule: all that went over TCP has been read, so nothing can be overtaken.
-    let written = kernel::write_sequence(socket);
-    if written.is_none() || written != kernel::copied_sequence(peer) {
+    if !is_drained(socket, peer, size) {
         return Reason::NotDrained as u32;
     }
     if !matches!(kernel::minimum_asked(peer), Some(..=1)) {
@@ -117,10 +114,13 @@ fn obstacle(session: &Session, socket: u64, peer: u64, size: u32, went_tcp: bool
         return Reason::BlockingReader as u32;
     }
     if is_over_budget(settings, socket, peer, size) {
-        return Reason::OverBudget as u32;
+        wait_for_room(peer, size);
+        if is_over_budget(settings, socket, peer, size) {
+            return Reason::OverBudget as u32;
+        }
     }
     // A redirected send would fail with ENOMEM where TCP waits (seen, Linux 6.18).
-    if kernel::is_short_of_memory(peer) {
+    if kernel::is_short_of_memory(session.memory_pressure) {
         return Reason::ShortOfMemory as u32;
     }
     0
@@ -168,6 +168,38 @@ fn is_over_budget(settings: &Settings, socket: u64, peer: u64, size: u32) -> boo
     unread != 0 && wanted > budget
 }
 
+/// Whether the reader has read all that went over TCP. A large message waits for it, if it is about to.
+#[inline(always)]
+fn is_drained(socket: u64, peer: u64, size: u32) -> bool {
+    let Some(written) = kernel::write_sequence(socket) else { return false };
+    let mut looks = 0;
+    while looks < LOOKS {
+        let Some(copied) = kernel::copied_sequence(peer) else { return false };
+        let unread = written.wrapping_sub(copied);
+        if unread == 0 {
+            return true;
+        }
+        if unread > NEARLY_DRAINED_BYTES || u64::from(size) < SMALL_BYTES {
+            return false;
+        }
+        looks += 1;
+    }
+    false
+}
+
+/// Looks until the reader has taken as much as is to be sent, for [`LOOKS`] at most.
+#[inline(always)]
+fn wait_for_room(peer: u64, size: u32) {
+    let Some(before) = kernel::unread_redirected(peer) else { return };
+    let mut looks = 0;
+    while looks < LOOKS {
+        match kernel::unread_redirected(peer) {
+            Some(unread) if unread.saturating_add(size) > before => looks += 1,
+            _ => return,
+        }
+    }
+}
+
 #[inline(always)]
 fn count(direction: &mut Direction, size: u64, obstacle: u32) {
     let now = if obstacle == 0 { path::KERNEL } else { path::TCP };
@@ -178,12 +210,15 @@ fn count(direction: &mut Direction, size: u64, obstacle: u32) {
     direction.reason = obstacle;
     // SAFETY: the helper has no arguments.
     direction.last_activity = unsafe { bpf_ktime_get_boot_ns() };
+    direction.window_messages += 1;
+    direction.window_bytes += size;
     if obstacle == 0 {
         direction.kernel_bytes += size;
         direction.kernel_messages += 1;
     } else {
         direction.tcp_bytes += size;
         direction.tcp_messages += 1;
+        direction.window_tcp += 1;
         direction.went_tcp = 1;
     }
 }

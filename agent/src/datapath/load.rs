@@ -40,6 +40,7 @@ impl Datapath {
             listening: HashMap::try_from(take(&mut programs, "LISTENING")?).map_err(map_problem)?,
             sources: HashMap::try_from(take(&mut programs, "SOURCES")?).map_err(map_problem)?,
             events: watched(&mut programs, "EVENTS")?,
+            gathering: None,
             options: options.clone(),
             counts_unread: offsets.iter().any(|(name, at)| *name == "OFFSET_MSG_TOT_LEN" && *at != 0),
             leaving: Leaving::default(),

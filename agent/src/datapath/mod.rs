@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf, SockHash};
@@ -34,6 +35,7 @@ pub use report::{Cause, Path, SessionEvent, SessionReport, Traffic};
 pub use scope::{ListeningSocket, Scope};
 pub use shown::{Looker, ShownMessage};
 use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
 
 /// The kernel programs, built by `build.rs`.
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/patchbay-ebpf"));
@@ -46,6 +48,9 @@ pub const DEFAULT_SESSIONS_LIMIT: u32 = 65_536;
 /// Unread redirected bytes allowed for each direction, unless set otherwise. TCP lets a receive buffer
 /// grow to about this size; above it the direction goes over TCP, whose window stops the sender.
 pub const DEFAULT_IN_FLIGHT_BYTES: u32 = 1 << 20;
+
+/// How long events are gathered before they are taken together: many short connections wake the agent once.
+const GATHERED: Duration = Duration::from_millis(2);
 
 /// Why sessions can't be redirected on this node: what is missing and what to do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -138,6 +143,8 @@ pub struct Datapath {
     listening: HashMap<MapData, common::ListeningKey, common::Listening>,
     sources: HashMap<MapData, common::SourceKey, common::Listening>,
     events: AsyncFd<RingBuf<MapData>>,
+    /// Until when events are gathered, before they are taken together.
+    gathering: Option<Instant>,
     options: Options,
     counts_unread: bool,
     leaving: leaving::Leaving,
@@ -264,6 +271,8 @@ impl Datapath {
         }
         loop {
             let mut guard = self.events.readable_mut().await?;
+            // While events wait, the kernel programs wake nobody for the next ones.
+            tokio::time::sleep_until(*self.gathering.get_or_insert_with(|| Instant::now() + GATHERED)).await;
             while let Some(item) = guard.get_inner_mut().next() {
                 if let Some(event) = raw::event(&item)
                     && let Some(event) = SessionEvent::read(&event)
@@ -275,6 +284,7 @@ impl Datapath {
                 }
             }
             guard.clear_ready();
+            self.gathering = None;
         }
     }
 

@@ -170,7 +170,7 @@ impl SessionReport {
             leaving: Reason::from_code(session.leave),
             outside: session.reason != 0,
             habits: session.habits,
-            calls: session.calls,
+            calls: [sent.calls, received.calls],
             in_flight: [0; 2],
             uncounted: false,
         }
