@@ -38,7 +38,7 @@ pub fn build(workspace: &Path, folder: &str, name: &str, sources: &[&str]) -> Re
         .current_dir(workspace.join(folder))
         .env("RUSTC", &rustc)
         // aya-ebpf needs unstable features; `1` would also switch build-std on.
-        .env("RUSTC_BOOTSTRAP", "aya_ebpf")
+        .env("RUSTC_BOOTSTRAP", "aya_ebpf,patchbay_ebpf")
         .env("LD_LIBRARY_PATH", libraries(&toolchain))
         .env(
             "CARGO_ENCODED_RUSTFLAGS",

@@ -42,7 +42,16 @@ pub fn show(text: &str) -> Result<()> {
 
 /// Nanoseconds since boot, the clock of the kernel programs.
 pub fn boot_time() -> Option<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok()?;
+    time_of(nix::time::ClockId::CLOCK_BOOTTIME)
+}
+
+/// The same without the time that the machine was suspended: their clock for what happens all the time.
+pub fn monotonic_time() -> Option<u64> {
+    time_of(nix::time::ClockId::CLOCK_MONOTONIC)
+}
+
+fn time_of(clock: nix::time::ClockId) -> Option<u64> {
+    let now = nix::time::clock_gettime(clock).ok()?;
     Some(u64::try_from(now.tv_sec()).ok()? * 1_000_000_000 + u64::try_from(now.tv_nsec()).ok()?)
 }
 

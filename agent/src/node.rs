@@ -19,6 +19,8 @@ use crate::{profile_file, socket_table};
 
 /// How often changed counters are told to the Manager.
 const REPORT_EVERY: Duration = TICK;
+/// Ticks after the last instance has gone until the agent sleeps: what is left to report is reported by then.
+const LAST_TICKS: u8 = 3;
 /// A look at all sessions is followed by a pause of so many times what it took: at most 2 % of a
 /// processor goes into looking, however many there are.
 const LOOK_PAUSE: u32 = 50;
@@ -65,6 +67,7 @@ pub struct Node {
     tasks: TaskTracker,
     next_report: u64,
     next_look: Instant,
+    last_ticks: u8,
 }
 
 impl Node {
@@ -90,6 +93,7 @@ impl Node {
             tasks: TaskTracker::new(),
             next_report: 0,
             next_look: Instant::now(),
+            last_ticks: LAST_TICKS,
         }
     }
 
@@ -141,7 +145,8 @@ impl Node {
                     self.redirection.let_out();
                     continue;
                 }
-                _ = report.tick() => {
+                _ = report.tick(), if self.last_ticks > 0 || !self.running.is_empty() => {
+                    self.last_ticks = if self.running.is_empty() { self.last_ticks - 1 } else { LAST_TICKS };
                     self.redirection.tick();
                     if Instant::now() >= self.next_look {
                         self.look();

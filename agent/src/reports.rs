@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use ssmmp::{Address, AgentHealthControlResponse, Envelope, Hop, MessageId, Status};
 
-use crate::boot_time;
 use crate::datapath::{Path, SessionReport, Traffic};
+use crate::monotonic_time;
 
 /// Sessions in one message to the Manager (docs/protocol.md).
 const SESSIONS_IN_A_MESSAGE: usize = 200;
@@ -104,7 +104,7 @@ fn item(session: &SessionReport, open: bool) -> String {
         Some(Path::Kernel) => "kernel",
         Some(Path::Tcp(reason)) => reason.text(),
     };
-    let idle = match (session.last_activity, boot_time()) {
+    let idle = match (session.last_activity, monotonic_time()) {
         (0, _) | (_, None) => "-".to_owned(),
         (last, Some(now)) => (now.saturating_sub(last) / 1_000_000).to_string(),
     };

@@ -117,7 +117,7 @@ pub struct Direction {
     pub kernel_messages: u64,
     /// Messages over TCP, as the kernel program saw them.
     pub tcp_messages: u64,
-    /// When something was last sent, nanoseconds since boot.
+    /// When something was last sent: monotonic nanoseconds in steps of some milliseconds, which costs least.
     pub last_activity: u64,
     /// How often the direction changed its path.
     pub switches: u32,
@@ -323,6 +323,10 @@ pub struct Settings {
     /// Bits of [`habit`] that redirection would break on this kernel.
     pub harmful: u32,
 }
+
+/// The call of `bpf_rdonly_cast` as it stands in the programs' file: a call of a kernel function (`0x85` with 2 as
+/// its source register) whose number, the upper half, is put in by the agent when it loads them.
+pub const CAST_CALL: u64 = 0x5b1d_ca57_0000_2085;
 
 /// A message of a session that is shown.
 #[repr(C)]

@@ -2,8 +2,8 @@
 
 use patchbay_ebpf_common::{event, operation, state};
 
-use crate::kernel;
 use crate::maps::{KNOWN_SESSIONS, tell};
+use crate::socket::Socket;
 
 /// Performs one of [`operation`]; returns its answer.
 #[inline(always)]
@@ -15,7 +15,7 @@ pub fn perform(operation: u64, key: u64, value: u64) -> u32 {
         operation::UNREAD => {
             let socket = if value == 0 { session.source_socket } else { session.destination_socket };
             // A socket without its part of the map has nothing redirected unread.
-            kernel::unread_redirected(socket).unwrap_or(0) & (u32::MAX >> 1)
+            Socket::at(socket).unread_redirected().unwrap_or(0) & (u32::MAX >> 1)
         }
         operation::LEAVE => {
             if session.leave == 0 && session.reason == 0 {

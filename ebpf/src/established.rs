@@ -8,6 +8,7 @@ use aya_ebpf::programs::SockOpsContext;
 use patchbay_ebpf_common::{AddressBytes, DeclarationKey, Member, Reason, Session, Tuple, event, state};
 
 use crate::maps::{BY_TUPLE, DECLARED, KNOWN_SESSIONS, MEMBERS, NEW_SESSION, SOCKETS, number_of, tell};
+use crate::socket::Socket;
 use crate::{kernel, listening};
 
 /// IPv4.
@@ -38,8 +39,8 @@ pub fn source(ctx: &SockOpsContext) {
     };
     // SAFETY: the helper only reads the context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let (Some(write), Some(copied)) = (kernel::write_sequence(socket), kernel::copied_sequence(socket))
-    else {
+    let here = Socket::at(socket);
+    let (Some(write), Some(copied)) = (here.write_sequence(), here.copied_sequence()) else {
         return;
     };
 
@@ -169,8 +170,9 @@ fn mismatch(session: &Session, socket: u64) -> u32 {
         return Reason::Multipath as u32;
     }
     // Two random initial sequence numbers agree: these are the two ends of one connection.
-    if kernel::copied_sequence(socket) != Some(session.source_sequence)
-        || kernel::write_sequence(socket) != Some(session.source_expected)
+    let here = Socket::at(socket);
+    if here.copied_sequence() != Some(session.source_sequence)
+        || here.write_sequence() != Some(session.source_expected)
     {
         return Reason::Mispaired as u32;
     }

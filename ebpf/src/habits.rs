@@ -5,6 +5,7 @@ use patchbay_ebpf_common::{Member, Reason, Session, event, habit, mode};
 
 use crate::kernel;
 use crate::maps::{KNOWN_SESSIONS, MEMBERS, SETTINGS, tell};
+use crate::socket::Socket;
 
 /// `MSG_OOB`
 const URGENT: u64 = 0x1;
@@ -39,7 +40,7 @@ pub fn received(socket: u64, flags: u64) {
         seen |= habit::URGENT;
     }
     member.run = 0;
-    if !matches!(kernel::minimum_asked(socket), Some(..=1)) {
+    if !matches!(Socket::at(socket).minimum_asked(), Some(..=1)) {
         seen |= habit::MINIMUM;
     }
     if flags & DO_NOT_WAIT == 0 {

@@ -12,7 +12,7 @@ macro_rules! offsets {
         static $name: u32 = 0;
 
         #[inline(always)]
-        fn $reader() -> u64 {
+        pub(crate) fn $reader() -> u64 {
             // SAFETY: a valid static; volatile, because the agent replaces its value at load time.
             u64::from(unsafe { core::ptr::read_volatile(&raw const $name) })
         }
@@ -92,6 +92,12 @@ offsets! {
     OFFSET_SECOND_ARGUMENT second_argument_offset;
     /// Third argument of a system call in `pt_regs`
     OFFSET_THIRD_ARGUMENT third_argument_offset;
+    /// 1 where the kernel has `bpf_rdonly_cast` (Linux 6.2), so that its structures can be read like memory.
+    SEEN_AS_MEMORY seen_as_memory;
+    /// Number of the type `struct tcp_sock` for it
+    TYPE_TCP_SOCK tcp_sock_type;
+    /// Number of the type `struct sk_psock` for it
+    TYPE_SK_PSOCK sk_psock_type;
     /// Number of the system call `ioctl`
     NUMBER_IOCTL ioctl_number;
     /// Number of the system call `splice`
@@ -102,8 +108,6 @@ offsets! {
     NUMBER_SETSOCKOPT setsockopt_number;
 }
 
-/// Flags that the kernel keeps in the low bits of `sk_user_data`.
-const USER_DATA_FLAGS: u64 = 7;
 /// `SOCK_RCVBUF_LOCK`
 const RECEIVE_BUFFER_LOCK: u64 = 2;
 /// The third of three numbers of 4 bytes.
@@ -121,58 +125,11 @@ fn read<T>(base: u64, offset: u64) -> Option<T> {
     unsafe { bpf_probe_read_kernel((base + offset) as *const T) }.ok()
 }
 
-/// The next sequence number that a socket will write.
-#[inline(always)]
-pub fn write_sequence(socket: u64) -> Option<u32> {
-    read(socket, write_seq_offset())
-}
-
-/// The next sequence number that the socket's reader will copy.
-#[inline(always)]
-pub fn copied_sequence(socket: u64) -> Option<u32> {
-    read(socket, copied_seq_offset())
-}
-
 /// Whether the socket is a subflow of multipath TCP.
 #[inline(always)]
 pub fn is_multipath(socket: u64) -> bool {
     let offset = is_mptcp_offset();
     offset != 0 && read::<u8>(socket, offset) != Some(0)
-}
-
-/// Redirected bytes that the socket's reader has not read yet.
-#[inline(always)]
-pub fn unread_redirected(socket: u64) -> Option<u32> {
-    let offset = msg_tot_len_offset();
-    if offset == 0 {
-        return read(socket, rmem_alloc_offset());
-    }
-    let psock = read::<u64>(socket, user_data_offset())? & !USER_DATA_FLAGS;
-    read(psock, offset)
-}
-
-/// Bytes that the socket's reader asks for at least (SO_RCVLOWAT).
-#[inline(always)]
-pub fn minimum_asked(socket: u64) -> Option<i32> {
-    read(socket, rcvlowat_offset())
-}
-
-/// The size of the socket's receive buffer, in bytes.
-#[inline(always)]
-pub fn receive_buffer(socket: u64) -> Option<u32> {
-    read(socket, rcvbuf_offset())
-}
-
-/// The size of the socket's send buffer, in bytes.
-#[inline(always)]
-pub fn send_buffer(socket: u64) -> Option<u32> {
-    read(socket, sndbuf_offset())
-}
-
-/// How many bytes TCP has told the other end that it may send.
-#[inline(always)]
-pub fn receive_window(socket: u64) -> Option<u32> {
-    read(socket, rcv_wnd_offset())
 }
 
 /// How large TCP may let the receive buffer grow for what it has promised to take, in bytes; 0 when it may

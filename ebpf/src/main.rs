@@ -5,6 +5,8 @@
 //! it is redirected. Raw tracepoints observe what programs do, while that is still to be learned.
 #![no_std]
 #![no_main]
+// Its inline assembler; the toolchain allows it for this crate.
+#![feature(asm_experimental_arch)]
 
 mod closing;
 mod control;
@@ -15,6 +17,7 @@ mod listening;
 mod maps;
 mod redirect;
 mod shown;
+mod socket;
 
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,

@@ -1,11 +1,12 @@
 //! Every message of a socket in the map: redirect it, or let it go over TCP, and count it.
 
 use aya_ebpf::bindings::BPF_F_INGRESS;
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::programs::SkMsgContext;
 use patchbay_ebpf_common::{Direction, Reason, Session, Settings, event, mode, path, state};
 
 use crate::maps::{KNOWN_SESSIONS, MEMBERS, SETTINGS, SOCKETS, number_of, tell};
+use crate::socket::Socket;
 use crate::{kernel, shown};
 
 /// `bpf_msg_redirect_hash` found the target.
@@ -102,10 +103,11 @@ fn obstacle(session: &Session, socket: u64, peer: u64, size: u32, went_tcp: bool
         return Reason::Unpaired as u32;
     }
     // The drained rule: all that went over TCP has been read, so nothing can be overtaken.
-    if !is_drained(socket, peer, size) {
+    let there = Socket::at(peer);
+    if !is_drained(Socket::at(socket), there, size) {
         return Reason::NotDrained as u32;
     }
-    if !matches!(kernel::minimum_asked(peer), Some(..=1)) {
+    if !matches!(there.minimum_asked(), Some(..=1)) {
         return Reason::MinimumAsked as u32;
     }
     // A reader that blocks may be waiting inside native TCP for the rest of what it asked for; it
@@ -113,9 +115,9 @@ fn obstacle(session: &Session, socket: u64, peer: u64, size: u32, went_tcp: bool
     if went_tcp && !kernel::is_nonblocking(peer) {
         return Reason::BlockingReader as u32;
     }
-    if is_over_budget(settings, socket, peer, size) {
-        wait_for_room(peer, size);
-        if is_over_budget(settings, socket, peer, size) {
+    if is_over_budget(settings, [socket, peer], there, size) {
+        wait_for_room(there, size);
+        if is_over_budget(settings, [socket, peer], there, size) {
             return Reason::OverBudget as u32;
         }
     }
@@ -137,12 +139,17 @@ fn obstacle(session: &Session, socket: u64, peer: u64, size: u32, went_tcp: bool
 /// half the send buffer and 64 KiB: a reset dropped there leaves the reader waiting for ever (seen, Linux
 /// 6.18). One receive buffer and the 64 KiB are left to TCP's own bytes.
 #[inline(always)]
-fn is_over_budget(settings: &Settings, socket: u64, peer: u64, size: u32) -> bool {
+fn is_over_budget(
+    settings: &Settings,
+    [socket, peer]: [u64; 2],
+    there: Socket,
+    size: u32,
+) -> bool {
     let (Some(unread), Some(receive), Some(send), Some(window)) = (
-        kernel::unread_redirected(peer),
-        kernel::receive_buffer(peer),
-        kernel::send_buffer(peer),
-        kernel::receive_window(peer),
+        there.unread_redirected(),
+        there.receive_buffer(),
+        there.send_buffer(),
+        there.receive_window(),
     ) else {
         return true;
     };
@@ -170,11 +177,11 @@ fn is_over_budget(settings: &Settings, socket: u64, peer: u64, size: u32) -> boo
 
 /// Whether the reader has read all that went over TCP. A large message waits for it, if it is about to.
 #[inline(always)]
-fn is_drained(socket: u64, peer: u64, size: u32) -> bool {
-    let Some(written) = kernel::write_sequence(socket) else { return false };
+fn is_drained(socket: Socket, peer: Socket, size: u32) -> bool {
+    let Some(written) = socket.write_sequence() else { return false };
     let mut looks = 0;
     while looks < LOOKS {
-        let Some(copied) = kernel::copied_sequence(peer) else { return false };
+        let Some(copied) = peer.copied_sequence() else { return false };
         let unread = written.wrapping_sub(copied);
         if unread == 0 {
             return true;
@@ -189,11 +196,11 @@ fn is_drained(socket: u64, peer: u64, size: u32) -> bool {
 
 /// Looks until the reader has taken as much as is to be sent, for [`LOOKS`] at most.
 #[inline(always)]
-fn wait_for_room(peer: u64, size: u32) {
-    let Some(before) = kernel::unread_redirected(peer) else { return };
+fn wait_for_room(peer: Socket, size: u32) {
+    let Some(before) = peer.unread_redirected() else { return };
     let mut looks = 0;
     while looks < LOOKS {
-        match kernel::unread_redirected(peer) {
+        match peer.unread_redirected() {
             Some(unread) if unread.saturating_add(size) > before => looks += 1,
             _ => return,
         }
@@ -209,7 +216,7 @@ fn count(direction: &mut Direction, size: u64, obstacle: u32) {
     direction.path = now;
     direction.reason = obstacle;
     // SAFETY: the helper has no arguments.
-    direction.last_activity = unsafe { bpf_ktime_get_boot_ns() };
+    direction.last_activity = unsafe { bpf_ktime_get_coarse_ns() };
     direction.window_messages += 1;
     direction.window_bytes += size;
     if obstacle == 0 {

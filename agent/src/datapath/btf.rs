@@ -23,6 +23,7 @@ const KIND_UNION: u32 = 5;
 const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
+const KIND_FUNC: u32 = 12;
 /// Deepest nesting of structures that is followed.
 const MAX_DEPTH: u32 = 8;
 
@@ -58,10 +59,19 @@ impl<'a> Btf<'a> {
         Some(bits)
     }
 
-    fn structure(&self, name: &str) -> Option<u32> {
-        let is_it = |(_, at): &(u32, usize)| {
-            matches!(self.kind(*at), Some(KIND_STRUCT)) && self.name(*at) == Some(name.as_bytes())
-        };
+    /// The number of a structure.
+    pub fn structure(&self, name: &str) -> Option<u32> {
+        self.named(KIND_STRUCT, name)
+    }
+
+    /// The number of a function that programs may call.
+    pub fn function(&self, name: &str) -> Option<u32> {
+        self.named(KIND_FUNC, name)
+    }
+
+    fn named(&self, kind: u32, name: &str) -> Option<u32> {
+        let is_it =
+            |(_, at): &(u32, usize)| self.kind(*at) == Some(kind) && self.name(*at) == Some(name.as_bytes());
         self.entries().find(is_it).map(|(id, _)| id)
     }
 
@@ -159,6 +169,8 @@ mod tests {
         assert!(btf.offset("tcp_sock", "write_seq") > btf.offset("sock", "sk_rcvbuf"));
         let backlog = btf.offset("sock", "sk_backlog").expect("a member");
         assert_eq!(btf.offset("sock", "sk_backlog.rmem_alloc"), Some(backlog));
+        assert!(btf.function("tcp_sendmsg").is_some(), "a function");
+        assert_eq!(btf.function("sock"), None, "a structure");
         assert_eq!(btf.offset("sock", "no_such_member"), None);
         assert_eq!(btf.offset("no_such_structure", "x"), None);
     }

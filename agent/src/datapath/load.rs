@@ -7,10 +7,12 @@ use aya::maps::{Array, HashMap, MapData, MapError, RingBuf, SockHash};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, RawTracePoint, SkMsg, SockOps};
 use aya::{Ebpf, EbpfLoader};
+use patchbay_ebpf_common::CAST_CALL;
 use tokio::io::unix::AsyncFd;
 
 use super::earlier::Earlier;
 use super::leaving::Leaving;
+use super::offsets::Kernel;
 use super::{CONTROL, Datapath, Options, PROGRAMS, Unavailable, offsets, pins, raw};
 
 impl Datapath {
@@ -19,7 +21,7 @@ impl Datapath {
     /// # Errors
     /// Names exactly what this node lacks.
     pub fn load(options: &Options) -> Result<Self, Unavailable> {
-        let offsets = offsets::read()?;
+        let kernel = offsets::read(options.reads_like_memory)?;
         let cgroup = File::open(&options.cgroup).map_err(|error| {
             Unavailable(format!("the cgroup {} can't be opened: {error}", options.cgroup.display()))
         })?;
@@ -28,7 +30,7 @@ impl Datapath {
             pins::prepare(pins, options.layout)?;
             earlier = Earlier::find(pins, options.layout);
         }
-        let mut programs = Self::load_programs(options, &offsets)?;
+        let mut programs = Self::load_programs(options, &kernel)?;
         Self::attach_messages(&mut programs, options.pins.is_some())?;
         Self::load_control(&mut programs, options)?;
         let link = Self::attach_connections(&mut programs, &cgroup, options)?;
@@ -42,7 +44,10 @@ impl Datapath {
             events: watched(&mut programs, "EVENTS")?,
             gathering: None,
             options: options.clone(),
-            counts_unread: offsets.iter().any(|(name, at)| *name == "OFFSET_MSG_TOT_LEN" && *at != 0),
+            counts_unread: kernel
+                .variables
+                .iter()
+                .any(|(name, at)| *name == "OFFSET_MSG_TOT_LEN" && *at != 0),
             leaving: Leaving::default(),
             earlier,
             ended: VecDeque::new(),
@@ -56,12 +61,13 @@ impl Datapath {
         for earlier in &datapath.earlier {
             earlier.retire().map_err(|error| Unavailable(format!("an earlier version's maps: {error}")))?;
         }
+        raw::give_back_memory();
         Ok(datapath)
     }
 
-    fn load_programs(options: &Options, offsets: &[(&'static str, u32)]) -> Result<Ebpf, Unavailable> {
+    fn load_programs(options: &Options, kernel: &Kernel) -> Result<Ebpf, Unavailable> {
         let mut loader = EbpfLoader::new();
-        for (name, value) in offsets {
+        for (name, value) in &kernel.variables {
             loader.override_global(name, value, true);
         }
         let limit = options.sessions_limit;
@@ -78,7 +84,9 @@ impl Datapath {
         for (name, path) in &paths {
             loader.map_pin_path(name, path.as_path());
         }
-        loader.load(PROGRAMS).map_err(|error| Unavailable(format!("{}{}", describe(&error), permission())))
+        loader
+            .load(&with_cast(kernel.cast))
+            .map_err(|error| Unavailable(format!("{}{}", describe(&error), permission())))
     }
 
     /// Attaches the program for messages to the socket map.
@@ -184,4 +192,17 @@ fn permission() -> &'static str {
         true => "",
         false => " (run the agent as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)",
     }
+}
+
+/// The programs' file with the number of the kernel's function in every call of it.
+fn with_cast(number: u32) -> Vec<u8> {
+    let marked = CAST_CALL.to_le_bytes();
+    let mut programs = PROGRAMS.to_vec();
+    let mut at = 0;
+    while let Some(found) = programs[at..].windows(marked.len()).position(|bytes| bytes == marked) {
+        at += found + marked.len();
+        // The number is the upper half of the instruction.
+        programs[at - 4..at].copy_from_slice(&number.to_le_bytes());
+    }
+    programs
 }

@@ -90,6 +90,8 @@ pub struct Options {
     pub scope: Option<Scope>,
     /// Bits of [`habit`] that take a session of mode `auto` back to TCP.
     pub harmful: u32,
+    /// Reads the kernel's structures like memory where the kernel can check that (Linux 6.2), which costs least.
+    pub reads_like_memory: bool,
     /// Number of the maps' layout; another than the programs' own only to try an upgrade.
     pub layout: u32,
 }
@@ -104,6 +106,7 @@ impl Options {
             in_flight_budget: DEFAULT_IN_FLIGHT_BYTES,
             scope: None,
             harmful: u32::MAX,
+            reads_like_memory: true,
             layout: common::LAYOUT,
         }
     }
@@ -285,6 +288,19 @@ impl Datapath {
             }
             guard.clear_ready();
             self.gathering = None;
+        }
+    }
+
+    /// The next event of those that wait already.
+    pub fn waiting_event(&mut self) -> Option<SessionEvent> {
+        loop {
+            let item = self.events.get_mut().next()?;
+            if let Some(event) = raw::event(&item).as_ref().and_then(SessionEvent::read) {
+                if event.report().leaving.is_some() {
+                    self.leaving.begin(event.report());
+                }
+                return Some(event);
+            }
         }
     }
 

@@ -9,6 +9,9 @@ use super::btf::Btf;
 /// Where the kernel describes itself.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
+/// Lets programs read the kernel's structures like memory (Linux 6.2).
+const CAST: &str = "bpf_rdonly_cast";
+
 /// One offset: the programs' variable, the structure, the member, and whether the programs can do
 /// without.
 const WANTED: [(&str, &str, &str, Need); 31] = [
@@ -51,8 +54,19 @@ enum Need {
     IfPresent,
 }
 
-/// The programs' variables and their values.
-pub fn read() -> Result<Vec<(&'static str, u32)>, Unavailable> {
+/// What the programs are told of the running kernel.
+pub struct Kernel {
+    /// Their variables and the values.
+    pub variables: Vec<(&'static str, u32)>,
+    /// The number of the function `bpf_rdonly_cast`; 0 where there is none (before Linux 6.2).
+    pub cast: u32,
+}
+
+/// Reads the running kernel's description of itself, with the function `bpf_rdonly_cast` if it is wanted.
+///
+/// # Errors
+/// Names what the kernel lacks.
+pub fn read(wants_cast: bool) -> Result<Kernel, Unavailable> {
     let bytes = fs::read(Path::new(KERNEL_BTF)).map_err(|error| {
         Unavailable(format!(
             "{KERNEL_BTF} can't be read ({error}): the kernel must be built with CONFIG_DEBUG_INFO_BTF"
@@ -72,7 +86,14 @@ pub fn read() -> Result<Vec<(&'static str, u32)>, Unavailable> {
     let locks = locks.ok_or_else(|| Unavailable("this kernel has no sock.sk_userlocks".into()))?;
     found.extend([("OFFSET_USERLOCKS", locks / 8), ("BIT_USERLOCKS", locks % 8)]);
     found.extend(system_calls(&btf)?);
-    Ok(found)
+    let seen = match (btf.function(CAST), btf.structure("tcp_sock"), btf.structure("sk_psock")) {
+        (Some(cast), Some(tcp_sock), Some(sk_psock)) if wants_cast => [cast, 1, tcp_sock, sk_psock],
+        _ => [0; 4],
+    };
+    found.extend(
+        ["SEEN_AS_MEMORY", "TYPE_TCP_SOCK", "TYPE_SK_PSOCK"].into_iter().zip(seen[1..].iter().copied()),
+    );
+    Ok(Kernel { variables: found, cast: seen[0] })
 }
 
 /// Where a system call's first three arguments are, and the numbers of those that are observed.

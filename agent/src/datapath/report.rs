@@ -51,7 +51,7 @@ pub struct SessionReport {
     pub received: Traffic,
     /// When it was established, nanoseconds since boot.
     pub established: u64,
-    /// When something was last sent, nanoseconds since boot; 0 for never, or not in the map.
+    /// When something was last sent, monotonic nanoseconds; 0 for never, or not in the map.
     pub last_activity: u64,
     /// The kernel programs' key.
     pub key: u64,

@@ -148,7 +148,7 @@ async fn try_in(cgroup: &Path) -> Result<Matrix> {
     }
     peer.wait().await?;
     let mut redirected = 0;
-    while let Ok(Ok(event)) = tokio::time::timeout(Duration::from_millis(1), datapath.next_event()).await {
+    while let Some(event) = datapath.waiting_event() {
         redirected += event.report().sent.kernel_bytes;
     }
     let answer = |name: &str| {

@@ -254,7 +254,7 @@ impl Runner {
             }
             self.datapath.let_out()?;
         }
-        self.drain_events().await;
+        self.take_events();
         self.keep();
         for session in self.datapath.sessions()? {
             self.summary.add(&session);
@@ -263,9 +263,8 @@ impl Runner {
     }
 
     /// Reads what the kernel has told already.
-    async fn drain_events(&mut self) {
-        const QUIET: Duration = Duration::from_millis(20);
-        while let Ok(Ok(event)) = tokio::time::timeout(QUIET, self.datapath.next_event()).await {
+    fn take_events(&mut self) {
+        while let Some(event) = self.datapath.waiting_event() {
             self.told(&event);
         }
     }

@@ -27,7 +27,16 @@ struct Outcome {
 /// Runs a source and a destination, each in its own cgroup (and namespace, when the place has two), and
 /// returns the kernel's final word on their session.
 async fn run(place: &Place, address: &str, work: Work, redirect: Result<(), Reason>) -> Outcome {
-    let mut datapath = load(place);
+    run_in(load(place), place, address, work, redirect).await
+}
+
+async fn run_in(
+    mut datapath: Datapath,
+    place: &Place,
+    address: &str,
+    work: Work,
+    redirect: Result<(), Reason>,
+) -> Outcome {
     let mut destination = Peer::serve(place, address, work);
     let at: SocketAddr = destination.address(address);
     declare(&mut datapath, place, at, redirect);
@@ -87,6 +96,17 @@ async fn echoed_bytes_are_redirected_from_the_first_on_loopback() {
         let outcome = run(&place, address, Work::Echo, ALLOWED).await;
         assert_all_redirected(&outcome, peers::ECHO_BYTES, peers::ECHO_BYTES);
         assert_eq!(outcome.cause, Cause::SourceFinished);
+    }
+}
+
+#[tokio::test]
+async fn kernels_whose_structures_are_no_memory_redirect_too() {
+    let place = Place::one_namespace();
+    let options = Options { reads_like_memory: false, ..options(&place) };
+    for work in [Work::Echo, Work::SlowReader] {
+        let datapath = Datapath::load(&options).expect("the kernel takes the programs");
+        let outcome = run_in(datapath, &place, "127.0.0.1", work, ALLOWED).await;
+        assert!(outcome.report.sent.kernel_bytes > 0, "{:?}", outcome.report);
     }
 }
 

@@ -46,15 +46,15 @@ async fn assert_right(child: Child, datapath: &mut Datapath, mut kernel_bytes: u
     let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
     assert_eq!(report["problems"], Value::Array(Vec::new()));
     assert!(report["sessions"].as_u64() > Some(50), "{report}");
-    kernel_bytes += drained(datapath).await;
+    kernel_bytes += drained(datapath);
     assert!(kernel_bytes > 0, "nothing was redirected");
     println!("{kernel_bytes} bytes of established and ended sessions went through the kernel; {report}");
 }
 
 /// Kernel bytes of the sessions that have ended since the last look.
-async fn drained(datapath: &mut Datapath) -> u64 {
+fn drained(datapath: &mut Datapath) -> u64 {
     let mut bytes = 0;
-    while let Ok(Ok(event)) = tokio::time::timeout(Duration::from_millis(1), datapath.next_event()).await {
+    while let Some(event) = datapath.waiting_event() {
         let report = event.report();
         bytes += report.sent.kernel_bytes + report.received.kernel_bytes;
     }
@@ -72,7 +72,7 @@ async fn paths_are_switched_sessions_leave_and_agents_are_replaced() {
     let (mut kernel_bytes, mut left) = (0, 0);
     while child.try_wait().expect("it is ours").is_none() {
         tokio::time::sleep(PAUSE.mul_f64(random.random())).await;
-        kernel_bytes += drained(&mut datapath).await;
+        kernel_bytes += drained(&mut datapath);
         match random.random_range(0..8) {
             0 => {
                 // As after `kill -9`: the next agent finds what is pinned.

@@ -180,7 +180,8 @@ impl Running {
         let by_signal =
             std::os::unix::process::ExitStatusExt::signal(&status) == Some(Signal::SIGTERM as i32);
         if !status.success() && !by_signal {
-            bail!("`{}` failed ({status}); see {}", self.line, self.log.display());
+            let said = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing");
+            bail!("`{}` failed ({status}) and said {said}; see {}", self.line, self.log.display());
         }
         Ok(text)
     }

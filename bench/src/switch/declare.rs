@@ -19,7 +19,6 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How often what was seen becomes decisions, as in the agent.
 const DECIDE_EVERY: Duration = Duration::from_millis(100);
 /// How long what the kernel told last may take to arrive.
-const QUIET: Duration = Duration::from_millis(20);
 
 /// What to redirect.
 #[derive(Args)]
@@ -158,7 +157,7 @@ impl<'a> Host<'a> {
     }
 
     async fn end(mut self) -> Result<()> {
-        while let Ok(Ok(event)) = tokio::time::timeout(QUIET, self.datapath.next_event()).await {
+        while let Some(event) = self.datapath.waiting_event() {
             self.told(&event);
         }
         // By key, because a session that is in the table may have told of its end meanwhile.
