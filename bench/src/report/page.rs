@@ -220,7 +220,7 @@ fn machine(page: &mut String, results: &Results) {
         page,
         "<h2>The machine</h2><table class=\"facts\">\
          <tr><td>processor<td>{} × {}{}<tr><td>memory<td>{:.1} GiB<tr><td>system<td>{}, Linux {}\
-         <tr><td>mitigations<td>{}<tr><td>placing<td>{}<tr><td>between namespaces<td>{}<tr><td>programs<td>{}\
+         <tr><td>mitigations<td>{}<tr><td>placing<td>{}<tr><td>idle processors<td>{}<tr><td>between namespaces<td>{}<tr><td>programs<td>{}\
          <tr><td>noise<td>load {:.2} at the start; other programs {:.1} %, the host {:.1} % of the machine; the same loop \
          up to {:.0} % longer</table>\
          <p>The commands of both ends ran in cgroups and network namespaces of their own, at the highest priority (nice \
@@ -234,6 +234,7 @@ fn machine(page: &mut String, results: &Results) {
         escape(&machine.kernel),
         escape(&machine.mitigations.join("; ")),
         escape(&machine.pinning),
+        escape(&machine.idle),
         escape(&machine.filter),
         machine.programs.iter().map(|program| escape(program)).collect::<Vec<_>>().join("<br>"),
         noise.load_at_start,

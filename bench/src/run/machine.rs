@@ -43,12 +43,14 @@ pub struct Machine {
     pub programs: Vec<String>,
     /// Which process ran where.
     pub pinning: String,
+    /// What processors did when they were idle.
+    pub idle: String,
     /// What filtered between the namespaces.
     pub filter: String,
 }
 
 /// Describes this one.
-pub fn describe(bench: &Bench<'_>) -> Machine {
+pub fn describe(bench: &Bench<'_>, idle: String) -> Machine {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
         cpu.lines()
@@ -74,6 +76,7 @@ pub fn describe(bench: &Bench<'_>) -> Machine {
         patchbay: patchbay(),
         programs: PROGRAMS.iter().filter_map(|(program, flag)| version(program, flag)).collect(),
         pinning: bench.lab.pinning(),
+        idle,
         filter: bench.lab.filter.clone(),
     }
 }

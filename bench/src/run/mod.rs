@@ -1,5 +1,6 @@
 //! Measuring all cases in turns, keeping every sample, and reporting.
 
+mod awake;
 pub mod interrupt;
 mod machine;
 mod noise;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use awake::Awake;
 use noise::Watch;
 use progress::Progress;
 use results::{CaseResult, Results, Round};
@@ -40,6 +42,9 @@ pub struct Run {
     /// Remove what a killed run left, and measure nothing
     #[arg(long)]
     clean: bool,
+    /// Let idle processors sleep between two messages; waking them then counts for more than what is compared
+    #[arg(long)]
+    sleep: bool,
     /// Put the summary into the README, between its markers
     #[arg(long)]
     readme: bool,
@@ -98,7 +103,8 @@ pub fn run(run: &Run) -> Result<()> {
     }
     interrupt::watch(lab::clean)?;
     let bench = Bench { lab: &lab, pace, binaries: &binaries };
-    let mut results = Results::begin(&bench, machine::describe(&bench));
+    let awake = Awake::keep(!run.sleep);
+    let mut results = Results::begin(&bench, machine::describe(&bench, awake.describe()));
     let begun = Instant::now();
     let mut progress = Progress::new(&cases, &pace);
     let mut watch = Watch::begin(&lab);
