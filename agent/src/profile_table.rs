@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::core::profiles::{Profiles, habit_names};
+use crate::core::profiles::{Profiles, Traffic, habit_names};
+use crate::datapath::Reason;
 use crate::{profile_file, scope, show};
 
 /// Where agents keep their state, one folder for each node.
@@ -75,10 +76,16 @@ fn text(folder: &Path, profiles: &Profiles) -> String {
         let _ = writeln!(text, "  {:<57} {:>8}  {:<28}", "ABSTRACT CONNECTION", "SESSIONS", "AUTO");
     }
     for (connection, traffic) in &profiles.connections {
-        let verdict = match (traffic.is_small(), traffic.small_writes) {
-            (true, small) => format!("TCP: {small} streams of small writes"),
-            (false, 0) => "redirected".to_owned(),
-            (false, small) => format!("redirected; {small} taken back as streams of small writes"),
+        let Traffic { small_writes, outran, .. } = *traffic;
+        let verdict = match (traffic.better_over_tcp(), small_writes, outran) {
+            (Some(Reason::OutrunsReader), _, outran) => format!("TCP: {outran} outran their reader"),
+            (Some(_), small, _) => format!("TCP: {small} streams of small writes"),
+            (None, 0, 0) => "redirected".to_owned(),
+            (None, small, outran) => {
+                format!(
+                    "redirected; taken back: {small} streams of small writes, {outran} outran their reader"
+                )
+            }
         };
         let _ = writeln!(text, "  {connection:<57} {:>8}  {verdict}", traffic.sessions);
     }
@@ -88,7 +95,7 @@ fn text(folder: &Path, profiles: &Profiles) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::profiles::{Endpoint, Profile, Traffic};
+    use crate::core::profiles::{Endpoint, Profile};
     use patchbay_ebpf_common::habit;
 
     #[test]
@@ -98,7 +105,9 @@ mod tests {
         profiles.endpoints.insert(Endpoint::new(&"web", &"cache"), known);
         let splices = Profile { sessions: 1, calls: 2, habits: habit::SPLICE };
         profiles.endpoints.insert(Endpoint::new(&"proxy", &"in"), splices);
-        profiles.connections.insert("web.cache → redis.in".into(), Traffic { sessions: 4, small_writes: 3 });
+        profiles
+            .connections
+            .insert("web.cache → redis.in".into(), Traffic { sessions: 4, small_writes: 3, outran: 0 });
         let text = text(Path::new("/state"), &profiles);
         let line = |name: &str| text.lines().find(|line| line.contains(name)).expect("a line").to_owned();
         assert!(line("web.cache  ").contains("redirected"));

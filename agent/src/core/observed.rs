@@ -4,7 +4,7 @@ use patchbay_ebpf_common::Reason;
 use ssmmp::InstanceId;
 use tracing::info;
 
-use super::profiles::{Ends, habit_names};
+use super::profiles::{Ends, Traffic, habit_names};
 use super::{Core, Declare, Declared, Effect};
 use crate::datapath::SessionReport;
 
@@ -43,7 +43,7 @@ impl Core {
     pub(super) fn observed(&mut self, report: &SessionReport, ended: bool) {
         let Some(ends) = self.ends(report) else { return };
         if ended && report.sent.kernel_messages > 0 && report.leaving.is_none() {
-            self.profiles.remember_traffic(&ends, false);
+            self.profiles.remember_traffic(&ends, None);
         }
         let harmful = self.redirects.harmful;
         let both = [&ends.source, &ends.destination];
@@ -65,8 +65,8 @@ impl Core {
         let Some(ends) = self.ends(report) else { return };
         let reason = report.leaving.map_or("unknown", Reason::text);
         info!(source = %report.source, destination = %report.destination, reason, "back to TCP");
-        if report.leaving == Some(Reason::SmallWrites) {
-            self.profiles.remember_traffic(&ends, true);
+        if report.leaving.is_some_and(Traffic::counts) {
+            self.profiles.remember_traffic(&ends, report.leaving);
             self.decide_again();
         }
     }

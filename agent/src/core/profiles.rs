@@ -87,13 +87,26 @@ pub struct Traffic {
     pub sessions: u32,
     /// Those that went back to TCP because they were streams of small writes.
     pub small_writes: u32,
+    /// Those that went back because they outran their reader.
+    pub outran: u32,
 }
 
+/// Sessions that outran their reader before it counts as usual: once it may have been the machine's fault.
+const ENOUGH_OUTRAN: u32 = 4;
+
 impl Traffic {
-    /// Whether streams of small writes are usual; one among many sessions, a bulk load say, is taken back
+    /// Why TCP carries it better, when that is usual; one among many sessions, a bulk load say, is taken back
     /// alone.
-    pub fn is_small(self) -> bool {
-        self.small_writes > self.sessions / 2
+    pub fn better_over_tcp(self) -> Option<Reason> {
+        if self.small_writes > self.sessions / 2 {
+            return Some(Reason::SmallWrites);
+        }
+        (self.outran >= ENOUGH_OUTRAN && self.outran > self.sessions / 2).then_some(Reason::OutrunsReader)
+    }
+
+    /// Whether what is remembered says something about a session that left for this reason.
+    pub fn counts(reason: Reason) -> bool {
+        matches!(reason, Reason::SmallWrites | Reason::OutrunsReader)
     }
 }
 
@@ -125,8 +138,8 @@ impl Profiles {
     /// # Errors
     /// The reason for TCP.
     pub fn verdict(&self, ends: &Ends, harmful: u32) -> Result<(), Reason> {
-        if self.connections.get(&ends.connection()).is_some_and(|traffic| traffic.is_small()) {
-            return Err(Reason::SmallWrites);
+        if let Some(reason) = self.connections.get(&ends.connection()).and_then(|it| it.better_over_tcp()) {
+            return Err(reason);
         }
         let of = |end: &Endpoint, tested| match tested {
             true => Ok(()),
@@ -172,14 +185,16 @@ impl Profiles {
         true
     }
 
-    /// Remembers what a redirected session carried, when it has ended or left.
-    pub fn remember_traffic(&mut self, ends: &Ends, small_writes: bool) {
+    /// Remembers what a redirected session carried, when it has ended, or has left for a reason that
+    /// [counts](Traffic::counts).
+    pub fn remember_traffic(&mut self, ends: &Ends, left: Option<Reason>) {
         let traffic = self.connections.entry(ends.connection()).or_default();
         if traffic.sessions == u32::MAX {
             return;
         }
         traffic.sessions += 1;
-        traffic.small_writes += u32::from(small_writes);
+        traffic.small_writes += u32::from(left == Some(Reason::SmallWrites));
+        traffic.outran += u32::from(left == Some(Reason::OutrunsReader));
     }
 }
 
@@ -233,11 +248,26 @@ mod tests {
     #[test]
     fn small_writes_are_remembered_for_their_connection_only_and_when_they_are_usual() {
         let mut profiles = Profiles::default();
-        profiles.remember_traffic(&ends([true, true]), true);
+        profiles.remember_traffic(&ends([true, true]), Some(Reason::SmallWrites));
         assert_eq!(profiles.verdict(&ends([true, true]), u32::MAX), Err(Reason::SmallWrites));
         let other = Ends { source: Endpoint::new(&"shop", &"cache"), ..ends([true, true]) };
         assert_eq!(profiles.verdict(&other, u32::MAX), Ok(()));
-        profiles.remember_traffic(&ends([true, true]), false);
+        profiles.remember_traffic(&ends([true, true]), None);
+        assert_eq!(profiles.verdict(&ends([true, true]), u32::MAX), Ok(()));
+    }
+
+    #[test]
+    fn outrunning_a_reader_is_remembered_when_it_happened_often_enough() {
+        let mut profiles = Profiles::default();
+        for _ in 1..ENOUGH_OUTRAN {
+            profiles.remember_traffic(&ends([true, true]), Some(Reason::OutrunsReader));
+            assert_eq!(profiles.verdict(&ends([true, true]), u32::MAX), Ok(()));
+        }
+        profiles.remember_traffic(&ends([true, true]), Some(Reason::OutrunsReader));
+        assert_eq!(profiles.verdict(&ends([true, true]), u32::MAX), Err(Reason::OutrunsReader));
+        for _ in 0..ENOUGH_OUTRAN {
+            profiles.remember_traffic(&ends([true, true]), None);
+        }
         assert_eq!(profiles.verdict(&ends([true, true]), u32::MAX), Ok(()));
     }
 
@@ -251,7 +281,7 @@ mod tests {
     fn profiles_survive_their_file() {
         let mut profiles = Profiles::default();
         profiles.learn(&ends([false, false]), [1, 2], [3, 4], true);
-        profiles.remember_traffic(&ends([false, false]), true);
+        profiles.remember_traffic(&ends([false, false]), Some(Reason::SmallWrites));
         let text = toml::to_string(&profiles).expect("plain values");
         assert_eq!(toml::from_str::<Profiles>(&text).expect("its own text"), profiles);
     }

@@ -17,7 +17,7 @@ pub use summary::Summary;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::warn;
 
-use crate::core::profiles::{Endpoint, Ends, Profiles, known_habits};
+use crate::core::profiles::{Endpoint, Ends, Profiles, Traffic, known_habits};
 use crate::datapath::{Datapath, Options, Reason, Scope, SessionEvent, SessionReport};
 use crate::guard::Guard;
 use crate::{boot_time, profile_file};
@@ -161,15 +161,15 @@ impl Runner {
             SessionEvent::Closed(report, _) => {
                 if report.sent.kernel_messages > 0 && report.leaving.is_none() {
                     let ends = self.ends(report);
-                    self.profiles.remember_traffic(&ends, false);
+                    self.profiles.remember_traffic(&ends, None);
                 }
                 self.learn_and_keep(report, true);
                 self.summary.add(report);
             }
             SessionEvent::Habit(report) => self.learn_and_keep(report, false),
-            SessionEvent::Leaving(report) if report.leaving == Some(Reason::SmallWrites) => {
+            SessionEvent::Leaving(report) if report.leaving.is_some_and(Traffic::counts) => {
                 let ends = self.ends(report);
-                self.profiles.remember_traffic(&ends, true);
+                self.profiles.remember_traffic(&ends, report.leaving);
                 self.keep();
             }
             SessionEvent::Leaving(_) => {}

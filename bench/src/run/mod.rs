@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
 use awake::Awake;
+use clap::Args;
 use noise::Watch;
 use progress::Progress;
 use results::{CaseResult, Results, Round};

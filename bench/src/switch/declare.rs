@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use patchbay_agent::core::profiles::{Endpoint, Ends, Profiles};
+use patchbay_agent::core::profiles::{Endpoint, Ends, Profiles, Traffic};
 use patchbay_agent::datapath::{
     Datapath, Declaration, Options, Reason, SessionEvent, SessionReport, cgroup_id,
 };
@@ -18,7 +18,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// How often what was seen becomes decisions, as in the agent.
 const DECIDE_EVERY: Duration = Duration::from_millis(100);
-/// How long what the kernel told last may take to arrive.
 
 /// What to redirect.
 #[derive(Args)]
@@ -136,15 +135,15 @@ impl<'a> Host<'a> {
             SessionEvent::Established(_) => {}
             SessionEvent::Closed(report, _) => {
                 if report.sent.kernel_messages > 0 && report.leaving.is_none() {
-                    self.profiles.remember_traffic(&self.ends, false);
+                    self.profiles.remember_traffic(&self.ends, None);
                 }
                 self.learn(report, true);
                 self.summary.add(report);
             }
             SessionEvent::Habit(report) => self.learn(report, false),
             SessionEvent::Leaving(report) => {
-                if report.leaving == Some(Reason::SmallWrites) {
-                    self.profiles.remember_traffic(&self.ends, true);
+                if report.leaving.is_some_and(Traffic::counts) {
+                    self.profiles.remember_traffic(&self.ends, report.leaving);
                 }
             }
         }
