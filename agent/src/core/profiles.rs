@@ -88,6 +88,7 @@ pub struct Traffic {
     /// Those that went back to TCP because they were streams of small writes.
     pub small_writes: u32,
     /// Those that went back because they outran their reader.
+    #[serde(default)]
     pub outran: u32,
 }
 

@@ -21,6 +21,8 @@ use crate::datapath::{Datapath, Options, Scope, cgroup2_mount};
 use crate::processes::{enter_cgroup, remove_cgroup};
 use crate::{require_root, show};
 
+/// The cgroup of a self-test, before the agent's process id.
+const CGROUP: &str = "patchbay-probe-";
 /// Nothing of the self-test may take longer.
 const WITHIN: Duration = Duration::from_secs(5);
 
@@ -110,13 +112,26 @@ pub async fn run(probe: &Probe) -> Result<()> {
 /// This node can't redirect, with the reason.
 pub async fn try_everything() -> Result<Matrix> {
     let begun = Instant::now();
-    let cgroup = cgroup2_mount()?.join(format!("patchbay-probe-{}", std::process::id()));
+    let mount = cgroup2_mount()?;
+    remove_killed(&mount).await;
+    let cgroup = mount.join(format!("{CGROUP}{}", std::process::id()));
     fs::create_dir(&cgroup).with_context(|| format!("the cgroup {} can't be made", cgroup.display()))?;
     let result = tokio::time::timeout(WITHIN, try_in(&cgroup)).await;
     remove_cgroup(&cgroup).await;
     let mut matrix = result.context("the self-test hangs")??;
     matrix.milliseconds = u64::try_from(begun.elapsed().as_millis())?;
     Ok(matrix)
+}
+
+/// Removes the cgroups of self-tests whose agent was killed meanwhile.
+async fn remove_killed(mount: &Path) {
+    for entry in fs::read_dir(mount).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(CGROUP)?.parse::<u32>().ok());
+        if process.is_some_and(|id| !Path::new("/proc").join(id.to_string()).exists()) {
+            remove_cgroup(&entry.path()).await;
+        }
+    }
 }
 
 async fn try_in(cgroup: &Path) -> Result<Matrix> {
