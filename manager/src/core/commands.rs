@@ -103,6 +103,9 @@ impl Core {
                 if self.drained.remove(&address) {
                     self.effect(Effect::SaveNode(address));
                     self.publish("node-undrained", format!("node {node}"), "it may execute again".into());
+                    let now = self.now;
+                    let services = self.apps.values_mut().flat_map(|app| app.services.values_mut());
+                    services.for_each(|service| service.failures.retry(now));
                     self.settle_all();
                     self.retry_all_waiting();
                 }

@@ -101,16 +101,16 @@ impl Core {
             self.runs(id, &app, &service);
             return;
         }
-        let start = Start {
-            tried: instance.tried.clone(),
-            replaces: instance.replaces,
-            only: instance.replaces.and_then(|old| Some(self.inventory.instance(old)?.leaving.as_ref()?.to)),
-            near: None,
-        };
-        let (moved, is_move) = (start.replaces, start.only.is_some());
+        let old = instance.replaces.and_then(|old| self.inventory.instance(old));
+        // One that has ended meanwhile is not moved: the new one was to stand in for it.
+        let old = old.filter(|old| old.state == InstanceState::Running);
+        let moved = old.filter(|old| old.leaving.is_some()).map(|old| old.id);
+        let start =
+            Start { tried: instance.tried.clone(), replaces: old.map(|old| old.id), ..Start::default() };
         self.end(id, InstanceState::Failed, &format!("could not be started ({status}): {reason}"), output);
-        if let Some(old) = moved.filter(|_| is_move) {
+        if let Some(old) = moved {
             self.give_up_move(old, reason);
+            self.settle(&app, &service);
         } else if status == Status::CONFLICT || !self.start(&app, &service, start) {
             self.unplanned_end(&app, &service, None, status, reason);
         }

@@ -73,6 +73,42 @@ fn a_move_to_a_node_that_fails_leaves_the_instance_where_it_is() {
     assert!(cluster.has_event("instance-stays", "it is not moved"));
 }
 
+/// Seed 10349: the service stayed below its minimum for ever.
+#[test]
+fn an_instance_that_ends_while_it_is_moved_is_replaced_though_the_move_fails() {
+    let text = CHAIN.replace("[service.middle]", "[service.middle]\nreplicas = { min = 1, max = 1 }");
+    let (mut cluster, _, middle) = chain(&NODES, 1);
+    cluster.apply_text(&text);
+    cluster.live(1_000);
+    cluster.command(Command::Move(InstanceId(middle), "n3".into())).expect("it can be moved");
+    cluster.agents.running.remove(&InstanceId(middle));
+    let ended = "type: service_instance_termination_info ~ message_id: 9 ~ service_name: middle";
+    cluster.message(2, &format!("{ended} ~ service_instance_id: {middle} ~ x_reason: signal 9"));
+    cluster.execute("middle", 504);
+    cluster.next();
+    cluster.live(60_000);
+    assert_ne!(only(&cluster, "middle").0, middle);
+    assert!(!cluster.has_event("instance-stays", ""));
+}
+
+/// Seed 302411: services that need each other waited for each other's pauses, up to five minutes each.
+#[test]
+fn a_node_that_may_be_used_again_ends_the_pauses_of_what_failed() {
+    let text = CHAIN.replace("[service.middle]", "[service.middle]\nreplicas = { min = 1, max = 1 }");
+    let mut cluster = Cluster::with_nodes(&NODES);
+    cluster.agents.broken.insert("middle".into());
+    cluster.command(Command::Drain("n3".into())).expect("it is known");
+    cluster.apply_text(&text);
+    cluster.live(600_000);
+    assert!(cluster.has_event("service-failing", "budget"), "{:?}", cluster.events);
+    cluster.agents.broken.clear();
+    cluster.live(1_000);
+    assert_eq!(cluster.of("middle").len(), 0, "it is tried every five minutes");
+    cluster.command(Command::Undrain("n3".into())).expect("it is known");
+    cluster.obey();
+    only(&cluster, "middle");
+}
+
 #[test]
 fn draining_a_node_moves_all_but_state_and_executes_nothing_there() {
     let (mut cluster, gate, middle) = chain(&NODES, 12);
