@@ -104,6 +104,7 @@ impl Core {
             destination: InstanceId(session.destination_instance),
             socket,
             at: session.destination,
+            over: false,
         })
     }
 
@@ -117,9 +118,12 @@ impl Core {
     /// The kernel saw a declared connection end: adapted ends are reported for.
     pub(super) fn closed(&mut self, report: &SessionReport, cause: Cause) {
         let status = if cause == Cause::Broken { Status::BROKEN } else { Status::CLOSED };
-        let source = InstanceId(report.source_instance);
+        let (source, port) = (InstanceId(report.source_instance), Port(report.source.port()));
         if self.is_adapted(source) {
-            self.tell_source_closed(source, Port(report.source.port()), status);
+            self.tell_source_closed(source, port, status);
+        } else if let Some(live) = self.live.get_mut(&(source, port)) {
+            // It says so itself; it may have said so to an earlier agent.
+            live.over = true;
         }
         let destination = InstanceId(report.destination_instance);
         if self.is_adapted(destination) {

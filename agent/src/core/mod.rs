@@ -199,6 +199,8 @@ struct Live {
     destination: InstanceId,
     socket: Name,
     at: SocketAddr,
+    /// The kernel saw it end, its source has not said so yet: it is told no more.
+    over: bool,
 }
 
 /// A declaration and what it was decided from.
