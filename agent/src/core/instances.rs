@@ -24,6 +24,9 @@ impl Core {
                     self.execution_answer(request.message_id, Status::CONFLICT, "the id is in use", &[])
                 }
                 (true, Stage::Running) => self.execution_answer(request.message_id, Status::OK, "", &[]),
+                (true, Stage::Ending) => {
+                    self.execution_answer(request.message_id, Status::CONFLICT, "it is being ended", &[])
+                }
                 // The repeated request is answered when the first one is.
                 (true, _) => instance.execution = request.message_id,
             }
@@ -179,11 +182,18 @@ impl Core {
         instance.shutdown = Some((message_id, graceful));
         let native = instance.kind == Kind::Native && instance.stage == Stage::Running;
         let service_name = instance.start.service.clone();
-        if instance.stage == Stage::Plugs {
+        let (stage, execution) = (instance.stage, instance.execution);
+        if matches!(stage, Stage::Plugs | Stage::Starting) {
+            let reason = "it was shut down before it ran";
+            self.execution_answer(execution, Status::UNAVAILABLE, reason, &[]);
+        }
+        if stage == Stage::Plugs {
             self.start_failed(id, Status::OK, "", &[]);
             return;
         }
-        instance.stage = Stage::Ending;
+        if let Some(instance) = self.instances.get_mut(&id) {
+            instance.stage = Stage::Ending;
+        }
         if graceful && native {
             let request = GracefulShutdownRequest { message_id, service_name, service_instance_id: id };
             self.effect(Effect::ToInstance(id, Envelope::new(request, Hop::AgentToInstance)));

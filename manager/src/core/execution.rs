@@ -246,15 +246,16 @@ impl Core {
             instance.ended = Some(now);
             instance.reason = Some(reason.to_owned());
             instance.output = output;
-            (instance.service.clone(), instance.sessions.clone())
+            (instance.app.clone(), instance.service.clone(), instance.sessions.clone())
         });
-        let Some((service, sessions)) = ended else { return };
+        let Some((app, service, sessions)) = ended else { return };
         self.effect(Effect::SaveInstance(id));
         let kind = if state == InstanceState::Failed { "instance-failed" } else { "instance-ended" };
         self.publish(kind, format!("instance {id} ({service})"), format!("{reason}{last_line}"));
         for session in sessions {
             self.session_closed(session, Status::BROKEN);
         }
+        self.withdraw_waiting(app.as_str(), id);
     }
 }
 

@@ -136,6 +136,25 @@ fn draining_a_node_moves_all_but_state_and_executes_nothing_there() {
 }
 
 #[test]
+fn a_session_moves_once_though_several_instances_leave_its_node() {
+    let text = CHAIN.replace("[service.middle]", "[service.middle]\nreplicas = { max = 3 }");
+    let mut cluster = Cluster::with_nodes(&["gate", "middle, store", "nothing"]);
+    cluster.apply_text(&text);
+    cluster.obey();
+    let gate = InstanceId(cluster.of("gate")[0].0);
+    cluster.sessions(30, gate, "middle", "middle", "api");
+    // The others have no sessions yet: they would be preferred.
+    cluster.command(Command::Scale("t".into(), "middle".into(), Some(3))).expect("it may have three");
+    cluster.obey();
+    cluster.register(4, "10.0.0.4", "middle");
+    cluster.command(Command::Drain("n2".into())).expect("it is known");
+    cluster.live(60_000);
+    assert!(cluster.of("middle").iter().all(|(_, node)| node == "n4"), "{:?}", cluster.of("middle"));
+    assert_eq!((cluster.of("middle").len(), cluster.agents.failed.len()), (3, 0));
+    assert_eq!(cluster.agents.closed, 30, "each was closed once");
+}
+
+#[test]
 fn a_new_version_replaces_the_old_one_at_a_time() {
     let text = CHAIN.replace("[service.middle]", "[service.middle]\nreplicas = { min = 3, max = 3 }");
     let mut cluster = Cluster::with_nodes(&NODES);
