@@ -11,7 +11,7 @@ use crate::datapath::SessionReport;
 use crate::repository::Kind;
 
 impl Core {
-    pub(super) fn execute(&mut self, request: ExecutionRequest, app: Option<Name>) {
+    pub(super) fn execute(&mut self, request: ExecutionRequest, app: Option<Name>, vertex: Option<Name>) {
         let id = request.service_instance_id;
         if !id.is_known() {
             let reason = "an instance needs an id";
@@ -41,6 +41,7 @@ impl Core {
         let start = Start {
             id,
             app,
+            vertex,
             service: request.service_name,
             address: request.agent_network_address,
             sockets: request.socket_configuration,

@@ -118,6 +118,8 @@ pub struct Start {
     pub id: InstanceId,
     /// The application, where the Manager says it.
     pub app: Option<Name>,
+    /// Its service in the application's graph, where the Manager says it.
+    pub vertex: Option<Name>,
     /// Its service, an entry of the repository.
     pub service: Name,
     /// The node's address.
@@ -136,6 +138,7 @@ impl Start {
         Self {
             id,
             app: None,
+            vertex: None,
             service,
             address: Address::UNKNOWN,
             sockets: SocketConfiguration(Vec::new()),
@@ -356,8 +359,8 @@ impl Core {
             }
             _ if !self.registered => {}
             Message::ExecutionRequest(request) => {
-                let app = envelope.extension("x_app").and_then(|app| Name::new(app).ok());
-                self.execute(request.clone(), app);
+                let name = |line| envelope.extension(line).and_then(|name| Name::new(name).ok());
+                self.execute(request.clone(), name("x_app"), name("x_service"));
             }
             Message::SessionResponse(response) => self.session_answered(response.clone(), envelope),
             Message::SourceServiceSessionCloseRequest(request) => {

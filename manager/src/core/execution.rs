@@ -65,7 +65,7 @@ impl Core {
         let within = self.policy(app, service).start_within;
         let sockets = instance.sockets.iter();
         let (address, service_name) = (instance.address, instance.program.clone());
-        let app_name = instance.app.to_string();
+        let (app_name, vertex_name) = (instance.app.to_string(), instance.service.to_string());
         let request = ExecutionRequest {
             message_id,
             agent_network_address: address,
@@ -77,7 +77,9 @@ impl Core {
             plug_configuration: PlugConfiguration(vertex.map(plugs).unwrap_or_default()),
         };
         self.at(self.now + within, Timer::Start(id));
-        let envelope = Envelope::new(request, Hop::ManagerToAgent).with("x_app", &app_name);
+        let envelope = Envelope::new(request, Hop::ManagerToAgent)
+            .with("x_app", &app_name)
+            .with("x_service", &vertex_name);
         self.inventory.change(id, |instance| instance.execution = Some(message_id));
         self.send_with(address, envelope, Some(Outstanding::Execution(id)));
     }

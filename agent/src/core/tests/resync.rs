@@ -137,6 +137,7 @@ fn a_successor_tells_sessions_of_native_instances_too() {
             service: ssmmp::Name::new("A").expect("a name"),
             address,
             app: None,
+            vertex: None,
             sockets: SocketConfiguration::parse("in, 54007").expect("good"),
             plugs: PlugConfiguration::parse("P, in, B").expect("good"),
             targets: BTreeMap::new(),

@@ -189,6 +189,19 @@ fn a_new_version_replaces_the_old_one_at_a_time() {
 }
 
 #[test]
+fn whatever_entry_a_service_is_executed_from_its_agent_is_told_which_it_is() {
+    let mut cluster = Cluster::with_nodes(&NODES);
+    cluster.apply_text(&CHAIN.replace("[service.middle]", "[service.middle]\nprogram = \"middle-2\""));
+    cluster.obey();
+    let gate = InstanceId(cluster.of("gate")[0].0);
+    cluster.want(gate, "middle", "middle", "api");
+    let (_, told) = cluster.sent.last().expect("an execution");
+    let Message::ExecutionRequest(request) = &told.message else { panic!("{told:?}") };
+    assert_eq!(request.service_name.as_str(), "middle-2");
+    assert_eq!((told.extension("x_app"), told.extension("x_service")), (Some("t"), Some("middle")));
+}
+
+#[test]
 fn a_new_version_that_does_not_start_changes_nothing_for_those_who_call() {
     let (mut cluster, _, middle) = chain(&NODES, 5);
     cluster.agents.broken.insert("middle-2".into());
