@@ -64,6 +64,7 @@ impl Core {
     pub(super) fn established(&mut self, report: &SessionReport) {
         let id = InstanceId(report.source_instance);
         if !self.is_adapted(id) {
+            self.connected(id, report);
             return;
         }
         let port = Port(report.source.port());
@@ -121,7 +122,9 @@ impl Core {
         let (source, port) = (InstanceId(report.source_instance), Port(report.source.port()));
         if self.is_adapted(source) {
             self.tell_source_closed(source, port, status);
-        } else if let Some(live) = self.live.get_mut(&(source, port)) {
+        }
+        self.unacknowledged.remove(&(source, port));
+        if let Some(live) = self.live.get_mut(&(source, port)) {
             // It says so itself; it may have said so to an earlier agent.
             live.over = true;
         }

@@ -151,6 +151,7 @@ impl Core {
         let Some(instance) = self.instances.remove(&id) else { return };
         self.withdraw(id);
         self.closing_ended(id);
+        self.unacknowledged.retain(|(source, _), _| *source != id);
         self.asked.forget(id);
         let ended: Vec<_> = self.live.range((id, Port(0))..=(id, Port(u16::MAX))).map(|(k, _)| *k).collect();
         for (source, port) in ended {

@@ -38,6 +38,7 @@ impl Core {
                     // There is nothing to acknowledge yet; its answer is still to come.
                     return;
                 }
+                self.unacknowledged.remove(&(id, ack.source_plug_port));
                 let (port, connected) = (ack.source_plug_port, ack.status.is_success());
                 let asked = self.asked.remove(id, ack.message_id).and_then(|asked| asked.answer);
                 let live = asked.or_else(|| self.told_again(id, ack, told?));

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use ssmmp::{InstanceId, Message, PlugConfiguration, SocketConfiguration};
+use ssmmp::{InstanceId, Message, PlugConfiguration, Port, SocketConfiguration};
 
 use super::{Core, Effect, Event, Node, Profiles, Redirects, SessionReport, parse};
-use crate::core::Start;
+use crate::core::{ACKNOWLEDGE_LOOK, Start};
 use crate::datapath::Cause;
 
 const REQUEST: &str = "type: session_request ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_name: P ~ dest_service_name: B ~ dest_socket_name: in";
@@ -159,6 +159,45 @@ fn a_repeated_request_keeps_its_first_answer() {
     node.session(9, "10.0.0.1", "auto");
     assert_eq!(requests(&node.instance(7, REQUEST)), 1);
     assert_eq!(lines(&node.instance(7, ACK), "x_live"), ["7, 40000, 9, 10.0.0.1, 54009, 1000, P"]);
+}
+
+/// A native program connects where it was told to, from port 40000.
+fn connect(node: &mut Node) -> Vec<Effect> {
+    let mut report = SessionReport::between(7, 9, "10.0.0.1:54009".parse().expect("an address"));
+    report.source = "10.0.0.1:40000".parse().expect("an address");
+    node.0.handle(Event::Established(report))
+}
+
+#[test]
+fn a_connection_that_is_never_acknowledged_is_told_of_and_ended() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    node.session(9, "10.0.0.1", "auto");
+    let within = Effect::AcknowledgeWithin(InstanceId(7), Port(40000), ACKNOWLEDGE_LOOK);
+    let overdue = || Event::AcknowledgeOverdue(InstanceId(7), Port(40000));
+    assert_eq!(connect(&mut node).first(), Some(&within));
+    // This agent may have been stopped itself: what the program said is looked for once more.
+    assert_eq!(node.0.handle(overdue()), [within]);
+    let effects = node.0.handle(overdue());
+    let [Effect::Destroy(source, at), Effect::ToManager(told)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((source.port(), at.port()), (40000, 54009));
+    let Message::SessionAck(ack) = &told.message else { panic!("{told:?}") };
+    assert_eq!((ack.message_id, ack.status), (1000.into(), ssmmp::Status::NO_ANSWER));
+    assert!(node.0.handle(overdue()).is_empty());
+}
+
+#[test]
+fn a_connection_that_is_acknowledged_before_or_after_it_is_seen_stays() {
+    for early in [true, false] {
+        let mut node = Node::running(&[("A", 7), ("A", 9)]);
+        node.session(9, "10.0.0.1", "auto");
+        let acknowledged = if early { node.instance(7, ACK) } else { connect(&mut node) };
+        let then = if early { connect(&mut node) } else { node.instance(7, ACK) };
+        assert_eq!(acknowledged.len() + then.len(), if early { 1 } else { 2 }, "{acknowledged:?} {then:?}");
+        for _ in 0..2 {
+            let overdue = Event::AcknowledgeOverdue(InstanceId(7), Port(40000));
+            assert!(node.0.handle(overdue).is_empty(), "early: {early}");
+        }
+    }
 }
 
 /// Seed 315949: the request was forgotten, and never answered.
