@@ -20,7 +20,11 @@ pub struct Conversation {
     accepts_semi: bool,
     dialect: Option<Dialect>,
     ignored: u64,
+    ended: bool,
 }
+
+/// Bytes of messages that are encoded together, about.
+const BATCH_BYTES: usize = 64 * 1024;
 
 #[derive(Debug)]
 enum Dialect {
@@ -56,6 +60,7 @@ impl Conversation {
             accepts_semi: false,
             dialect: None,
             ignored: 0,
+            ended: false,
         }
     }
 
@@ -81,13 +86,28 @@ impl Conversation {
         self.lines.held() + self.gathered.as_ref().map_or(0, |gathered| gathered.text.len())
     }
 
-    /// Adds bytes as they came. Call [`Self::next_message`] until `None` after each.
+    /// Adds bytes as they were read; none are the end of the stream, as they are for a read. Call
+    /// [`Self::next_message`] until `None` after each.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.lines.push(bytes);
+        if !bytes.is_empty() {
+            self.lines.push(bytes);
+        } else if !self.ended {
+            self.ended = true;
+            // A newline makes a rest without one a line like any other.
+            if self.lines.held() > 0 {
+                self.lines.push(b"\n");
+            }
+        }
     }
 
-    /// The next message, or what is wrong with the peer's next line.
+    /// The next message, or what is wrong with the peer's next line; at the end of the stream also what
+    /// ended without a newline or in the middle of lines.
     pub fn next_message(&mut self) -> Option<Result<Envelope, ParseError>> {
+        let of_lines = self.next_of_lines();
+        of_lines.or_else(|| self.gathered.take_if(|_| self.ended).and_then(Gathered::into_message))
+    }
+
+    fn next_of_lines(&mut self) -> Option<Result<Envelope, ParseError>> {
         if let Some(next) = self.next.take() {
             return Some(next);
         }
@@ -123,15 +143,6 @@ impl Conversation {
         }
     }
 
-    /// What the stream ended with, when it ended without a newline or in the middle of lines.
-    pub fn finish(&mut self) -> Option<Result<Envelope, ParseError>> {
-        if self.lines.held() > 0 {
-            // A newline makes the rest a line like any other.
-            self.lines.push(b"\n");
-        }
-        self.next_message().or_else(|| self.gathered.take().and_then(Gathered::into_message))
-    }
-
     /// Appends a message in the peer's dialect. Where that has no such message nothing is sent, and
     /// what is returned stands for the peer's answer.
     pub fn encode(&mut self, envelope: &Envelope, out: &mut String) -> Option<Envelope> {
@@ -142,6 +153,23 @@ impl Conversation {
                 None
             }
         }
+    }
+
+    /// Appends a message and those that wait behind it, as many as are well written at once. What is
+    /// returned stands for the peer's answers to messages that its dialect does not have.
+    pub fn encode_all(
+        &mut self,
+        first: Envelope,
+        mut waiting: impl FnMut() -> Option<Envelope>,
+        out: &mut String,
+    ) -> Vec<Envelope> {
+        let mut answers = Vec::new();
+        let mut next = Some(first);
+        while let Some(envelope) = next {
+            answers.extend(self.encode(&envelope, out));
+            next = if out.len() < BATCH_BYTES { waiting() } else { None };
+        }
+        answers
     }
 }
 
@@ -257,7 +285,8 @@ mod tests {
             }
             assert!(conversation.held() <= 2 * 207);
         }
-        while let Some(read) = conversation.finish() {
+        conversation.push(&[]);
+        while let Some(read) = conversation.next_message() {
             found.push(text(read));
         }
         found
@@ -301,6 +330,20 @@ mod tests {
             messages(b"type: graceful_shutdown_response"),
             ["error: the field `message_id` is missing"]
         );
+    }
+
+    #[test]
+    fn those_that_wait_are_encoded_together_up_to_a_bound() {
+        let message = Envelope::parse(SHUT).expect("good").with("x_more", &"much ".repeat(2_000));
+        let mut conversation = Conversation::new(Speaker::Agent, 200);
+        let (mut taken, mut out) = (0, String::new());
+        let waiting = || {
+            taken += 1;
+            Some(message.clone())
+        };
+        assert!(conversation.encode_all(message.clone(), waiting, &mut out).is_empty());
+        assert_eq!(out.lines().count(), taken + 1);
+        assert!((BATCH_BYTES..BATCH_BYTES + message.encode().len()).contains(&out.len()));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod execution;
 mod fields;
 mod framing;
 mod health;
+mod malformed;
 mod message;
 mod registration;
 mod semi;
@@ -37,6 +38,7 @@ pub use health::{
     AgentHealthControlRequest, AgentHealthControlResponse, ServiceInstanceHealthRequest,
     ServiceInstanceHealthResponse,
 };
+pub use malformed::{Malformed, Verdict};
 pub use message::{Message, MessageType};
 pub use registration::{InitiationRequest, InitiationResponse};
 pub use semi::Speaker;
