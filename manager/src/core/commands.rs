@@ -287,10 +287,8 @@ impl Core {
     fn known_node(&self, node: &str) -> Result<Address, Refusal> {
         self.find_node(node).ok_or_else(|| {
             let names: Vec<&str> = self.inventory.nodes().take(20).map(|node| node.name.as_str()).collect();
-            unknown(format!(
-                "there is no node `{node}`, or several are called so; there are: {}",
-                names.join(", ")
-            ))
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            unknown(format!("there is no node `{node}`, or several are called so; there are: {names}"))
         })
     }
 
