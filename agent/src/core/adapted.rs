@@ -124,7 +124,7 @@ impl Core {
             self.tell_source_closed(source, port, status);
         }
         self.unacknowledged.remove(&(source, port));
-        if let Some(live) = self.live.get_mut(&(source, port)) {
+        if let Some(live) = self.live.get_mut(&(source, port)).filter(|live| live.at == report.destination) {
             // It says so itself; it may have said so to an earlier agent.
             live.over = true;
         }

@@ -3,7 +3,7 @@
 
 mod apps;
 mod by_hash;
-pub(crate) mod closing;
+mod closing;
 mod commands;
 mod config;
 mod counters;

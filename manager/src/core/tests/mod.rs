@@ -5,6 +5,7 @@ mod any_commands;
 mod any_sequence;
 mod closing;
 mod duties;
+mod leaving;
 mod life;
 mod ownership;
 mod peers;

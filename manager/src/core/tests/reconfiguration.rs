@@ -3,7 +3,7 @@
 use super::*;
 
 /// A gateway on the first node with sessions to a service on the second, which has sessions to a store.
-fn chain(nodes: &[&str], sessions: usize) -> (Cluster, InstanceId, u64) {
+pub(super) fn chain(nodes: &[&str], sessions: usize) -> (Cluster, InstanceId, u64) {
     let mut cluster = Cluster::with_nodes(nodes);
     cluster.apply_text(CHAIN);
     cluster.obey();
@@ -14,11 +14,11 @@ fn chain(nodes: &[&str], sessions: usize) -> (Cluster, InstanceId, u64) {
     (cluster, gate, middle)
 }
 
-const NODES: [&str; 3] = ["gate", "middle, middle-2, store", "middle, middle-2, store"];
+pub(super) const NODES: [&str; 3] = ["gate", "middle, middle-2, store", "middle, middle-2, store"];
 
 /// The one running instance of a service.
 #[track_caller]
-fn only(cluster: &Cluster, service: &str) -> (u64, String) {
+pub(super) fn only(cluster: &Cluster, service: &str) -> (u64, String) {
     let found = cluster.of(service);
     assert_eq!(found.len(), 1, "{found:?}");
     found[0].clone()
@@ -73,42 +73,6 @@ fn a_move_to_a_node_that_fails_leaves_the_instance_where_it_is() {
     assert!(cluster.has_event("instance-stays", "it is not moved"));
 }
 
-/// Seed 10349: the service stayed below its minimum for ever.
-#[test]
-fn an_instance_that_ends_while_it_is_moved_is_replaced_though_the_move_fails() {
-    let text = CHAIN.replace("[service.middle]", "[service.middle]\nreplicas = { min = 1, max = 1 }");
-    let (mut cluster, _, middle) = chain(&NODES, 1);
-    cluster.apply_text(&text);
-    cluster.live(1_000);
-    cluster.command(Command::Move(InstanceId(middle), "n3".into())).expect("it can be moved");
-    cluster.agents.running.remove(&InstanceId(middle));
-    let ended = "type: service_instance_termination_info ~ message_id: 9 ~ service_name: middle";
-    cluster.message(2, &format!("{ended} ~ service_instance_id: {middle} ~ x_reason: signal 9"));
-    cluster.execute("middle", 504);
-    cluster.next();
-    cluster.live(60_000);
-    assert_ne!(only(&cluster, "middle").0, middle);
-    assert!(!cluster.has_event("instance-stays", ""));
-}
-
-/// Seed 302411: services that need each other waited for each other's pauses, up to five minutes each.
-#[test]
-fn a_node_that_may_be_used_again_ends_the_pauses_of_what_failed() {
-    let text = CHAIN.replace("[service.middle]", "[service.middle]\nreplicas = { min = 1, max = 1 }");
-    let mut cluster = Cluster::with_nodes(&NODES);
-    cluster.agents.broken.insert("middle".into());
-    cluster.command(Command::Drain("n3".into())).expect("it is known");
-    cluster.apply_text(&text);
-    cluster.live(600_000);
-    assert!(cluster.has_event("service-failing", "budget"), "{:?}", cluster.events);
-    cluster.agents.broken.clear();
-    cluster.live(1_000);
-    assert_eq!(cluster.of("middle").len(), 0, "it is tried every five minutes");
-    cluster.command(Command::Undrain("n3".into())).expect("it is known");
-    cluster.obey();
-    only(&cluster, "middle");
-}
-
 #[test]
 fn draining_a_node_moves_all_but_state_and_executes_nothing_there() {
     let (mut cluster, gate, middle) = chain(&NODES, 12);
@@ -133,25 +97,6 @@ fn draining_a_node_moves_all_but_state_and_executes_nothing_there() {
     assert_eq!(only(&cluster, "middle").1, there, "it goes as soon as it can");
     assert_eq!((cluster.agents.failed.len(), cluster.of("gate").len()), (0, 1));
     let _ = gate;
-}
-
-#[test]
-fn a_session_moves_once_though_several_instances_leave_its_node() {
-    let text = CHAIN.replace("[service.middle]", "[service.middle]\nreplicas = { max = 3 }");
-    let mut cluster = Cluster::with_nodes(&["gate", "middle, store", "nothing"]);
-    cluster.apply_text(&text);
-    cluster.obey();
-    let gate = InstanceId(cluster.of("gate")[0].0);
-    cluster.sessions(30, gate, "middle", "middle", "api");
-    // The others have no sessions yet: they would be preferred.
-    cluster.command(Command::Scale("t".into(), "middle".into(), Some(3))).expect("it may have three");
-    cluster.obey();
-    cluster.register(4, "10.0.0.4", "middle");
-    cluster.command(Command::Drain("n2".into())).expect("it is known");
-    cluster.live(60_000);
-    assert!(cluster.of("middle").iter().all(|(_, node)| node == "n4"), "{:?}", cluster.of("middle"));
-    assert_eq!((cluster.of("middle").len(), cluster.agents.failed.len()), (3, 0));
-    assert_eq!(cluster.agents.closed, 30, "each was closed once");
 }
 
 #[test]
@@ -186,19 +131,6 @@ fn a_new_version_replaces_the_old_one_at_a_time() {
     assert_eq!(programs.iter().filter(|program| **program == "middle-2").count(), 3, "{programs:?}");
     assert!(!programs.contains(&"middle"));
     assert!(cluster.core.steps(&graph).is_empty(), "it is so");
-}
-
-#[test]
-fn whatever_entry_a_service_is_executed_from_its_agent_is_told_which_it_is() {
-    let mut cluster = Cluster::with_nodes(&NODES);
-    cluster.apply_text(&CHAIN.replace("[service.middle]", "[service.middle]\nprogram = \"middle-2\""));
-    cluster.obey();
-    let gate = InstanceId(cluster.of("gate")[0].0);
-    cluster.want(gate, "middle", "middle", "api");
-    let (_, told) = cluster.sent.last().expect("an execution");
-    let Message::ExecutionRequest(request) = &told.message else { panic!("{told:?}") };
-    assert_eq!(request.service_name.as_str(), "middle-2");
-    assert_eq!((told.extension("x_app"), told.extension("x_service")), (Some("t"), Some("middle")));
 }
 
 #[test]
