@@ -15,6 +15,7 @@ mod error;
 mod execution;
 mod fields;
 mod framing;
+mod gathered;
 mod health;
 mod malformed;
 mod message;
