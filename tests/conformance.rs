@@ -141,16 +141,19 @@ fn every_bound_of_peers_is_listed_with_its_value() {
     let listed = fs::read_to_string(workspace().join("docs/limits.md")).expect("docs/limits.md");
     for file in [
         "ssmmp/src/framing.rs",
+        "ssmmp/src/malformed.rs",
         "manager/src/server/places.rs",
         "manager/src/server/connection.rs",
         "manager/src/core/requests.rs",
         "manager/src/core/waiting.rs",
         "agent/src/core/closing.rs",
+        "manager/src/core/closing.rs",
         "manager/src/core/nodes.rs",
         "agent/src/instance_listener/mod.rs",
         "agent/src/instance_listener/connection.rs",
         "agent/src/manager_link.rs",
         "agent/src/core/asked.rs",
+        "agent/src/core/unacknowledged.rs",
         "agent/src/core/unsent.rs",
     ] {
         let text = fs::read_to_string(workspace().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));

@@ -24,9 +24,7 @@ fn redis(node: &Node, words: &str) -> String {
 
 #[test]
 fn an_instance_runs_as_its_user_and_the_next_one_finds_its_data() {
-    let node = Node::start(
-        r#"
-[service.redis]
+    let entry = r#"
 kind = "adapted"
 program = "/usr/bin/redis-server"
 arguments = ["--bind", "{addr}", "--port", "{port:redis}", "--dir", "{data}", "--save", "",
@@ -34,8 +32,8 @@ arguments = ["--bind", "{addr}", "--port", "{port:redis}", "--dir", "{data}", "-
 sockets = ["redis"]
 data = true
 user = "nobody"
-"#,
-    );
+"#;
+    let node = Node::start(&format!("[service.redis]{entry}[service.redis-2]{entry}"));
     let output = node.apply(GRAPH);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let first = node.running("redis");
@@ -49,6 +47,13 @@ user = "nobody"
     });
     let next = node.running("redis");
     assert_ne!(next.id, first.id);
+    assert_eq!(redis(&node, "GET kept"), "b'$3\\r\\nyes\\r\\n'");
+    // So does one that is executed from another entry.
+    let output = node.apply(&GRAPH.replace("kind", "program = \"redis-2\"\nkind"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    node.wait("the other version runs", |node| {
+        node.instances().iter().any(|i| i.id != next.id && i.state == "running")
+    });
     assert_eq!(redis(&node, "GET kept"), "b'$3\\r\\nyes\\r\\n'");
 }
 

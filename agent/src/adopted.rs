@@ -21,6 +21,8 @@ pub struct Record {
     id: u64,
     #[serde(default)]
     app: Option<String>,
+    #[serde(default)]
+    vertex: Option<String>,
     service: String,
     address: IpAddr,
     sockets: String,
@@ -36,6 +38,7 @@ impl Record {
         Self {
             id: start.id.0,
             app: start.app.as_ref().map(ToString::to_string),
+            vertex: start.vertex.as_ref().map(ToString::to_string),
             service: start.service.to_string(),
             address: start.address.0,
             sockets: start.sockets.encode(),
@@ -66,6 +69,7 @@ impl Record {
         let start = Start {
             id: InstanceId(record.id),
             app: record.app.map(|app| Name::new(&app)).transpose()?,
+            vertex: record.vertex.map(|vertex| Name::new(&vertex)).transpose()?,
             service: Name::new(&record.service)?,
             address: Address(record.address),
             sockets: SocketConfiguration::parse(&record.sockets)?,
@@ -120,6 +124,7 @@ mod tests {
         let start = Start {
             id: InstanceId(7),
             app: Some(Name::new("shop").expect("a name")),
+            vertex: Some(Name::new("basket").expect("a name")),
             service: Name::new("shop").expect("a name"),
             address: Address("10.0.0.1".parse().expect("an address")),
             sockets: SocketConfiguration::parse("in, 54000").expect("good"),

@@ -15,13 +15,31 @@ pub struct DataFolder {
 
 impl DataFolder {
     /// Where the data of an instance's service is: `SERVICE@APPLICATION`, and no name
-    /// has an `@` in it.
+    /// has an `@` in it. The graph's service counts, whatever entry of the repository it is executed from.
     pub fn place(state: &Path, start: &Start) -> PathBuf {
+        let service = start.vertex.as_ref().unwrap_or(&start.service);
         let name = match &start.app {
-            Some(app) => format!("{}@{app}", start.service),
-            None => start.service.to_string(),
+            Some(app) => format!("{service}@{app}"),
+            None => service.to_string(),
         };
         state.join("data").join(name)
+    }
+
+    /// That a service whose entry asks for no data has none.
+    ///
+    /// # Errors
+    /// It has a folder, which its instance would not get; for people.
+    pub fn none(state: &Path, start: &Start) -> Result<(), String> {
+        let path = Self::place(state, start);
+        match path.exists() {
+            false => Ok(()),
+            true => Err(format!(
+                "its service has data in {}, and the entry `{}` of the repository has no `data = true`: say so \
+                 there, or remove the folder",
+                path.display(),
+                start.service
+            )),
+        }
     }
 
     /// Claims the folder for an instance, and makes it if it is not there.
@@ -64,6 +82,17 @@ mod tests {
         assert!(refused.is_err_and(|reason| reason.contains("another instance still uses")));
         let other = DataFolder::claim(state.path(), &start("redis", 5, Some("shop"))).expect("another's");
         assert!(!other.path.join("kept").exists());
+        let from_another_entry = |entry, id| Start {
+            vertex: Some(start("redis", 0, None).service),
+            ..start(entry, id, Some("social"))
+        };
+        let refused = DataFolder::claim(state.path(), &from_another_entry("valkey", 6));
+        assert!(refused.is_err(), "the data is the service's, not the entry's");
+        let refused = DataFolder::none(state.path(), &from_another_entry("cache", 7));
+        assert!(
+            refused.is_err_and(|reason| reason.contains("`cache` of the repository has no `data = true`"))
+        );
+        assert_eq!(DataFolder::none(state.path(), &start("cache", 8, Some("social"))), Ok(()));
         drop(first);
         let next = DataFolder::claim(state.path(), &start("redis", 4, Some("social"))).expect("free again");
         assert!(next.path.join("kept").exists());

@@ -82,7 +82,7 @@ enum Task {
 #[derive(Args)]
 struct Run {
     /// Where the Manager listens for agents
-    #[arg(long, env = "PATCHBAY_MANAGER_AGENTS", value_name = "HOST:PORT")]
+    #[arg(long, env = "PATCHBAY_MANAGER_AGENTS", value_parser = host_and_port, value_name = "HOST:PORT")]
     manager: String,
     /// This node's address, under which its instances are reached
     #[arg(long, env = "PATCHBAY_ADDRESS", value_name = "ADDRESS")]
@@ -137,6 +137,14 @@ enum Dialect {
 enum LogFormat {
     Text,
     Json,
+}
+
+fn host_and_port(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    match parts.and_then(|(_, port)| port.parse::<u16>().ok()).filter(|port| *port > 0) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("write it as HOST:PORT, with the port where the Manager listens for agents".into()),
+    }
 }
 
 fn main() -> ExitCode {

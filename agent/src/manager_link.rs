@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Speaker};
+use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Malformed, Speaker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
@@ -24,8 +24,6 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const SILENT_AFTER: Duration = Duration::from_secs(18);
 /// A Manager that takes none of what is written for so long is looked for again.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
-/// Malformed messages in a row after which the connection is made anew.
-const MAX_MALFORMED: u32 = 100;
 /// Messages that may wait for the Manager; further ones are lost until it reconciles.
 pub const MAX_UNSENT: usize = 65_536;
 /// Messages that may wait for the Manager before instances are read further.
@@ -155,7 +153,7 @@ async fn talk(
     let reading = async {
         let mut conversation = Conversation::new(Speaker::Server, MAX_MESSAGE_BYTES);
         let mut bytes = vec![0; READ_BYTES];
-        let mut malformed = 0;
+        let mut malformed = Malformed::default();
         loop {
             match reader.read(&mut bytes).await {
                 Ok(0) => return "the Manager closed it".to_owned(),
@@ -165,18 +163,20 @@ async fn talk(
             while let Some(message) = conversation.next_message() {
                 let event = match message {
                     Ok(envelope) => {
-                        malformed = 0;
+                        malformed.understood();
                         if let Err(elsewhere) = route.answered(&envelope) {
                             return elsewhere;
                         }
                         Event::FromManager(envelope)
                     }
                     Err(problem) => {
-                        malformed += 1;
-                        if malformed >= MAX_MALFORMED {
-                            return format!("{malformed} malformed messages in a row");
+                        let verdict = malformed.count();
+                        if let Some(reason) = verdict.end {
+                            return reason;
                         }
-                        warn!("refused a message of the Manager: {problem}");
+                        if verdict.is_logged {
+                            warn!("refused a message of the Manager: {problem}");
+                        }
                         let Some(refusal) = problem.refusal else { continue };
                         Event::Refusal(*refusal)
                     }

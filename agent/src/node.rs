@@ -251,6 +251,13 @@ impl Node {
                     drop(events.send(Event::EndOverdue(id)).await);
                 });
             }
+            Effect::AcknowledgeWithin(id, port, within) => {
+                let events = self.events.clone();
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(within).await;
+                    drop(events.send(Event::AcknowledgeOverdue(id, port)).await);
+                });
+            }
             Effect::CloseWithin(request, within) => {
                 let events = self.events.clone();
                 self.tasks.spawn(async move {

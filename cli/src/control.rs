@@ -2,11 +2,12 @@
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use patchbay_api as api;
 
 use crate::client::{Client, Failure};
 use crate::output::Output;
+use crate::parse::number;
 use crate::tables;
 
 #[derive(Args)]
@@ -20,19 +21,21 @@ pub struct Consent {
 }
 
 #[derive(Args)]
+#[command(group(ArgGroup::new("which").required(true)))]
 #[command(after_help = "Examples:\n  patchbay stop social\n  patchbay stop --instance 7 --yes")]
 pub struct Stop {
     /// The application
-    #[arg(required_unless_present = "instance", conflicts_with = "instance")]
+    #[arg(group = "which")]
     app: Option<String>,
     /// One instance, by its id; it is replaced if its service has too few then
-    #[arg(long, value_name = "ID")]
+    #[arg(long, group = "which", value_parser = number, value_name = "ID")]
     instance: Option<u64>,
     #[command(flatten)]
     consent: Consent,
 }
 
 #[derive(Args)]
+#[command(group(ArgGroup::new("which").required(true)))]
 #[command(
     after_help = "Examples:\n  patchbay close 12\n  patchbay close --connection social gateway.posts\n  \
                   patchbay close --instance 7\n\nServices that follow the protocol finish the message at hand, \
@@ -40,13 +43,13 @@ pub struct Stop {
 )]
 pub struct Close {
     /// One session, as `patchbay sessions` numbers it
-    #[arg(required_unless_present_any = ["connection", "instance"], conflicts_with_all = ["connection", "instance"])]
+    #[arg(group = "which", value_parser = number)]
     session: Option<u64>,
     /// All sessions of an abstract connection
-    #[arg(long, num_args = 2, value_names = ["APP", "SERVICE.PLUG"], conflicts_with = "instance")]
+    #[arg(long, group = "which", num_args = 2, value_names = ["APP", "SERVICE.PLUG"])]
     connection: Option<Vec<String>>,
     /// All sessions of an instance
-    #[arg(long, value_name = "ID")]
+    #[arg(long, group = "which", value_parser = number, value_name = "ID")]
     instance: Option<u64>,
     #[command(flatten)]
     consent: Consent,
@@ -56,6 +59,7 @@ pub struct Close {
 #[command(after_help = "Example:\n  patchbay move 7 b")]
 pub struct Move {
     /// The instance, as `patchbay instances` numbers it
+    #[arg(value_parser = number)]
     instance: u64,
     /// The node, by its name or address
     node: String,
@@ -86,6 +90,7 @@ pub struct Scale {
     /// The service
     service: String,
     /// How many instances, within the graph's bounds; `auto` leaves it to the load again
+    #[arg(allow_negative_numbers = true)]
     replicas: Replicas,
     #[command(flatten)]
     consent: Consent,
@@ -100,9 +105,10 @@ impl std::str::FromStr for Replicas {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(Self(None)),
-            number => {
-                number.parse().map(|number| Self(Some(number))).map_err(|_| "a number or `auto`".into())
-            }
+            number => number
+                .parse()
+                .map(|number| Self(Some(number)))
+                .map_err(|_| "it must be a whole number or `auto`".into()),
         }
     }
 }

@@ -24,11 +24,13 @@ enum Of {
     /// A session: its ends, path, bytes, and how it ended
     Session {
         /// Its id
+        #[arg(value_parser = crate::parse::number)]
         id: u64,
     },
     /// An instance: its states, sessions and end
     Instance {
         /// Its id
+        #[arg(value_parser = crate::parse::number)]
         id: u64,
     },
     /// A node: when it came and went, and what ran there

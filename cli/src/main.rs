@@ -5,6 +5,7 @@ mod control;
 mod history;
 mod node_commands;
 mod output;
+mod parse;
 mod tables;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ struct Arguments {
         global = true,
         env = "PATCHBAY_MANAGER",
         default_value = "http://127.0.0.1:55580",
+        value_parser = parse::url,
         value_name = "URL"
     )]
     manager: String,
@@ -81,7 +83,7 @@ enum Task {
         #[arg(long)]
         follow: bool,
         /// Show only what came after this number
-        #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+        #[arg(long, default_value_t = 0, value_parser = parse::number, value_name = "NUMBER")]
         after: u64,
     },
     /// Show what became of a session, an instance or a node, also after it has ended
@@ -140,10 +142,14 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Task::Plan { graph } => output.show(&client.send_graph("POST", "/v1/plan", graph)?, tables::planned),
         Task::Apps => output.show(client.get::<Vec<api::App>>("/v1/apps")?.as_slice(), tables::apps),
         Task::Nodes => output.show(client.get::<Vec<api::Node>>("/v1/nodes")?.as_slice(), tables::nodes),
-        Task::Instances(filter) => output
-            .show(client.get::<Vec<api::Instance>>(&filter.path("instances"))?.as_slice(), tables::instances),
+        Task::Instances(filter) => {
+            let instances: Vec<api::Instance> = client.get(&filter.path("instances"))?;
+            filter.check(&client, instances.is_empty())?;
+            output.show(instances.as_slice(), tables::instances)
+        }
         Task::Sessions { filter, details } => {
             let sessions: Vec<api::Session> = client.get(&filter.path("sessions"))?;
+            filter.check(&client, sessions.is_empty())?;
             output
                 .show(sessions.as_slice(), if *details { tables::session_details } else { tables::sessions })
         }
@@ -168,6 +174,18 @@ impl Filter {
         let app = self.app.as_ref().map(|app| format!("&app={app}")).unwrap_or_default();
         format!("/v1/{what}?ended={}{app}", self.ended)
     }
+
+    /// Where nothing was found, that there is such an application at all.
+    fn check(&self, client: &Client, is_empty: bool) -> Result<(), Failure> {
+        let Some(name) = self.app.as_ref().filter(|_| is_empty) else { return Ok(()) };
+        let apps: Vec<api::App> = client.get("/v1/apps")?;
+        match apps.iter().any(|app| app.name == *name) {
+            true => Ok(()),
+            false => {
+                Err(Failure::Said(format!("there is no application `{name}`; `patchbay apps` lists them")))
+            }
+        }
+    }
 }
 
 fn events(client: &Client, output: Output, follow: bool, after: u64) -> Result<(), Failure> {
@@ -188,6 +206,11 @@ fn events(client: &Client, output: Output, follow: bool, after: u64) -> Result<(
 
 /// Reads a graph file.
 fn read_graph(file: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(file)
-        .map_err(|error| Failure::Said(format!("{} can't be read: {error}", file.display())))
+    std::fs::read_to_string(file).map_err(|error| {
+        let reason = match error.kind() {
+            std::io::ErrorKind::InvalidData => "it is no text in UTF-8".to_owned(),
+            _ => error.to_string(),
+        };
+        Failure::Said(format!("the graph {} can't be read: {reason}", file.display()))
+    })
 }

@@ -25,12 +25,13 @@ pub struct Exec {
 #[derive(Args)]
 pub struct Trace {
     /// The session's number, as `patchbay sessions` shows it
+    #[arg(value_parser = crate::parse::number)]
     session: u64,
     /// Show so many first bytes of each message, up to 64
     #[arg(long, default_value_t = 0, value_name = "COUNT")]
     bytes: usize,
     /// End after so many messages
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_parser = crate::parse::number, value_name = "COUNT")]
     messages: Option<u64>,
     /// Where the agent pinned its programs
     #[arg(long, value_name = "FOLDER")]

@@ -30,15 +30,13 @@ fn messages<'a>(
 ) -> Vec<Option<Envelope>> {
     let mut conversation = Conversation::new(speaker.clone(), LIMIT).accepting_semi(semi);
     let mut found = Vec::new();
-    for piece in pieces {
+    let end: &[u8] = &[];
+    for piece in pieces.filter(|piece| !piece.is_empty()).chain([end]) {
         conversation.push(piece);
         while let Some(read) = conversation.next_message() {
             found.push(read.ok());
         }
         assert!(conversation.held() <= 2 * (LIMIT + 1), "no more than one message is held");
-    }
-    while let Some(read) = conversation.finish() {
-        found.push(read.ok());
     }
     let mut out = String::new();
     for envelope in found.iter().flatten() {

@@ -12,18 +12,7 @@ use patchbay_manager::core::{Command, Config, Connection, Core, Effect, Event, M
 use patchbay_manager::graph::Graph;
 use ssmmp::{Conversation, Envelope, InstanceId, MAX_MESSAGE_BYTES, Message, MessageId, Speaker};
 
-const GRAPH: &str = r#"app = "t"
-[service.gate]
-kind = "gateway"
-sockets.http = { protocol = "http", port = 8080 }
-plugs.store = { protocol = "p" }
-[service.store]
-kind = "baas"
-sockets.api = { protocol = "p" }
-[[connection]]
-from = "gate.store"
-to = "store.api"
-"#;
+const GRAPH: &str = include_str!("../../manager/tests/gate-store.toml");
 /// Agents at once.
 const AGENTS: u64 = 3;
 /// Ticks that one step of time may need.

@@ -54,7 +54,7 @@ struct Arguments {
     /// How long resolvers may keep an answer, in seconds
     #[arg(long, env = "PATCHBAY_DNS_TTL", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=300), value_name = "SECONDS")]
     dns_ttl: u32,
-    /// The SQLite database; made if it is not there
+    /// The SQLite database; a Manager that starts makes it if it is not there
     #[arg(
         long,
         global = true,
@@ -74,7 +74,7 @@ struct Arguments {
     #[arg(long, env = "PATCHBAY_KEEP_HISTORY", default_value = "7days", value_parser = humantime::parse_duration, value_name = "TIME")]
     keep_history: Duration,
     /// How many instances, sessions and events are kept at most, of each, the newest ones
-    #[arg(long, env = "PATCHBAY_KEEP_ROWS", default_value_t = 1_000_000, value_name = "ROWS")]
+    #[arg(long, env = "PATCHBAY_KEEP_ROWS", default_value_t = 1_000_000, value_parser = number, value_name = "ROWS")]
     keep_rows: u64,
     /// What each of several Managers owns; without it this one owns everything
     #[arg(long, env = "PATCHBAY_MANAGERS", requires = "name", value_name = "FILE")]
@@ -83,19 +83,19 @@ struct Arguments {
     #[arg(long, env = "PATCHBAY_MANAGER_NAME", requires = "managers", value_name = "NAME")]
     name: Option<String>,
     /// How long an instance may take to start, in seconds
-    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 30, value_parser = number, value_name = "SECONDS")]
     start_timeout: u64,
     /// How long an instance may take to shut down before it is forced, in seconds
-    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 10, value_parser = number, value_name = "SECONDS")]
     shutdown_timeout: u64,
     /// Pause between two polls of an agent or instance, in seconds
-    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 5, value_parser = number, value_name = "SECONDS")]
     health_interval: u64,
     /// A regular instance without sessions for so long is shut down, in seconds
-    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 600, value_parser = number, value_name = "SECONDS")]
     idle_timeout: u64,
     /// How long a lost agent may take to return before its instances count as lost, in seconds
-    #[arg(long, default_value_t = 15, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 15, value_parser = number, value_name = "SECONDS")]
     agent_grace: u64,
     /// Older dialects that agents may speak besides SSMMP/1.1; they are answered in kind
     #[arg(long, value_enum, value_name = "DIALECT")]
@@ -221,9 +221,13 @@ async fn serve_names(arguments: &Arguments) -> Result<Option<Arc<Names>>> {
     Ok(Some(names))
 }
 
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "it must be a whole number".to_owned())
+}
+
 /// A zone's name, absolute and in lower case.
 fn zone(text: &str) -> Result<Name, String> {
-    let mut name = Name::from_ascii(text).map_err(|error| error.to_string())?;
+    let mut name = Name::from_ascii(text).map_err(|error| format!("it is no domain name: {error}"))?;
     name.set_fqdn(true);
     if name.is_root() { Err("name a zone below the root".into()) } else { Ok(name.to_lowercase()) }
 }

@@ -98,6 +98,10 @@ impl World {
                 let overdue = Box::new(Event::EndOverdue(id));
                 self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
             }
+            Effect::AcknowledgeWithin(id, port, within) => {
+                let overdue = Box::new(Event::AcknowledgeOverdue(id, port));
+                self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
+            }
             Effect::CloseWithin(request, within) => {
                 let overdue = Box::new(Event::CloseOverdue(request));
                 self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));

@@ -6,11 +6,14 @@ use patchbay_manager::core::{Core, InstanceState, SessionState};
 use patchbay_manager::graph::Kind;
 use ssmmp::InstanceId;
 
+use crate::network::Connection;
 use crate::schedule::Millis;
 use crate::world::World;
 
 /// A request may wait so long for its answer once nothing goes wrong, milliseconds.
 const ANSWER_WITHIN: Millis = 60_000;
+/// A connection that its program does not acknowledge may stand so long, milliseconds.
+const ACKNOWLEDGED_WITHIN: Millis = 15_000;
 /// An instance may be idle so long beyond its time once nothing goes wrong, milliseconds.
 const IDLE_SLACK: Millis = 120_000;
 
@@ -113,6 +116,17 @@ impl World {
             .collect();
         if let Some(unknown) = real.difference(&believed).next() {
             return Err(format!("the Manager does not know the session {unknown:?}"));
+        }
+        let late = self.schedule.now.saturating_sub(ACKNOWLEDGED_WITHIN);
+        let nobodys = |c: &&Connection| {
+            let key = (c.from.to_string(), c.at.to_string(), c.instances);
+            c.declared.is_some() && !c.acknowledged && c.made < late && !believed.contains(&key)
+        };
+        if let Some(c) = self.connections.values().find(nobodys) {
+            return Err(format!(
+                "the connection from {} to {} is never acknowledged and stays",
+                c.from, c.at
+            ));
         }
         let acknowledged_or_not: BTreeSet<_> =
             self.connections.values().map(|c| (c.from.to_string(), c.at.to_string(), c.instances)).collect();

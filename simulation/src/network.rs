@@ -7,7 +7,7 @@ use patchbay_agent::datapath::{Cause, SessionReport};
 use ssmmp::{InstanceId, Message, MessageId, Name};
 
 use crate::plan::FaultKind;
-use crate::schedule::Happening;
+use crate::schedule::{Happening, Millis};
 use crate::world::World;
 
 /// Which end of a connection.
@@ -60,6 +60,8 @@ pub struct Connection {
     pub declared: Option<InstanceId>,
     /// Whether the source has told its agent of it, or its agent does.
     pub acknowledged: bool,
+    /// When it was made.
+    pub made: Millis,
     /// Which ends are open.
     pub open: [bool; 2],
 }
@@ -111,6 +113,7 @@ impl World {
             response,
             declared,
             acknowledged: adapted && declared.is_some(),
+            made: self.schedule.now,
             open: [true; 2],
         };
         if declared.is_some() {

@@ -1,9 +1,9 @@
 //! A peer's bytes become messages, and messages its dialect's text.
 
-use crate::error::{ParseError, Problem};
-use crate::fields::SEPARATOR;
+use crate::error::ParseError;
+use crate::gathered::{Gathered, Read, tilde};
 use crate::semi::{self, Semi};
-use crate::{Envelope, Line, LineBuffer, MessageType, Speaker};
+use crate::{Envelope, Line, LineBuffer, Speaker};
 
 /// One connection's way from bytes to messages and back, in the dialect of the peer's first message.
 ///
@@ -20,29 +20,16 @@ pub struct Conversation {
     accepts_semi: bool,
     dialect: Option<Dialect>,
     ignored: u64,
+    ended: bool,
 }
+
+/// Bytes of messages that are encoded together, about.
+const BATCH_BYTES: usize = 64 * 1024;
 
 #[derive(Debug)]
 enum Dialect {
     Tilde,
     Semi(Box<Semi>),
-}
-
-/// The lines of one message so far, as one text.
-#[derive(Debug)]
-struct Gathered {
-    text: String,
-    message_type: MessageType,
-    state: Gathering,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Gathering {
-    Open,
-    /// Over the limit, which was said; its further lines are skipped.
-    TooLong,
-    /// Its last field has come; further lines are none of ours.
-    Done,
 }
 
 impl Conversation {
@@ -56,6 +43,7 @@ impl Conversation {
             accepts_semi: false,
             dialect: None,
             ignored: 0,
+            ended: false,
         }
     }
 
@@ -81,13 +69,28 @@ impl Conversation {
         self.lines.held() + self.gathered.as_ref().map_or(0, |gathered| gathered.text.len())
     }
 
-    /// Adds bytes as they came. Call [`Self::next_message`] until `None` after each.
+    /// Adds bytes as they were read; none are the end of the stream, as they are for a read. Call
+    /// [`Self::next_message`] until `None` after each.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.lines.push(bytes);
+        if !bytes.is_empty() {
+            self.lines.push(bytes);
+        } else if !self.ended {
+            self.ended = true;
+            // A newline makes a rest without one a line like any other.
+            if self.lines.held() > 0 {
+                self.lines.push(b"\n");
+            }
+        }
     }
 
-    /// The next message, or what is wrong with the peer's next line.
+    /// The next message, or what is wrong with the peer's next line; at the end of the stream also what
+    /// ended without a newline or in the middle of lines.
     pub fn next_message(&mut self) -> Option<Result<Envelope, ParseError>> {
+        let of_lines = self.next_of_lines();
+        of_lines.or_else(|| self.gathered.take_if(|_| self.ended).and_then(Gathered::into_message))
+    }
+
+    fn next_of_lines(&mut self) -> Option<Result<Envelope, ParseError>> {
         if let Some(next) = self.next.take() {
             return Some(next);
         }
@@ -123,15 +126,6 @@ impl Conversation {
         }
     }
 
-    /// What the stream ended with, when it ended without a newline or in the middle of lines.
-    pub fn finish(&mut self) -> Option<Result<Envelope, ParseError>> {
-        if self.lines.held() > 0 {
-            // A newline makes the rest a line like any other.
-            self.lines.push(b"\n");
-        }
-        self.next_message().or_else(|| self.gathered.take().and_then(Gathered::into_message))
-    }
-
     /// Appends a message in the peer's dialect. Where that has no such message nothing is sent, and
     /// what is returned stands for the peer's answer.
     pub fn encode(&mut self, envelope: &Envelope, out: &mut String) -> Option<Envelope> {
@@ -143,99 +137,23 @@ impl Conversation {
             }
         }
     }
-}
 
-enum Read {
-    More,
-    Ignored,
-    Message(Result<Envelope, ParseError>),
-    Two(Result<Envelope, ParseError>, Option<Result<Envelope, ParseError>>),
-}
-
-/// A line in the canonical form, or one of a message that arrives as separate lines.
-fn tilde(gathered: &mut Option<Gathered>, line: &[u8], limit: usize) -> Read {
-    let begun = alone(line).map(|(text, message_type)| Gathered {
-        text: text.to_owned(),
-        message_type,
-        state: Gathering::Open,
-    });
-    let Some(open) = gathered else {
-        if begun.is_some() {
-            *gathered = begun;
-            return Read::More;
+    /// Appends a message and those that wait behind it, as many as are well written at once. What is
+    /// returned stands for the peer's answers to messages that its dialect does not have.
+    pub fn encode_all(
+        &mut self,
+        first: Envelope,
+        mut waiting: impl FnMut() -> Option<Envelope>,
+        out: &mut String,
+    ) -> Vec<Envelope> {
+        let mut answers = Vec::new();
+        let mut next = Some(first);
+        while let Some(envelope) = next {
+            answers.extend(self.encode(&envelope, out));
+            next = if out.len() < BATCH_BYTES { waiting() } else { None };
         }
-        return Read::Message(Envelope::parse_bytes(line));
-    };
-    let is_blank = line.trim_ascii().is_empty();
-    if is_blank || is_type(line) {
-        let before = gathered.take().and_then(Gathered::into_message);
-        let now = match begun {
-            Some(_) => {
-                *gathered = begun;
-                None
-            }
-            None if is_blank => None,
-            None => Some(Envelope::parse_bytes(line)),
-        };
-        return match (before, now) {
-            (Some(before), now) => Read::Two(before, now),
-            (None, Some(now)) => Read::Message(now),
-            (None, None) => Read::More,
-        };
+        answers
     }
-    open.add(line, limit)
-}
-
-impl Gathered {
-    fn add(&mut self, line: &[u8], limit: usize) -> Read {
-        if self.state != Gathering::Open {
-            return Read::More;
-        }
-        if self.text.len() + SEPARATOR.len() + line.len() > limit {
-            self.state = Gathering::TooLong;
-            let beginning = std::mem::take(&mut self.text);
-            return Read::Message(Err(Envelope::too_long(beginning.as_bytes(), limit)));
-        }
-        let Ok(text) = std::str::from_utf8(line) else {
-            self.state = Gathering::Done;
-            let mut bytes = std::mem::take(&mut self.text).into_bytes();
-            bytes.extend_from_slice(SEPARATOR.as_bytes());
-            bytes.extend_from_slice(line);
-            return Read::Message(Envelope::parse_bytes(&bytes));
-        };
-        self.text.push_str(SEPARATOR);
-        self.text.push_str(text);
-        let name = text.split_once(':').map(|(name, _)| name.trim());
-        if name.is_some_and(|name| Some(name) == self.message_type.last_field()) {
-            let read = Envelope::parse(&self.text);
-            // In another order the last field comes early: what is missing may still come.
-            if !matches!(&read, Err(ParseError { problem: Problem::Missing(_), .. })) {
-                self.state = Gathering::Done;
-                self.text = String::new();
-                return Read::Message(read);
-            }
-        }
-        Read::More
-    }
-
-    fn into_message(self) -> Option<Result<Envelope, ParseError>> {
-        (self.state == Gathering::Open).then(|| Envelope::parse(&self.text))
-    }
-}
-
-/// A line that holds a known type and nothing else begins a message of separate lines.
-fn alone(line: &[u8]) -> Option<(&str, MessageType)> {
-    let text = std::str::from_utf8(line).ok()?.trim();
-    let (name, value) = text.split_once(':')?;
-    let message_type = MessageType::find(value.trim())?;
-    name.trim().eq_ignore_ascii_case("type").then_some((text, message_type))
-}
-
-fn is_type(line: &[u8]) -> bool {
-    let line = line.trim_ascii_start();
-    line.len() > 4
-        && line[..4].eq_ignore_ascii_case(b"type")
-        && line[4..].trim_ascii_start().starts_with(b":")
 }
 
 #[cfg(test)]
@@ -257,7 +175,8 @@ mod tests {
             }
             assert!(conversation.held() <= 2 * 207);
         }
-        while let Some(read) = conversation.finish() {
+        conversation.push(&[]);
+        while let Some(read) = conversation.next_message() {
             found.push(text(read));
         }
         found
@@ -301,6 +220,20 @@ mod tests {
             messages(b"type: graceful_shutdown_response"),
             ["error: the field `message_id` is missing"]
         );
+    }
+
+    #[test]
+    fn those_that_wait_are_encoded_together_up_to_a_bound() {
+        let message = Envelope::parse(SHUT).expect("good").with("x_more", &"much ".repeat(2_000));
+        let mut conversation = Conversation::new(Speaker::Agent, 200);
+        let (mut taken, mut out) = (0, String::new());
+        let waiting = || {
+            taken += 1;
+            Some(message.clone())
+        };
+        assert!(conversation.encode_all(message.clone(), waiting, &mut out).is_empty());
+        assert_eq!(out.lines().count(), taken + 1);
+        assert!((BATCH_BYTES..BATCH_BYTES + message.encode().len()).contains(&out.len()));
     }
 
     #[test]

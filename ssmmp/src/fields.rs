@@ -112,8 +112,8 @@ fn start(out: &mut String, name: &str) {
     out.push_str(": ");
 }
 
-/// Cuts at a tilde that has white space (or the line's edge) around it and a field, another tilde
-/// or nothing behind it; any other tilde belongs to a value.
+/// Cuts at a tilde that stands alone with a field, another tilde or nothing behind it; any other tilde
+/// belongs to a value.
 fn segments(line: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {
@@ -135,11 +135,16 @@ fn segments(line: &str) -> impl Iterator<Item = &str> {
 }
 
 fn is_separator(text: &str, at: usize) -> bool {
-    let (before, after) = (&text[..at], &text[at + 1..]);
-    let open_before = before.is_empty() || before.ends_with(char::is_whitespace);
-    let open_after = after.is_empty() || after.starts_with(char::is_whitespace);
-    let next = after.trim_start();
-    open_before && open_after && (next.is_empty() || next.starts_with('~') || starts_with_field(next))
+    let next = text[at + 1..].trim_start();
+    stands_alone(text, at) && (next.is_empty() || next.starts_with('~') || starts_with_field(next))
+}
+
+/// Whether a tilde has white space or the text's edge on both sides. A colon before it counts too: one
+/// blank more will stand there once the value behind a colon is passed on.
+pub(crate) fn stands_alone(text: &str, tilde: usize) -> bool {
+    let (before, after) = (&text[..tilde], &text[tilde + 1..]);
+    (before.is_empty() || before.ends_with(|c: char| c.is_whitespace() || c == ':'))
+        && (after.is_empty() || after.starts_with(char::is_whitespace))
 }
 
 fn starts_with_field(text: &str) -> bool {
@@ -167,6 +172,13 @@ mod tests {
     #[test]
     fn a_tilde_inside_a_value_is_not_a_separator() {
         check("type: a~b ~ x: 1 ~ 2", &[("type", "a~b"), ("x", "1 ~ 2")]);
+    }
+
+    #[test]
+    fn a_tilde_behind_a_colon_separates_as_it_would_when_it_is_passed_on() {
+        check("type: a ~ x:~ y: 1", &[("type", "a"), ("x", ""), ("y", "1")]);
+        check("type: a ~ x:~", &[("type", "a"), ("x", "")]);
+        check("type: a ~ x:~1 ~ y:~~ z: 2", &[("type", "a"), ("x", "~1"), ("y", "~~ z: 2")]);
     }
 
     #[test]

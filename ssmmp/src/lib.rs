@@ -15,7 +15,9 @@ mod error;
 mod execution;
 mod fields;
 mod framing;
+mod gathered;
 mod health;
+mod malformed;
 mod message;
 mod registration;
 mod semi;
@@ -37,6 +39,7 @@ pub use health::{
     AgentHealthControlRequest, AgentHealthControlResponse, ServiceInstanceHealthRequest,
     ServiceInstanceHealthResponse,
 };
+pub use malformed::{Malformed, Verdict};
 pub use message::{Message, MessageType};
 pub use registration::{InitiationRequest, InitiationResponse};
 pub use semi::Speaker;

@@ -281,16 +281,18 @@ const CASES: &[Case] = &[
 fn heard(stream: &[u8]) -> Vec<String> {
     let text = |envelope: &Envelope| envelope.encode().trim_end().to_owned();
     let mut conversation = Conversation::new(Speaker::Agent, MAX_MESSAGE_BYTES);
-    conversation.push(stream);
     let mut found = Vec::new();
-    while let Some(read) = conversation.next_message().or_else(|| conversation.finish()) {
-        found.push(match read {
-            Ok(envelope) => text(&envelope),
-            Err(error) => match error.refusal {
-                Some(answer) => format!("answer: {}", text(&answer)),
-                None => format!("error: {}", error.problem),
-            },
-        });
+    for bytes in [stream, &[]] {
+        conversation.push(bytes);
+        while let Some(read) = conversation.next_message() {
+            found.push(match read {
+                Ok(envelope) => text(&envelope),
+                Err(error) => match error.refusal {
+                    Some(answer) => format!("answer: {}", text(&answer)),
+                    None => format!("error: {}", error.problem),
+                },
+            });
+        }
     }
     found
 }

@@ -13,6 +13,7 @@ fn lines() -> impl Strategy<Value = String> {
         Just("S, 54000 & S2, 54001".to_owned()),
         Just("P, S, B".to_owned()),
         "\\PC{0,20}",
+        "[~:a ,(&]{0,12}",
     ];
     let names = prop::sample::select(vec![
         "sub_type",
@@ -37,14 +38,17 @@ fn lines() -> impl Strategy<Value = String> {
         "x_more",
         "service_instance_network_address",
     ]);
+    let colon = prop::sample::select(vec![": ", ":", " :\t"]);
     let types = prop::sample::select(MessageType::ALL.to_vec());
-    (types, 1u64..1_000_000, prop::collection::btree_map(names, value, 0..21)).prop_map(|(t, id, fields)| {
-        let mut line = format!("type: {t} ~ message_id: {id}");
-        for (name, value) in fields {
-            line.push_str(&format!(" ~ {name}: {value}"));
-        }
-        line
-    })
+    (types, 1u64..1_000_000, prop::collection::btree_map(names, (colon, value), 0..21)).prop_map(
+        |(t, id, fields)| {
+            let mut line = format!("type: {t} ~ message_id: {id}");
+            for (name, (colon, value)) in fields {
+                line.push_str(&format!(" ~ {name}{colon}{value}"));
+            }
+            line
+        },
+    )
 }
 
 proptest! {
@@ -58,6 +62,7 @@ proptest! {
                 let wire = sent.encode();
                 let again = Envelope::parse(wire.trim_end_matches('\n')).map_err(|e| TestCaseError::fail(format!("{e}: {wire}")))?;
                 prop_assert_eq!(&again.message, &sent.message);
+                prop_assert_eq!(&again.extensions, &sent.extensions);
             }
         }
     }

@@ -64,6 +64,7 @@ impl Core {
     pub(super) fn established(&mut self, report: &SessionReport) {
         let id = InstanceId(report.source_instance);
         if !self.is_adapted(id) {
+            self.connected(id, report);
             return;
         }
         let port = Port(report.source.port());
@@ -104,6 +105,7 @@ impl Core {
             destination: InstanceId(session.destination_instance),
             socket,
             at: session.destination,
+            over: false,
         })
     }
 
@@ -117,9 +119,14 @@ impl Core {
     /// The kernel saw a declared connection end: adapted ends are reported for.
     pub(super) fn closed(&mut self, report: &SessionReport, cause: Cause) {
         let status = if cause == Cause::Broken { Status::BROKEN } else { Status::CLOSED };
-        let source = InstanceId(report.source_instance);
+        let (source, port) = (InstanceId(report.source_instance), Port(report.source.port()));
         if self.is_adapted(source) {
-            self.tell_source_closed(source, Port(report.source.port()), status);
+            self.tell_source_closed(source, port, status);
+        }
+        self.unacknowledged.remove(&(source, port));
+        if let Some(live) = self.live.get_mut(&(source, port)).filter(|live| live.at == report.destination) {
+            // It says so itself; it may have said so to an earlier agent.
+            live.over = true;
         }
         let destination = InstanceId(report.destination_instance);
         if self.is_adapted(destination) {

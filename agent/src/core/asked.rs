@@ -24,7 +24,12 @@ pub(super) struct Asked {
 impl Asked {
     /// Whether an answer is to come.
     pub(super) fn waits(&self) -> bool {
-        self.answer.is_none() || self.again
+        self.is_unanswered() || self.again
+    }
+
+    /// Whether it was never answered.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.answer.is_none()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::datapath::SessionReport;
 use crate::repository::Kind;
 
 impl Core {
-    pub(super) fn execute(&mut self, request: ExecutionRequest, app: Option<Name>) {
+    pub(super) fn execute(&mut self, request: ExecutionRequest, app: Option<Name>, vertex: Option<Name>) {
         let id = request.service_instance_id;
         if !id.is_known() {
             let reason = "an instance needs an id";
@@ -24,6 +24,9 @@ impl Core {
                     self.execution_answer(request.message_id, Status::CONFLICT, "the id is in use", &[])
                 }
                 (true, Stage::Running) => self.execution_answer(request.message_id, Status::OK, "", &[]),
+                (true, Stage::Ending) => {
+                    self.execution_answer(request.message_id, Status::CONFLICT, "it is being ended", &[])
+                }
                 // The repeated request is answered when the first one is.
                 (true, _) => instance.execution = request.message_id,
             }
@@ -38,6 +41,7 @@ impl Core {
         let start = Start {
             id,
             app,
+            vertex,
             service: request.service_name,
             address: request.agent_network_address,
             sockets: request.socket_configuration,
@@ -147,6 +151,7 @@ impl Core {
         let Some(instance) = self.instances.remove(&id) else { return };
         self.withdraw(id);
         self.closing_ended(id);
+        self.unacknowledged.retain(|(source, _), _| *source != id);
         self.asked.forget(id);
         let ended: Vec<_> = self.live.range((id, Port(0))..=(id, Port(u16::MAX))).map(|(k, _)| *k).collect();
         for (source, port) in ended {
@@ -179,11 +184,18 @@ impl Core {
         instance.shutdown = Some((message_id, graceful));
         let native = instance.kind == Kind::Native && instance.stage == Stage::Running;
         let service_name = instance.start.service.clone();
-        if instance.stage == Stage::Plugs {
+        let (stage, execution) = (instance.stage, instance.execution);
+        if matches!(stage, Stage::Plugs | Stage::Starting) {
+            let reason = "it was shut down before it ran";
+            self.execution_answer(execution, Status::UNAVAILABLE, reason, &[]);
+        }
+        if stage == Stage::Plugs {
             self.start_failed(id, Status::OK, "", &[]);
             return;
         }
-        instance.stage = Stage::Ending;
+        if let Some(instance) = self.instances.get_mut(&id) {
+            instance.stage = Stage::Ending;
+        }
         if graceful && native {
             let request = GracefulShutdownRequest { message_id, service_name, service_instance_id: id };
             self.effect(Effect::ToInstance(id, Envelope::new(request, Hop::AgentToInstance)));

@@ -9,6 +9,7 @@ mod observed;
 pub mod profiles;
 mod resync;
 mod sessions;
+mod unacknowledged;
 mod unsent;
 
 #[cfg(test)]
@@ -29,6 +30,8 @@ use crate::repository::{Kind, Repository};
 use asked::AskedTable;
 pub use asked::MAX_ASKED;
 use profiles::{Ends, Profiles};
+pub use unacknowledged::ACKNOWLEDGE_LOOK;
+use unacknowledged::Unacknowledged;
 use unsent::Unsent;
 pub use unsent::{MAX_UNSENT, MAX_UNSENT_OF_ONE};
 
@@ -70,6 +73,8 @@ pub enum Event {
     EndOverdue(InstanceId),
     /// The time of [`Effect::CloseWithin`] is over.
     CloseOverdue(MessageId),
+    /// The time of [`Effect::AcknowledgeWithin`] is over.
+    AcknowledgeOverdue(InstanceId, Port),
     /// What was seen so far of sessions that go on.
     Observed(Vec<SessionReport>),
 }
@@ -103,6 +108,8 @@ pub enum Effect {
     EndWithin(InstanceId, Duration),
     /// Give back [`Event::CloseOverdue`] for this close request after a time.
     CloseWithin(MessageId, Duration),
+    /// Give back [`Event::AcknowledgeOverdue`] for this instance's plug after a time.
+    AcknowledgeWithin(InstanceId, Port, Duration),
     /// The Manager knows this agent now.
     Registered,
     /// The Manager refused the registration.
@@ -118,6 +125,8 @@ pub struct Start {
     pub id: InstanceId,
     /// The application, where the Manager says it.
     pub app: Option<Name>,
+    /// Its service in the application's graph, where the Manager says it.
+    pub vertex: Option<Name>,
     /// Its service, an entry of the repository.
     pub service: Name,
     /// The node's address.
@@ -136,6 +145,7 @@ impl Start {
         Self {
             id,
             app: None,
+            vertex: None,
             service,
             address: Address::UNKNOWN,
             sockets: SocketConfiguration(Vec::new()),
@@ -199,6 +209,8 @@ struct Live {
     destination: InstanceId,
     socket: Name,
     at: SocketAddr,
+    /// The kernel saw it end, its source has not said so yet: it is told no more.
+    over: bool,
 }
 
 /// A declaration and what it was decided from.
@@ -233,6 +245,7 @@ pub struct Core {
     /// Whether no session of an instance here can be missing in `live`.
     knows_all_sessions: bool,
     closing: HashMap<MessageId, closing::Closing>,
+    unacknowledged: Unacknowledged,
     registered: bool,
     registration: MessageId,
     unsent: Unsent,
@@ -261,6 +274,7 @@ impl Core {
             live: BTreeMap::new(),
             knows_all_sessions: true,
             closing: HashMap::new(),
+            unacknowledged: Unacknowledged::new(),
             registered: false,
             registration: MessageId::from(1),
             unsent: Unsent::default(),
@@ -296,6 +310,7 @@ impl Core {
             Event::Leaving(report) => self.left(&report),
             Event::EndOverdue(id) => self.end_overdue(id),
             Event::CloseOverdue(request) => self.close_overdue(&request),
+            Event::AcknowledgeOverdue(id, port) => self.acknowledge_overdue(id, port),
             Event::Observed(reports) => {
                 for report in &reports {
                     self.observed(report, false);
@@ -354,8 +369,8 @@ impl Core {
             }
             _ if !self.registered => {}
             Message::ExecutionRequest(request) => {
-                let app = envelope.extension("x_app").and_then(|app| Name::new(app).ok());
-                self.execute(request.clone(), app);
+                let name = |line| envelope.extension(line).and_then(|name| Name::new(name).ok());
+                self.execute(request.clone(), name("x_app"), name("x_service"));
             }
             Message::SessionResponse(response) => self.session_answered(response.clone(), envelope),
             Message::SourceServiceSessionCloseRequest(request) => {

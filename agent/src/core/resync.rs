@@ -32,8 +32,8 @@ impl Core {
     /// Tells again what may have been missed. Nothing that happens later overtakes it.
     pub(super) fn tell_again(&mut self) {
         self.effects.extend(self.unsent.take().map(Effect::ToManager));
-        let items: Vec<String> =
-            self.live.iter().map(|((source, port), live)| item(*source, *port, live)).collect();
+        let living = self.live.iter().filter(|(_, live)| !live.over);
+        let items: Vec<String> = living.map(|((source, port), live)| item(*source, *port, live)).collect();
         for items in items.chunks(SESSIONS_IN_A_MESSAGE) {
             self.tell_sessions("x_live", &items.join(" & "));
         }

@@ -9,6 +9,7 @@ use ssmmp::{
     SourceServiceSessionCloseInfo, Status,
 };
 
+use super::asked::Asked;
 use super::profiles::{Endpoint, Ends, known_habits};
 use super::{Core, Declare, END_WITHIN, Effect, Live, resync};
 use crate::repository::Kind;
@@ -32,9 +33,15 @@ impl Core {
                 if ack.source_service_instance_id != id {
                     return;
                 }
+                let told = envelope.extension("x_session");
+                if told.is_none() && self.asked.get(id, ack.message_id).is_some_and(Asked::is_unanswered) {
+                    // There is nothing to acknowledge yet; its answer is still to come.
+                    return;
+                }
+                self.unacknowledged.remove(&(id, ack.source_plug_port));
                 let (port, connected) = (ack.source_plug_port, ack.status.is_success());
                 let asked = self.asked.remove(id, ack.message_id).and_then(|asked| asked.answer);
-                let live = asked.or_else(|| self.told_again(id, ack, envelope.extension("x_session")?));
+                let live = asked.or_else(|| self.told_again(id, ack, told?));
                 if let (Some(live), true) = (live, connected) {
                     // The Manager may have given the session up meanwhile: it is told all of it.
                     let line = resync::item(id, port, &live);
@@ -109,6 +116,7 @@ impl Core {
             destination: InstanceId(destination.parse().ok()?),
             socket: Name::new(socket).ok()?,
             at: SocketAddr::new(address.parse().ok()?, port.parse().ok()?),
+            over: false,
         })
     }
 
@@ -155,6 +163,7 @@ impl Core {
                 destination: response.dest_service_instance_id,
                 socket: response.dest_socket_name.clone(),
                 at,
+                over: false,
             });
             let ends = self.ends_of(source, &asked_plug, &response);
             let declare = Declare {

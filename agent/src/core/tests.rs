@@ -122,6 +122,26 @@ fn an_execution_is_answered_when_its_sockets_listen() {
 }
 
 #[test]
+fn an_execution_that_a_shutdown_overtakes_is_answered() {
+    // One is starting, the other waits for its plugs' targets.
+    for (service, plugs) in [("redis", ""), ("proxy", "back, in, B")] {
+        let mut node = Node::registered();
+        node.execute(service, 5, plugs);
+        let asked = node.manager(&format!(
+            "type: hard_shutdown_request ~ message_id: 50 ~ service_name: {service} ~ service_instance_id: 5"
+        ));
+        assert_eq!(statuses(&asked)[0], Status::UNAVAILABLE, "{service}");
+        assert_eq!(extensions(&asked[0])[0].1, "it was shut down before it ran");
+        if service == "redis" {
+            assert_eq!(statuses(&node.execute(service, 5, plugs)), [Status::CONFLICT], "it is ending");
+        }
+        let ended = node.0.handle(Event::Exited(InstanceId(5), "signal 9".into(), Vec::new()));
+        let all: Vec<Status> = statuses(&asked).into_iter().chain(statuses(&ended)).collect();
+        assert_eq!(all, [Status::UNAVAILABLE, Status::OK], "{service}");
+    }
+}
+
+#[test]
 fn the_kernel_is_told_before_the_instance() {
     let mut node = Node::running(&[("A", 7), ("A", 9)]);
     let effects = node.session(9, "10.0.0.1", "auto");

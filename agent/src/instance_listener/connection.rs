@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ssmmp::{Conversation, Envelope, InstanceId, MAX_MESSAGE_BYTES, Name, ParseError, Speaker};
+use ssmmp::{Conversation, Envelope, InstanceId, MAX_MESSAGE_BYTES, Malformed, Name, ParseError, Speaker};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::timeout;
@@ -11,10 +11,6 @@ use tracing::{debug, warn};
 
 use super::Said;
 
-/// Malformed messages in a row after which a connection is closed.
-const MAX_MALFORMED: u32 = 100;
-/// Malformed messages of a connection that are logged one by one; further ones are only counted.
-const MAX_LOGGED: u32 = 20;
 /// Messages of one instance that may wait for the core; it is not read meanwhile, so that a flood
 /// waits for itself and others only wait for so many of it.
 const MAX_WAITING: usize = 64;
@@ -24,8 +20,6 @@ const WRITE_WITHIN: Duration = Duration::from_secs(10);
 const DIALECT_WITHIN: Duration = Duration::from_secs(1);
 /// Bytes read at once.
 const READ_BYTES: usize = 4_096;
-/// Bytes written at once, about.
-const WRITE_BYTES: usize = 64 * 1024;
 
 /// An instance at the other end of a connection.
 pub(super) struct Instance {
@@ -40,8 +34,7 @@ pub(super) struct Instance {
 /// What the messages of one connection have shown so far.
 #[derive(Default)]
 struct Record {
-    malformed_in_a_row: u32,
-    malformed: u32,
+    malformed: Malformed,
     unknown_fields: usize,
 }
 
@@ -98,7 +91,8 @@ impl Instance {
         let mut text = String::new();
         while let Some(envelope) = outbound.recv().await {
             text.clear();
-            let answers = self.encode(envelope, &mut outbound, &mut text);
+            let waiting = || outbound.try_recv().ok();
+            let answers = self.conversation().encode_all(envelope, waiting, &mut text);
             match timeout(WRITE_WITHIN, writer.write_all(text.as_bytes())).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return format!("writing failed: {error}"),
@@ -113,23 +107,6 @@ impl Instance {
         "another connection took its place, or the instance ended".into()
     }
 
-    /// A message and those that wait behind it as text, and the answers that a dialect has no message for.
-    fn encode(
-        &self,
-        first: Envelope,
-        outbound: &mut mpsc::Receiver<Envelope>,
-        text: &mut String,
-    ) -> Vec<Envelope> {
-        let mut conversation = self.conversation();
-        let mut answers = Vec::new();
-        let mut next = Some(first);
-        while let Some(envelope) = next {
-            answers.extend(conversation.encode(&envelope, text));
-            next = if text.len() < WRITE_BYTES { outbound.try_recv().ok() } else { None };
-        }
-        answers
-    }
-
     async fn read(&self, mut reader: impl AsyncRead + Unpin, said: &mpsc::Sender<Said>) -> String {
         let mut bytes = vec![0; READ_BYTES];
         let mut record = Record::default();
@@ -140,7 +117,7 @@ impl Instance {
                 Err(error) => return format!("reading failed: {error}"),
             };
             self.conversation().push(&bytes[..length]);
-            while let Some(message) = self.next(length == 0) {
+            while let Some(message) = self.next() {
                 match message {
                     Ok(envelope) => {
                         record.note(self.id, &envelope);
@@ -163,10 +140,9 @@ impl Instance {
         }
     }
 
-    /// The next message of what was read; at the end of the stream also one without a newline.
-    fn next(&self, ended: bool) -> Option<Result<Envelope, ParseError>> {
+    fn next(&self) -> Option<Result<Envelope, ParseError>> {
         let mut conversation = self.conversation();
-        let next = if ended { conversation.finish() } else { conversation.next_message() };
+        let next = conversation.next_message();
         if conversation.is_begun() {
             self.begun.notify_one();
         }
@@ -175,26 +151,24 @@ impl Instance {
 
     /// Answers a message that was not understood; says why the connection is to end, if it is.
     fn refuse(&self, problem: ParseError, record: &mut Record) -> Option<String> {
-        record.malformed_in_a_row += 1;
-        record.malformed += 1;
-        if record.malformed <= MAX_LOGGED {
+        let verdict = record.malformed.count();
+        if verdict.is_logged {
             warn!(instance = %self.id, "refused: {problem}");
         }
-        if record.malformed == MAX_LOGGED {
+        if verdict.is_last_logged {
             warn!(instance = %self.id, "further malformed messages of this connection are only counted");
         }
         if let (Some(refusal), Some(sender)) = (problem.refusal, self.refusals.upgrade()) {
             // An instance that lets so much wait is cut off by the next message to it.
             let _ = sender.try_send(*refusal);
         }
-        let malformed = record.malformed_in_a_row;
-        (malformed >= MAX_MALFORMED).then(|| format!("{malformed} malformed messages in a row"))
+        verdict.end
     }
 }
 
 impl Record {
     fn note(&mut self, id: InstanceId, envelope: &Envelope) {
-        self.malformed_in_a_row = 0;
+        self.malformed.understood();
         if envelope.unknown_fields() > 0 {
             self.unknown_fields += envelope.unknown_fields();
             debug!(instance = %id, in_all = self.unknown_fields, "a message has unknown fields; they are passed on");

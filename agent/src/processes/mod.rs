@@ -112,7 +112,10 @@ pub fn start(places: &Places, start: &Start, entry: &Entry) -> Result<Process, S
     let join = cgroup.join("cgroup.procs");
     let members = OpenOptions::new().write(true).open(&join).map_err(|e| fail("opening", &join, e))?;
 
-    let data = entry.data.then(|| DataFolder::claim(&places.state, start)).transpose()?;
+    let data = match entry.data {
+        true => Some(DataFolder::claim(&places.state, start)?),
+        false => DataFolder::none(&places.state, start).map(|()| None)?,
+    };
     let mut command =
         command::command(places, start, entry, &folder, data.as_ref().map(|data| data.path.as_path()))?;
     command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);

@@ -6,18 +6,7 @@ use patchbay_manager::core::{Config, Connection, Core, Effect, Event};
 use patchbay_manager::graph::Graph;
 use ssmmp::{Envelope, Message};
 
-const GRAPH: &str = r#"app = "t"
-[service.gate]
-kind = "gateway"
-sockets.http = { protocol = "http", port = 8080 }
-plugs.store = { protocol = "p" }
-[service.store]
-kind = "baas"
-sockets.api = { protocol = "p" }
-[[connection]]
-from = "gate.store"
-to = "store.api"
-"#;
+const GRAPH: &str = include_str!("../../../manager/tests/gate-store.toml");
 
 struct Manager(Core, u64);
 

@@ -1,10 +1,10 @@
 //! Sessions are closed on request (section 4, 11; C4, C9): asked for at the source, or at the destination
 //! when the source's side is gone; every request has a deadline, and there are few tries.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use ssmmp::{
-    DestServiceSessionCloseRequest, Envelope, Hop, InstanceId, Message, Name,
+    Address, DestServiceSessionCloseRequest, Envelope, Hop, InstanceId, Message, Name,
     SourceServiceSessionCloseRequest, Status,
 };
 
@@ -12,6 +12,10 @@ use super::{Core, Millis, Outstanding, Session, SessionState, Timer};
 
 /// Requests for the end of one session, at one end or the other, before it counts as broken.
 const TRIES: u32 = 3;
+/// Surviving ends of lost instances that are asked to close at once; the others follow.
+pub const MAX_ENDS_AT_ONCE: usize = 64;
+/// The pause between so many and the next, milliseconds.
+const ENDS_PAUSE: Millis = 100;
 /// How much longer than the instance may take its agent's answer is waited for, milliseconds.
 const SLACK: Millis = 2_000;
 
@@ -24,7 +28,20 @@ enum Side {
 
 /// Sessions that somebody was asked to close.
 #[derive(Debug, Default)]
-pub(crate) struct Closings(HashMap<u64, Closing>);
+pub(crate) struct Closings {
+    asked: HashMap<u64, Closing>,
+    /// Surviving ends of lost instances that wait for their turn.
+    surviving: VecDeque<CloseRequest>,
+    /// When the next of them are asked at the earliest.
+    surviving_at: Millis,
+}
+
+/// A close request and the node of who is asked.
+#[derive(Debug)]
+struct CloseRequest {
+    node: Address,
+    envelope: Envelope,
+}
 
 #[derive(Debug)]
 struct Closing {
@@ -37,12 +54,12 @@ struct Closing {
 impl Closings {
     /// Whether a session was asked to close.
     pub(crate) fn contains(&self, session: u64) -> bool {
-        self.0.contains_key(&session)
+        self.asked.contains_key(&session)
     }
 
     /// A session is over. Whether that was asked for.
     pub(crate) fn remove(&mut self, session: u64) -> bool {
-        self.0.remove(&session).is_some()
+        self.asked.remove(&session).is_some()
     }
 }
 
@@ -51,14 +68,14 @@ impl Core {
     pub(super) fn ask_to_close(&mut self, id: u64, avoid: Option<InstanceId>) {
         let is_open = self.sessions.get(id).is_some_and(|session| session.state == SessionState::Open);
         if is_open && !self.closings.contains(id) {
-            self.closings.0.insert(id, Closing { tries: 0, avoid, latest: None });
+            self.closings.asked.insert(id, Closing { tries: 0, avoid, latest: None });
             self.ask_an_end(id);
         }
     }
 
     /// Asks the end that can be reached; after a try without an answer the other one.
     fn ask_an_end(&mut self, id: u64) {
-        let (Some(closing), Some(session)) = (self.closings.0.get(&id), self.sessions.get(id)) else {
+        let (Some(closing), Some(session)) = (self.closings.asked.get(&id), self.sessions.get(id)) else {
             return;
         };
         if closing.tries >= TRIES {
@@ -84,7 +101,7 @@ impl Core {
             self.send_close(id, side, within);
         }
         // With both agents away nobody is asked: what their return or the end of their grace says counts.
-        if let Some(closing) = self.closings.0.get_mut(&id).filter(|_| side.is_some()) {
+        if let Some(closing) = self.closings.asked.get_mut(&id).filter(|_| side.is_some()) {
             closing.tries += 1;
             closing.latest = side;
         }
@@ -98,8 +115,14 @@ impl Core {
     }
 
     fn send_close(&mut self, id: u64, side: Side, within: Millis) {
+        if let Some(request) = self.close_request(id, side, within) {
+            self.send_with(request.node, request.envelope, Some(Outstanding::CloseSession(id)));
+        }
+    }
+
+    fn close_request(&mut self, id: u64, side: Side, within: Millis) -> Option<CloseRequest> {
         let message_id = self.message_id();
-        let Some(session) = self.sessions.get(id) else { return };
+        let session = self.sessions.get(id)?;
         let edge = &session.edge;
         let (node, message): (_, Message) = match side {
             Side::Source => (
@@ -137,11 +160,11 @@ impl Core {
             ),
         };
         let envelope = Envelope::new(message, Hop::ManagerToAgent).with("x_within", &within.to_string());
-        self.send_with(node, envelope, Some(Outstanding::CloseSession(id)));
+        Some(CloseRequest { node, envelope })
     }
 
     /// An instance is gone without its connections having ended: the ends that live are asked to close
-    /// (F2, F3). What they answer changes nothing.
+    /// (F2, F3), a few at a time. What they answer changes nothing.
     pub(super) fn close_surviving_ends(&mut self, id: InstanceId) {
         let sessions = self.inventory.instance(id).map(|instance| instance.sessions.clone());
         for session in sessions.into_iter().flatten() {
@@ -152,9 +175,27 @@ impl Core {
             let (other, service) = end(known, side);
             if other != id && self.is_reachable(known, side) {
                 let within = self.policy(known.edge.app.as_str(), service.as_str()).close_within;
-                self.send_close(session, side, within);
+                let request = self.close_request(session, side, within);
+                self.closings.surviving.extend(request);
             }
         }
+        if self.closings.surviving_at <= self.now {
+            self.close_next_ends();
+        }
+    }
+
+    /// Asks the next of the surviving ends to close.
+    pub(super) fn close_next_ends(&mut self) {
+        if self.closings.surviving.is_empty() {
+            return;
+        }
+        let count = self.closings.surviving.len().min(MAX_ENDS_AT_ONCE);
+        let next: Vec<CloseRequest> = self.closings.surviving.drain(..count).collect();
+        for request in next {
+            self.send_with(request.node, request.envelope, None);
+        }
+        self.closings.surviving_at = self.now + ENDS_PAUSE;
+        self.at(self.closings.surviving_at, Timer::SurvivingEnds);
     }
 
     /// An end has answered a close request, or its agent for it.

@@ -103,6 +103,9 @@ impl Core {
                 if self.drained.remove(&address) {
                     self.effect(Effect::SaveNode(address));
                     self.publish("node-undrained", format!("node {node}"), "it may execute again".into());
+                    let now = self.now;
+                    let services = self.apps.values_mut().flat_map(|app| app.services.values_mut());
+                    services.for_each(|service| service.failures.retry(now));
                     self.settle_all();
                     self.retry_all_waiting();
                 }
@@ -284,10 +287,8 @@ impl Core {
     fn known_node(&self, node: &str) -> Result<Address, Refusal> {
         self.find_node(node).ok_or_else(|| {
             let names: Vec<&str> = self.inventory.nodes().take(20).map(|node| node.name.as_str()).collect();
-            unknown(format!(
-                "there is no node `{node}`, or several are called so; there are: {}",
-                names.join(", ")
-            ))
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            unknown(format!("there is no node `{node}`, or several are called so; there are: {names}"))
         })
     }
 

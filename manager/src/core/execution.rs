@@ -65,7 +65,7 @@ impl Core {
         let within = self.policy(app, service).start_within;
         let sockets = instance.sockets.iter();
         let (address, service_name) = (instance.address, instance.program.clone());
-        let app_name = instance.app.to_string();
+        let (app_name, vertex_name) = (instance.app.to_string(), instance.service.to_string());
         let request = ExecutionRequest {
             message_id,
             agent_network_address: address,
@@ -77,7 +77,9 @@ impl Core {
             plug_configuration: PlugConfiguration(vertex.map(plugs).unwrap_or_default()),
         };
         self.at(self.now + within, Timer::Start(id));
-        let envelope = Envelope::new(request, Hop::ManagerToAgent).with("x_app", &app_name);
+        let envelope = Envelope::new(request, Hop::ManagerToAgent)
+            .with("x_app", &app_name)
+            .with("x_service", &vertex_name);
         self.inventory.change(id, |instance| instance.execution = Some(message_id));
         self.send_with(address, envelope, Some(Outstanding::Execution(id)));
     }
@@ -101,16 +103,16 @@ impl Core {
             self.runs(id, &app, &service);
             return;
         }
-        let start = Start {
-            tried: instance.tried.clone(),
-            replaces: instance.replaces,
-            only: instance.replaces.and_then(|old| Some(self.inventory.instance(old)?.leaving.as_ref()?.to)),
-            near: None,
-        };
-        let (moved, is_move) = (start.replaces, start.only.is_some());
+        let old = instance.replaces.and_then(|old| self.inventory.instance(old));
+        // One that has ended meanwhile is not moved: the new one was to stand in for it.
+        let old = old.filter(|old| old.state == InstanceState::Running);
+        let moved = old.filter(|old| old.leaving.is_some()).map(|old| old.id);
+        let start =
+            Start { tried: instance.tried.clone(), replaces: old.map(|old| old.id), ..Start::default() };
         self.end(id, InstanceState::Failed, &format!("could not be started ({status}): {reason}"), output);
-        if let Some(old) = moved.filter(|_| is_move) {
+        if let Some(old) = moved {
             self.give_up_move(old, reason);
+            self.settle(&app, &service);
         } else if status == Status::CONFLICT || !self.start(&app, &service, start) {
             self.unplanned_end(&app, &service, None, status, reason);
         }
@@ -246,15 +248,16 @@ impl Core {
             instance.ended = Some(now);
             instance.reason = Some(reason.to_owned());
             instance.output = output;
-            (instance.service.clone(), instance.sessions.clone())
+            (instance.app.clone(), instance.service.clone(), instance.sessions.clone())
         });
-        let Some((service, sessions)) = ended else { return };
+        let Some((app, service, sessions)) = ended else { return };
         self.effect(Effect::SaveInstance(id));
         let kind = if state == InstanceState::Failed { "instance-failed" } else { "instance-ended" };
         self.publish(kind, format!("instance {id} ({service})"), format!("{reason}{last_line}"));
         for session in sessions {
             self.session_closed(session, Status::BROKEN);
         }
+        self.withdraw_waiting(app.as_str(), id);
     }
 }
 

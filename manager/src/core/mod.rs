@@ -160,6 +160,7 @@ impl Core {
                 Timer::Settle(app, service) => self.settle(&app, &service),
                 Timer::Waiting(app, service) => self.waited_long(&app, &service),
                 Timer::Close(session) => self.close_overdue(session),
+                Timer::SurvivingEnds => self.close_next_ends(),
                 Timer::NodeGrace(address) => self.grace_ended(address),
                 Timer::Drain(id) => self.ask_to_end(id),
                 Timer::Graceful(id) => self.force_end(id),

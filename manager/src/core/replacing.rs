@@ -6,7 +6,7 @@ use ssmmp::InstanceId;
 
 use super::execution::Start;
 use super::{Core, Effect, Instance, InstanceState};
-use crate::graph::State;
+use crate::graph::{Service, State};
 
 impl Core {
     /// Why an instance is to be replaced; `None` when it is as it should be.
@@ -26,6 +26,17 @@ impl Core {
             });
         }
         None
+    }
+
+    /// Whether an instance of a service is as it should be, without saying why.
+    pub(super) fn may_stay(&self, service: &Service) -> impl Fn(&Instance) -> bool {
+        let recipe = service.recipe();
+        let moves = service.state == State::Shared;
+        move |instance| {
+            instance.leaving.is_none()
+                && !(moves && self.drained.contains(&instance.address))
+                && (instance.recipe.is_empty() || instance.recipe == recipe)
+        }
     }
 
     /// Whether some instance of a service may have to be replaced.

@@ -96,7 +96,17 @@ impl Core {
             choice::choose(best.into_iter().flatten().filter_map(candidate), balance, policy.near, turn)
         } else {
             let turn = if balance == Balance::TwoChoices { mixed(self.seed ^ turn) } else { turn };
-            choice::choose(of_service.running.iter().filter_map(candidate), balance, policy.near, turn)
+            let may_stay = known.service(service).map(|vertex| self.may_stay(vertex));
+            let may_stay = may_stay.filter(|_| self.replaces_some(app, service));
+            // A session to one that is to be replaced would move again: only where no other has room.
+            let is_good = |(is_overloaded, _, id): &Rank| {
+                !is_overloaded
+                    && may_stay.as_ref().zip(self.inventory.instance(*id)).is_some_and(|(f, i)| f(i))
+            };
+            let running = || of_service.running.iter();
+            let good = running().filter(|rank| is_good(rank)).filter_map(candidate);
+            choice::choose(good, balance, policy.near, turn)
+                .or_else(|| choice::choose(running().filter_map(candidate), balance, policy.near, turn))
         };
         if let Some(known) = self.apps.get_mut(app) {
             known.state_mut(service).turn += 1;

@@ -1,6 +1,6 @@
 //! Session requests wait for a start of their destination: one start serves all who wait (S4).
 
-use ssmmp::Status;
+use ssmmp::{InstanceId, Status};
 
 use super::{Core, Millis, Timer, Waiting};
 
@@ -81,6 +81,17 @@ impl Core {
     pub(super) fn fail_waiting(&mut self, app: &str, service: &str, status: Status, reason: &str) {
         for waiting in self.take_waiting(app, service) {
             self.refuse_request(&waiting, status, reason);
+        }
+    }
+
+    /// An instance has ended: nothing is started for what it asked.
+    pub(super) fn withdraw_waiting(&mut self, app: &str, asker: InstanceId) {
+        let Some(app) = self.apps.get_mut(app) else { return };
+        let is_its = |waiting: &mut Waiting| waiting.request.source_service_instance_id == asker;
+        let services = app.services.values_mut();
+        let withdrawn: Vec<Waiting> = services.flat_map(|s| s.waiting.extract_if(.., is_its)).collect();
+        for waiting in withdrawn {
+            self.refuse_request(&waiting, Status::UNAVAILABLE, "the instance that asked has ended");
         }
     }
 

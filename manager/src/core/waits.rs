@@ -18,6 +18,7 @@ pub(crate) enum Timer {
     Settle(String, String),
     Waiting(String, String),
     Close(u64),
+    SurvivingEnds,
     NodeGrace(Address),
     Probe(Address),
     Drain(InstanceId),

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ssmmp::{
-    Address, Conversation, Envelope, Hop, InitiationRequest, InitiationResponse, MAX_MESSAGE_BYTES, Message,
-    ParseError, Problem, Speaker, Status,
+    Address, Conversation, Envelope, Hop, InitiationRequest, InitiationResponse, MAX_MESSAGE_BYTES,
+    Malformed, Message, ParseError, Problem, Speaker, Status,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,17 +21,11 @@ use crate::shell::{Handle, Input};
 
 /// Messages that may wait to be sent to one agent; one that lets more wait is cut off.
 const MAX_UNSENT: usize = 65_536;
-/// Malformed messages in a row after which a connection is closed.
-const MAX_MALFORMED: u32 = 100;
-/// Malformed messages of a connection that are logged one by one; further ones are only counted.
-const MAX_LOGGED: u32 = 20;
 /// Messages of one connection that may wait for the core; it is not read meanwhile, so that a flood
 /// waits for itself and others only wait for so many of it.
 const MAX_WAITING: usize = 256;
 /// Bytes read at once.
 const READ_BYTES: usize = 16 * 1024;
-/// Bytes written at once, about.
-const WRITE_BYTES: usize = 64 * 1024;
 
 /// Serves a connection until it ends; returns why.
 pub(super) async fn serve(
@@ -72,8 +66,7 @@ struct Agent<'a> {
 #[derive(Default)]
 struct Record {
     address: Option<Address>,
-    malformed_in_a_row: u32,
-    malformed: u32,
+    malformed: Malformed,
     ignored: u64,
 }
 
@@ -86,7 +79,8 @@ impl Agent<'_> {
         let mut text = String::new();
         while let Some(envelope) = outbound.recv().await {
             text.clear();
-            let answers = self.encode(envelope, &mut outbound, &mut text);
+            let waiting = || outbound.try_recv().ok();
+            let answers = self.conversation().encode_all(envelope, waiting, &mut text);
             match timeout(self.options.write_within, writer.write_all(text.as_bytes())).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return format!("writing failed: {error}"),
@@ -100,23 +94,6 @@ impl Agent<'_> {
             }
         }
         "closed by the Manager".into()
-    }
-
-    /// A message and those that wait behind it as text, and the answers that a dialect has no message for.
-    fn encode(
-        &self,
-        first: Envelope,
-        outbound: &mut mpsc::Receiver<Envelope>,
-        text: &mut String,
-    ) -> Vec<Envelope> {
-        let mut conversation = self.conversation();
-        let mut answers = Vec::new();
-        let mut next = Some(first);
-        while let Some(envelope) = next {
-            answers.extend(conversation.encode(&envelope, text));
-            next = if text.len() < WRITE_BYTES { outbound.try_recv().ok() } else { None };
-        }
-        answers
     }
 
     async fn read(&self, mut reader: OwnedReadHalf, place: &mut Place) -> String {
@@ -137,7 +114,7 @@ impl Agent<'_> {
                 Err(error) => return format!("reading failed: {error}"),
             };
             self.conversation().push(&bytes[..length]);
-            while let Some(message) = self.next(length == 0) {
+            while let Some(message) = self.next() {
                 let envelope = match message.and_then(|envelope| self.check(envelope, &mut record)) {
                     Ok(envelope) => envelope,
                     Err(problem) => match self.refuse(problem, &mut record) {
@@ -159,10 +136,8 @@ impl Agent<'_> {
         }
     }
 
-    /// The next message of what was read; at the end of the stream also one without a newline.
-    fn next(&self, ended: bool) -> Option<Result<Envelope, ParseError>> {
-        let mut conversation = self.conversation();
-        if ended { conversation.finish() } else { conversation.next_message() }
+    fn next(&self) -> Option<Result<Envelope, ParseError>> {
+        self.conversation().next_message()
     }
 
     /// What the connection itself says about a message.
@@ -170,7 +145,7 @@ impl Agent<'_> {
         if let Message::InitiationRequest(request) = &mut envelope.message {
             self.check_address(request, record)?;
         }
-        record.malformed_in_a_row = 0;
+        record.malformed.understood();
         COUNTERS.add_message(envelope.message.message_type());
         let unknown = envelope.unknown_fields();
         if unknown > 0 {
@@ -225,20 +200,18 @@ impl Agent<'_> {
 
     /// Answers a message that was not understood; says why the connection is to end, if it is.
     fn refuse(&self, problem: ParseError, record: &mut Record) -> Option<String> {
-        record.malformed_in_a_row += 1;
-        record.malformed += 1;
+        let verdict = record.malformed.count();
         COUNTERS.add(if problem.refusal.is_some() { Counter::Refused } else { Counter::Dropped });
-        if record.malformed <= MAX_LOGGED {
+        if verdict.is_logged {
             warn!(peer = %self.peer, "refused: {problem}");
         }
-        if record.malformed == MAX_LOGGED {
+        if verdict.is_last_logged {
             warn!(peer = %self.peer, "further malformed messages of this connection are only counted");
         }
         if let (Some(refusal), Some(sender)) = (problem.refusal, self.refusals.upgrade()) {
             // An agent that lets so much wait is cut off by the next message to it.
             let _ = sender.try_send(*refusal);
         }
-        let malformed = record.malformed_in_a_row;
-        (malformed >= MAX_MALFORMED).then(|| format!("{malformed} malformed messages in a row"))
+        verdict.end
     }
 }

@@ -18,14 +18,15 @@ impl Lock {
     pub fn take(database: &Path) -> Result<Self, StoreError> {
         // Not the database's own file: closing it would end SQLite's locks of this process on it.
         let path = beside(database, ".lock");
-        let failed = |error| StoreError::File { file: path.clone(), what: "locked", error };
+        let failed = |what, error| StoreError::File { file: path.clone(), what, error };
+        let unmade = "made in its folder, which must exist and let this user write";
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(&path)
-            .map_err(failed)?;
+            .map_err(|error| failed(unmade, error))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -33,7 +34,7 @@ impl Lock {
                 let _ = file.read_to_string(&mut text);
                 return Err(StoreError::InUse { lock: path, holder: text.trim().parse().ok() });
             }
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::Error(error)) => return Err(failed("locked", error)),
         }
         // Who holds it is only told; a full disk is no reason not to start.
         let _ = file.set_len(0);

@@ -15,18 +15,7 @@ use tokio::runtime::Runtime;
 pub const WITHIN: Duration = Duration::from_secs(5);
 
 /// One application: a gateway with a plug to a store.
-pub const GRAPH: &str = r#"app = "t"
-[service.gate]
-kind = "gateway"
-sockets.http = { protocol = "http", port = 8080 }
-plugs.store = { protocol = "p" }
-[service.store]
-kind = "baas"
-sockets.api = { protocol = "p" }
-[[connection]]
-from = "gate.store"
-to = "store.api"
-"#;
+pub const GRAPH: &str = include_str!("../gate-store.toml");
 
 /// A whole Manager in this process, with its listener on loopback.
 pub struct Manager {

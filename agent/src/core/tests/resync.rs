@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use ssmmp::{InstanceId, Message, PlugConfiguration, SocketConfiguration};
+use ssmmp::{InstanceId, Message, PlugConfiguration, Port, SocketConfiguration};
 
 use super::{Core, Effect, Event, Node, Profiles, Redirects, SessionReport, parse};
-use crate::core::Start;
+use crate::core::{ACKNOWLEDGE_LOOK, Start};
+use crate::datapath::Cause;
 
 const REQUEST: &str = "type: session_request ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_name: P ~ dest_service_name: B ~ dest_socket_name: in";
 const ACK: &str = "type: session_ack ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_port: 40000 ~ status: 200";
@@ -136,6 +137,7 @@ fn a_successor_tells_sessions_of_native_instances_too() {
             service: ssmmp::Name::new("A").expect("a name"),
             address,
             app: None,
+            vertex: None,
             sockets: SocketConfiguration::parse("in, 54007").expect("good"),
             plugs: PlugConfiguration::parse("P, in, B").expect("good"),
             targets: BTreeMap::new(),
@@ -148,4 +150,82 @@ fn a_successor_tells_sessions_of_native_instances_too() {
         sessions = lines(&told, "x_live");
     }
     assert!(sessions[0].starts_with("7, 40001, 9, 10.0.0.2, 54009, ") && sessions[0].ends_with(", -"));
+}
+
+/// Seed 7: the acknowledgement of the first answer was on its way when the program asked again.
+#[test]
+fn a_repeated_request_keeps_its_first_answer() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    node.session(9, "10.0.0.1", "auto");
+    assert_eq!(requests(&node.instance(7, REQUEST)), 1);
+    assert_eq!(lines(&node.instance(7, ACK), "x_live"), ["7, 40000, 9, 10.0.0.1, 54009, 1000, P"]);
+}
+
+/// A native program connects where it was told to, from port 40000.
+fn connect(node: &mut Node) -> Vec<Effect> {
+    let mut report = SessionReport::between(7, 9, "10.0.0.1:54009".parse().expect("an address"));
+    report.source = "10.0.0.1:40000".parse().expect("an address");
+    node.0.handle(Event::Established(report))
+}
+
+#[test]
+fn a_connection_that_is_never_acknowledged_is_told_of_and_ended() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    node.session(9, "10.0.0.1", "auto");
+    let within = Effect::AcknowledgeWithin(InstanceId(7), Port(40000), ACKNOWLEDGE_LOOK);
+    let overdue = || Event::AcknowledgeOverdue(InstanceId(7), Port(40000));
+    assert_eq!(connect(&mut node).first(), Some(&within));
+    // This agent may have been stopped itself: what the program said is looked for once more.
+    assert_eq!(node.0.handle(overdue()), [within]);
+    let effects = node.0.handle(overdue());
+    let [Effect::Destroy(source, at), Effect::ToManager(told)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((source.port(), at.port()), (40000, 54009));
+    let Message::SessionAck(ack) = &told.message else { panic!("{told:?}") };
+    assert_eq!((ack.message_id, ack.status), (1000.into(), ssmmp::Status::NO_ANSWER));
+    assert!(node.0.handle(overdue()).is_empty());
+}
+
+#[test]
+fn a_connection_that_is_acknowledged_before_or_after_it_is_seen_stays() {
+    for early in [true, false] {
+        let mut node = Node::running(&[("A", 7), ("A", 9)]);
+        node.session(9, "10.0.0.1", "auto");
+        let acknowledged = if early { node.instance(7, ACK) } else { connect(&mut node) };
+        let then = if early { connect(&mut node) } else { node.instance(7, ACK) };
+        assert_eq!(acknowledged.len() + then.len(), if early { 1 } else { 2 }, "{acknowledged:?} {then:?}");
+        for _ in 0..2 {
+            let overdue = Event::AcknowledgeOverdue(InstanceId(7), Port(40000));
+            assert!(node.0.handle(overdue).is_empty(), "early: {early}");
+        }
+    }
+}
+
+/// Seed 315949: the request was forgotten, and never answered.
+#[test]
+fn an_acknowledgement_of_what_was_not_answered_is_none() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    node.instance(7, REQUEST);
+    assert!(node.instance(7, ACK).is_empty());
+    node.0.handle(Event::ManagerLost);
+    assert_eq!(requests(&node.register()), 1, "it waits");
+}
+
+/// Seed 311822: a program told an agent that was killed that its session is over.
+#[test]
+fn a_session_that_the_kernel_saw_end_is_told_no_more() {
+    let mut node = Node::running(&[("A", 7), ("A", 9)]);
+    node.session(9, "10.0.0.1", "auto");
+    node.instance(7, ACK);
+    let mut report = SessionReport::between(7, 9, "10.0.0.1:54009".parse().expect("an address"));
+    report.source = "10.0.0.1:40000".parse().expect("an address");
+    let told = |node: &mut Node| {
+        node.0.handle(Event::ManagerLost);
+        lines(&node.register(), "x_live").len()
+    };
+    assert_eq!(told(&mut node), 1);
+    node.0.handle(Event::Closed(report, Cause::SourceFinished));
+    assert_eq!(told(&mut node), 0);
+    // Nobody has said how it ended: its source's end says so.
+    let ended = node.0.handle(Event::Exited(InstanceId(7), "signal 9".into(), Vec::new()));
+    assert_eq!(super::statuses(&ended), [ssmmp::Status::BROKEN]);
 }

@@ -61,6 +61,11 @@ impl Failures {
         self.not_before = self.not_before.max(now + FIRST_PAUSE);
     }
 
+    /// What stood in the way may be gone: the next start need not wait any more.
+    pub fn retry(&mut self, now: Millis) {
+        self.not_before = self.not_before.min(now);
+    }
+
     /// An instance runs.
     pub fn recovered(&mut self) {
         self.problem.clear();

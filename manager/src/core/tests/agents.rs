@@ -113,6 +113,10 @@ impl Cluster {
                 if !self.agents.asked.contains_key(&(source, number)) {
                     return;
                 }
+                if response.status != Status::OK && !self.agents.running.contains_key(&source) {
+                    // It has ended since it asked.
+                    return;
+                }
                 if response.status != Status::OK {
                     self.agents.failed.push(response.status.code());
                     return;

@@ -100,6 +100,28 @@ fn when_a_node_is_lost_the_surviving_ends_close_and_ask_again_elsewhere() {
 }
 
 #[test]
+fn the_surviving_ends_of_a_lost_node_are_closed_a_few_at_a_time() {
+    use crate::core::closing::MAX_ENDS_AT_ONCE;
+    let (mut cluster, _, middle) = serving(3 * MAX_ENDS_AT_ONCE);
+    let node = cluster.core.instance(middle).expect("known").node.clone();
+    let lost: u64 = node.trim_start_matches('n').parse().expect("n");
+    cluster.agents.frozen.insert(lost);
+    cluster.handle(Event::Lost(Connection(lost)));
+    let from = cluster.sent.len();
+    let asked = |cluster: &Cluster| {
+        let is_close = |m: &Message| matches!(m, Message::SourceServiceSessionCloseRequest(_));
+        cluster.sent[from..].iter().filter(|(_, envelope)| is_close(&envelope.message)).count()
+    };
+    cluster.pass(15_000);
+    assert_eq!(asked(&cluster), MAX_ENDS_AT_ONCE);
+    cluster.pass(100);
+    assert_eq!(asked(&cluster), 2 * MAX_ENDS_AT_ONCE);
+    cluster.live(2_000);
+    assert_eq!((asked(&cluster), cluster.agents.closed), (3 * MAX_ENDS_AT_ONCE, 3 * MAX_ENDS_AT_ONCE));
+    assert_eq!(cluster.agents.failed, Vec::<u16>::new());
+}
+
+#[test]
 fn who_waits_for_a_start_is_told_504_when_no_agent_answers() {
     let mut cluster = Cluster::with_nodes(&NODES);
     cluster.apply_text(CHAIN);

@@ -5,6 +5,7 @@ mod any_commands;
 mod any_sequence;
 mod closing;
 mod duties;
+mod leaving;
 mod life;
 mod ownership;
 mod peers;
@@ -20,18 +21,7 @@ use super::{Command, Config, Connection, Core, Effect, Event, Instance, Instance
 use crate::graph::Graph;
 use crate::store::Store;
 
-const GRAPH: &str = r#"app = "t"
-[service.gate]
-kind = "gateway"
-sockets.http = { protocol = "http", port = 8080 }
-plugs.store = { protocol = "p" }
-[service.store]
-kind = "baas"
-sockets.api = { protocol = "p" }
-[[connection]]
-from = "gate.store"
-to = "store.api"
-"#;
+const GRAPH: &str = include_str!("../../../tests/gate-store.toml");
 
 /// A gateway, a stateless service, a store.
 const CHAIN: &str = r#"app = "t"

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A gateway on the first node with sessions to a service on the second, which has sessions to a store.
-fn chain(nodes: &[&str], sessions: usize) -> (Cluster, InstanceId, u64) {
+pub(super) fn chain(nodes: &[&str], sessions: usize) -> (Cluster, InstanceId, u64) {
     let mut cluster = Cluster::with_nodes(nodes);
     cluster.apply_text(CHAIN);
     cluster.obey();
@@ -14,11 +14,11 @@ fn chain(nodes: &[&str], sessions: usize) -> (Cluster, InstanceId, u64) {
     (cluster, gate, middle)
 }
 
-const NODES: [&str; 3] = ["gate", "middle, middle-2, store", "middle, middle-2, store"];
+pub(super) const NODES: [&str; 3] = ["gate", "middle, middle-2, store", "middle, middle-2, store"];
 
 /// The one running instance of a service.
 #[track_caller]
-fn only(cluster: &Cluster, service: &str) -> (u64, String) {
+pub(super) fn only(cluster: &Cluster, service: &str) -> (u64, String) {
     let found = cluster.of(service);
     assert_eq!(found.len(), 1, "{found:?}");
     found[0].clone()

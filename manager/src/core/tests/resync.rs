@@ -262,3 +262,45 @@ fn a_lost_node_is_no_failure_of_its_services() {
     cluster.pass(15_000);
     assert_eq!(cluster.executions(), 22, "all are started elsewhere at once");
 }
+
+/// Seed 267: an agent that was restarted knew neither request nor plug; the acknowledgement came later.
+#[test]
+fn a_connection_that_was_taken_for_another_request_is_one_session() {
+    let (mut cluster, gate, store) = connected(false);
+    cluster.request(1, gate, 1001, "store");
+    assert_eq!(states(&cluster), [SessionState::Pending; 2]);
+    cluster.handle(Event::Lost(Connection(1)));
+    returns(&mut cluster, 2, &both(gate, store), &live(gate, store, 77, "-"));
+    assert_eq!(states(&cluster), [SessionState::Open, SessionState::Pending]);
+    let late = ack(gate).replace("1000", "1001");
+    cluster.message(2, &format!("{late} ~ {}", live(gate, store, 1001, "store")[0]));
+    assert_eq!(states(&cluster), [SessionState::Closed, SessionState::Open]);
+}
+
+/// Seed 317: its agent was asked once more meanwhile, and had started it again.
+#[test]
+fn a_start_that_is_told_to_have_ended_is_doubted() {
+    let mut cluster = Cluster::new();
+    cluster.register(1, "10.0.0.1", "gate, store");
+    cluster.apply();
+    let gate = cluster.core.instances(None, false)[0].id;
+    cluster.message(1, &format!("type: service_instance_termination_info ~ message_id: 9 ~ service_name: gate ~ service_instance_id: {gate} ~ x_reason: signal 9"));
+    let hard = cluster.sent.iter().find_map(|(_, envelope)| match &envelope.message {
+        Message::HardShutdownRequest(request) if request.service_instance_id.0 == gate => {
+            Some(request.message_id)
+        }
+        _ => None,
+    });
+    let hard = hard.expect("it is asked to be ended");
+    // Its port is taken until its agent says that it is gone.
+    cluster.pass(2_000);
+    assert_eq!(cluster.executions(), 1);
+    cluster.message(
+        1,
+        &format!(
+            "type: hard_shutdown_response ~ message_id: {hard} ~ service_instance_id: {gate} ~ status: 200"
+        ),
+    );
+    cluster.pass(2_000);
+    assert_eq!(cluster.executions(), 2);
+}
