@@ -126,15 +126,15 @@ impl Core {
             instance.polls.healthy = now;
             instance.overloads = if is_overloaded { instance.overloads.saturating_add(1) } else { 0 };
             let was = std::mem::replace(&mut instance.overloaded, is_overloaded);
-            (was, instance.app.to_string(), instance.service.to_string())
+            (was, instance.overloads, instance.app.to_string(), instance.service.to_string())
         });
-        let Some((was_overloaded, app, service)) = before else { return };
+        let Some((was_overloaded, overloads, app, service)) = before else { return };
         if is_overloaded && !was_overloaded {
             let text = "it answers 199 and gets no new sessions while another can take them";
             self.publish("instance-overloaded", format!("instance {id} ({service})"), text.into());
         }
         if is_overloaded {
-            self.weigh(&app, &service);
+            self.weigh_after_overload(&app, &service, overloads);
         }
     }
 }

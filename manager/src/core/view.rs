@@ -31,9 +31,10 @@ impl Core {
             let gateways = known.graph.services.iter().filter(|(_, service)| service.kind == Kind::Gateway);
             gateways.filter_map(move |(service, _)| self.inventory.of_service(app, service))
         });
-        let running = services.flat_map(|of_service| of_service.running.iter());
-        running
-            .filter_map(|(_, _, id)| self.inventory.instance(*id))
+        services
+            .flat_map(|of_service| &of_service.alive)
+            .filter_map(|id| self.inventory.instance(*id))
+            .filter(|instance| instance.state == InstanceState::Running)
             .map(|instance| Gateway {
                 app: instance.app.clone(),
                 service: instance.service.clone(),
@@ -86,7 +87,7 @@ impl Core {
             .services
             .iter()
             .map(|(service, vertex)| {
-                let running = self.inventory.of_service(name, service).map_or(0, |of| of.running.len());
+                let running = self.inventory.of_service(name, service).map_or(0, |of| of.running);
                 let state = app.state(service);
                 let problem = state.map(|s| s.failures.problem.clone()).filter(|p| !p.is_empty());
                 let unable = || {
