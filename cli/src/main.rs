@@ -140,10 +140,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Task::Plan { graph } => output.show(&client.send_graph("POST", "/v1/plan", graph)?, tables::planned),
         Task::Apps => output.show(client.get::<Vec<api::App>>("/v1/apps")?.as_slice(), tables::apps),
         Task::Nodes => output.show(client.get::<Vec<api::Node>>("/v1/nodes")?.as_slice(), tables::nodes),
-        Task::Instances(filter) => output
-            .show(client.get::<Vec<api::Instance>>(&filter.path("instances"))?.as_slice(), tables::instances),
+        Task::Instances(filter) => {
+            let instances =
+                client.pages(&filter.path("instances"), |instance: &api::Instance| instance.id)?;
+            output.show(instances.as_slice(), tables::instances)
+        }
         Task::Sessions { filter, details } => {
-            let sessions: Vec<api::Session> = client.get(&filter.path("sessions"))?;
+            let sessions = client.pages(&filter.path("sessions"), |session: &api::Session| session.id)?;
             output
                 .show(sessions.as_slice(), if *details { tables::session_details } else { tables::sessions })
         }

@@ -8,7 +8,10 @@ use super::{Core, Timer};
 
 /// Starts that one event begins at most; the others follow a moment later, so that other events are not kept
 /// waiting by an application of many instances.
-pub const STARTS_AT_ONCE: usize = 256;
+pub const STARTS_AT_ONCE: usize = 64;
+/// Other events that are handled before starts go on, unless there are none: answers come before starts, so
+/// that their queue does not grow.
+const HEARD_BETWEEN: usize = 2 * STARTS_AT_ONCE;
 /// Services that one event looks at for missing instances at most.
 const LOOKED_AT: usize = 256;
 /// The moment after which starts go on, milliseconds.
@@ -19,9 +22,16 @@ const MOMENT: u64 = 1;
 pub(crate) struct Delayed {
     services: BTreeSet<(String, String)>,
     latest: (String, String),
+    /// Events since starts last went on.
+    heard: usize,
 }
 
 impl Delayed {
+    /// An event comes; whether nothing else waits.
+    pub(crate) fn hear(&mut self, nothing_waits: bool) {
+        self.heard = if nothing_waits { HEARD_BETWEEN } else { self.heard + 1 };
+    }
+
     /// Takes the next one in turn.
     fn next(&mut self) -> Option<(String, String)> {
         let behind = (Bound::Excluded(&self.latest), Bound::Unbounded);
@@ -53,6 +63,11 @@ impl Core {
 
     /// Starts what is missing of delayed services, as far as it can be.
     pub(super) fn continue_starts(&mut self) {
+        if self.delayed.heard < HEARD_BETWEEN {
+            self.continue_later();
+            return;
+        }
+        self.delayed.heard = 0;
         for _ in 0..self.delayed.services.len().min(LOOKED_AT) {
             if self.starts_left == 0 {
                 break;

@@ -56,7 +56,7 @@ use ssmmp::{Address, Envelope, InstanceId, Message, MessageId};
 pub use state::{
     App, Connection, Instance, InstanceState, Leaving, Millis, Node, Polls, ServiceState, Stopping, Waiting,
 };
-pub use view::Gateway;
+pub use view::{Gateway, Page};
 pub use waiting::{MAX_PENDING_OF_ONE, MAX_WAITING, MAX_WAITING_OF_ONE};
 use waits::{Answers, Outstanding, Timer, Timers};
 
@@ -84,6 +84,8 @@ pub struct Core {
     pub(crate) closings: Closings,
     /// Agents that wait to take the place of a connected one.
     pub(crate) candidates: HashMap<Address, probing::Candidate>,
+    /// What agents have told before they register.
+    pub(crate) parts: nodes::Parts,
     pub(crate) delayed: Delayed,
     /// Starts of minimums that this event may still begin.
     pub(crate) starts_left: usize,
@@ -115,6 +117,7 @@ impl Core {
             drained: BTreeSet::new(),
             closings: Closings::default(),
             candidates: HashMap::new(),
+            parts: nodes::Parts::default(),
             delayed: Delayed::default(),
             starts_left: STARTS_AT_ONCE,
             seed: epoch,
@@ -133,6 +136,7 @@ impl Core {
     pub fn handle(&mut self, now: Millis, event: Event) -> Vec<Effect> {
         self.now = self.now.max(now);
         self.starts_left = STARTS_AT_ONCE;
+        self.delayed.hear(matches!(event, Event::Tick));
         match event {
             Event::Message(connection, envelope) => self.message(connection, envelope),
             Event::Lost(connection) => self.connection_lost(connection),

@@ -24,6 +24,20 @@ pub struct Gateway {
     pub stays: bool,
 }
 
+/// A part of a list.
+#[derive(Debug, Clone, Copy)]
+pub struct Page {
+    /// Only what has a larger id.
+    pub after: u64,
+    /// So many at most.
+    pub limit: usize,
+}
+
+impl Page {
+    /// Everything.
+    pub const ALL: Self = Self { after: 0, limit: usize::MAX };
+}
+
 impl Core {
     /// All running instances of gateways.
     pub fn gateways(&self) -> Vec<Gateway> {
@@ -138,12 +152,13 @@ impl Core {
         }
     }
 
-    /// Instances, the ended ones only on request.
-    pub fn instances(&self, app: Option<&str>, ended: bool) -> Vec<api::Instance> {
+    /// Instances in the order of their ids, the ended ones only on request; as many as fit on a page.
+    pub fn instances(&self, app: Option<&str>, ended: bool, page: Page) -> Vec<api::Instance> {
         self.inventory
-            .instances()
+            .instances_after(ssmmp::InstanceId(page.after))
             .filter(|i| app.is_none_or(|app| app == i.app.as_str()))
             .filter(|i| ended || i.state.is_alive() || self.is_latest_failure(i))
+            .take(page.limit)
             .map(|instance| self.view_instance(instance))
             .collect()
     }
@@ -167,12 +182,13 @@ impl Core {
         self.sessions.get(id)
     }
 
-    /// Sessions, the ended ones only on request.
-    pub fn sessions(&self, app: Option<&str>, ended: bool) -> Vec<api::Session> {
+    /// Sessions in the order of their ids, the ended ones only on request; as many as fit on a page.
+    pub fn sessions(&self, app: Option<&str>, ended: bool, page: Page) -> Vec<api::Session> {
         self.sessions
-            .iter()
+            .after(page.after)
             .filter(|s| app.is_none_or(|app| app == s.edge.app.as_str()))
             .filter(|s| s.state == SessionState::Open || (ended && s.source_port.is_known()))
+            .take(page.limit)
             .map(|s| self.view_session(s))
             .collect()
     }

@@ -10,6 +10,7 @@ mod on_node;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
 
 use able::{Able, Turn};
 pub use of_service::OfService;
@@ -93,6 +94,11 @@ impl Inventory {
     /// All instances, alive or remembered, in the order of their ids.
     pub fn instances(&self) -> impl Iterator<Item = &Instance> {
         self.instances.values().map(Box::as_ref)
+    }
+
+    /// Those with larger ids than this one.
+    pub fn instances_after(&self, id: InstanceId) -> impl Iterator<Item = &Instance> {
+        self.instances.range((Bound::Excluded(id), Bound::Unbounded)).map(|(_, instance)| instance.as_ref())
     }
 
     /// How many instances run.

@@ -13,7 +13,7 @@ fn a_gateway_starts_with_its_application_and_everything_else_on_demand() {
     let (store, _) = cluster.execute("store", 200);
     assert_eq!(cluster.responses(), [200, 200]);
     cluster.message(1, &format!("type: session_ack ~ message_id: 1000 ~ source_service_name: gate ~ source_service_instance_id: {gate} ~ source_plug_port: 40000 ~ dest_socket_new_port: 54000 ~ status: 200"));
-    let sessions = cluster.core.sessions(None, false);
+    let sessions = cluster.core.sessions(None, false, Page::ALL);
     assert_eq!(sessions.len(), 1);
     assert_eq!((sessions[0].destination.instance, sessions[0].source.port), (store.0, 40000));
 }
@@ -42,7 +42,7 @@ fn a_failed_start_is_tried_elsewhere_and_then_refused() {
 fn a_gateway_that_dies_is_started_again_with_growing_pauses() {
     let (mut cluster, gate) = Cluster::running();
     cluster.message(1, &format!("type: service_instance_termination_info ~ message_id: 5 ~ service_name: gate ~ service_instance_id: {gate} ~ x_reason: exit status 1 ~ x_output: a | last"));
-    let failed = cluster.core.instances(None, true);
+    let failed = cluster.core.instances(None, true, Page::ALL);
     assert_eq!((failed[0].reason.as_deref(), failed[0].output.len()), (Some("exit status 1"), 2));
     assert_eq!(cluster.executions(), 2, "one that had run is replaced at once");
     cluster.execute("gate", 500);
@@ -71,9 +71,9 @@ fn the_second_report_of_a_closed_session_changes_nothing() {
     );
     cluster.message(1, &source);
     cluster.message(1, &dest);
-    let sessions = cluster.core.sessions(None, true);
+    let sessions = cluster.core.sessions(None, true, Page::ALL);
     assert_eq!((sessions.len(), sessions[0].status), (1, Some(111)));
-    assert!(cluster.core.sessions(None, false).is_empty());
+    assert!(cluster.core.sessions(None, false, Page::ALL).is_empty());
 }
 
 #[test]
@@ -111,4 +111,29 @@ fn an_agent_that_returns_is_reconciled() {
     cluster.handle(Event::Lost(Connection(2)));
     cluster.pass(20_000);
     assert_eq!(cluster.core.instance(gate.0).map(|i| i.state), Some(InstanceState::Ended));
+}
+
+#[test]
+fn lists_are_told_page_by_page() {
+    let mut cluster = Cluster::with_nodes(&["gate, middle, store"]);
+    cluster.apply_text(CHAIN);
+    cluster.live(10);
+    let gate = InstanceId(cluster.of("gate")[0].0);
+    cluster.sessions(7, gate, "middle", "middle", "api");
+    let all: Vec<u64> =
+        cluster.core.sessions(None, false, Page::ALL).iter().map(|session| session.id).collect();
+    assert_eq!(all.len(), 7);
+    let mut paged = Vec::new();
+    loop {
+        let page = Page { after: paged.last().copied().unwrap_or(0), limit: 3 };
+        let told = cluster.core.sessions(Some("t"), false, page);
+        assert!(told.len() <= 3);
+        if told.is_empty() {
+            break;
+        }
+        paged.extend(told.iter().map(|session| session.id));
+    }
+    assert_eq!(paged, all);
+    let instances = cluster.core.instances(None, false, Page { after: gate.0, limit: 10 });
+    assert!(instances.iter().all(|instance| instance.id > gate.0) && !instances.is_empty());
 }
