@@ -158,6 +158,7 @@ fn more_instances_than_fit_into_a_message_are_told_in_parts() {
     let effects = node.0.handle(Event::ManagerUp);
     let told: Vec<u64> = lines(&effects, "x_running")
         .iter()
+        .filter(|part| !part.is_empty())
         .flat_map(|part| part.split(" & "))
         .map(|item| item.split(", ").nth(1).and_then(|id| id.parse().ok()).expect("an id"))
         .collect();
