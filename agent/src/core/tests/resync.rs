@@ -152,7 +152,7 @@ fn a_successor_tells_sessions_of_native_instances_too() {
 
 #[test]
 fn more_instances_than_fit_into_a_message_are_told_in_parts() {
-    let many: Vec<(&str, u64)> = (1..=1_500).map(|id| ("B", id)).collect();
+    let many: Vec<(&str, u64)> = (1..=1_500).map(|id| ("A", id)).collect();
     let mut node = Node::running(&many);
     node.0.handle(Event::ManagerLost);
     let effects = node.0.handle(Event::ManagerUp);
