@@ -46,8 +46,10 @@ impl Core {
         }
     }
 
+    /// It grows in steps: polls that go out together stay together.
     fn instance_interval(&self, id: InstanceId) -> Millis {
-        self.instance_policy(id).health.every.max(self.inventory.running() as u64 * 1_000 / POLLS_A_SECOND)
+        let every = self.instance_policy(id).health.every.max(1);
+        every.max((self.inventory.running() as u64 * 1_000 / POLLS_A_SECOND).next_multiple_of(every))
     }
 
     fn instance_policy(&self, id: InstanceId) -> Policy {
@@ -146,11 +148,36 @@ fn seed(address: Address) -> u64 {
     }
 }
 
-/// The next time for who has a seed, an interval from now at most: the same for all with the same seed
-/// and interval.
+/// The next time for who has a seed, half an interval to one and a half from now: the same for all with the
+/// same seed and interval. Not sooner, though the interval may have changed: a poll gets time for its answer.
 fn next(now: Millis, interval: Millis, seed: u64) -> Millis {
     let interval = interval.max(1);
+    let now = now + interval / 2;
     // Fibonacci hashing: neighbours come to lie far apart.
     let phase = ((seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) * interval) >> 32;
     (now + 1).saturating_sub(phase).div_ceil(interval) * interval + phase
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn polls_keep_their_distance_whatever_becomes_of_the_interval(
+            begin in 0u64..1_000_000_000,
+            intervals in prop::collection::vec(1u64..60_000, 1..20),
+            seed in any::<u64>(),
+        ) {
+            let mut now = begin;
+            for interval in intervals {
+                let at = next(now, interval, seed);
+                prop_assert!(at > now + interval / 2 && at <= now + interval / 2 + interval, "{now} {interval} {at}");
+                prop_assert_eq!(next(at, interval, seed), at + interval, "the same phase");
+                now = at;
+            }
+        }
+    }
 }
