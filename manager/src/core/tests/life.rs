@@ -1,6 +1,8 @@
 //! Instances and sessions come and go.
 
 use super::*;
+use crate::core::delayed::STARTS_AT_ONCE;
+use crate::core::inventory::MAX_STARTS;
 
 #[test]
 fn a_gateway_starts_with_its_application_and_everything_else_on_demand() {
@@ -136,4 +138,57 @@ fn lists_are_told_page_by_page() {
     assert_eq!(paged, all);
     let instances = cluster.core.instances(None, false, Page { after: gate.0, limit: 10 });
     assert!(instances.iter().all(|instance| instance.id > gate.0) && !instances.is_empty());
+}
+
+/// Answers the executions that were requested so far and not answered yet; returns how many.
+fn answer_all(cluster: &mut Cluster, answered: &mut usize) -> usize {
+    let requests: Vec<_> = cluster
+        .sent
+        .iter()
+        .filter_map(|(connection, envelope)| match &envelope.message {
+            Message::ExecutionRequest(request) => Some((connection.0, request.message_id)),
+            _ => None,
+        })
+        .skip(*answered)
+        .collect();
+    *answered += requests.len();
+    for (connection, id) in &requests {
+        cluster.message(*connection, &format!("type: execution_response ~ message_id: {id} ~ status: 200"));
+    }
+    requests.len()
+}
+
+#[test]
+fn a_node_has_a_bounded_number_of_starts_under_way_and_the_rest_does_not_time_out() {
+    let many = CHAIN.replace("[service.middle]", "[service.middle]\nreplicas = { min = 100, max = 100 }");
+    let mut cluster = Cluster::new();
+    cluster.register(1, "10.0.0.1", "gate, middle, store");
+    cluster.apply_text(&many);
+    cluster.pass(9_000);
+    assert_eq!(cluster.executions(), MAX_STARTS, "the others wait");
+    let (mut answered, mut waves) = (0, 0);
+    while answer_all(&mut cluster, &mut answered) > 0 {
+        waves += 1;
+        cluster.message(1, "type: agent_health_control_response ~ message_id: 1 ~ agent_network_address: 10.0.0.1 ~ status: 200");
+        for id in 1..=101 {
+            cluster.message(1, &format!("type: service_instance_health_response ~ message_id: 1 ~ service_instance_id: {id} ~ status: 200"));
+        }
+        cluster.pass(9_000);
+    }
+    assert!(waves >= 4, "{waves}: the last ones waited for longer than a start may take");
+    assert_eq!((cluster.executions(), cluster.core.status().instances), (101, 101), "none was tried again");
+    assert!(!cluster.events.iter().any(|(kind, _)| kind == "instance-failed"), "{:?}", cluster.events);
+}
+
+#[test]
+fn one_event_begins_a_bounded_number_of_starts() {
+    let many = CHAIN.replace("[service.middle]", "[service.middle]\nreplicas = { min = 100, max = 100 }");
+    let mut cluster = Cluster::new();
+    for node in 1..=5 {
+        cluster.register(node, &format!("10.0.0.{node}"), "gate, middle, store");
+    }
+    cluster.apply_text(&many);
+    assert_eq!(cluster.executions(), STARTS_AT_ONCE);
+    cluster.pass(5);
+    assert_eq!(cluster.executions(), 101);
 }
