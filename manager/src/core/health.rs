@@ -30,12 +30,16 @@ impl Core {
         }
     }
 
-    /// Plans the next poll of an instance that runs.
+    /// Plans the first poll of an instance that runs.
     pub(super) fn plan_instance_polls(&mut self, id: InstanceId) {
+        self.plan_instance_polls_after(id, self.now);
+    }
+
+    fn plan_instance_polls_after(&mut self, id: InstanceId, after: Millis) {
         let Some(address) = self.inventory.instance(id).map(|instance| instance.address) else { return };
         let alive = self.inventory.on_node(address).map_or(0, |on_node| on_node.alive.len());
         let part = id.0 % alive.div_ceil(IN_ONE_GO).max(1) as u64;
-        let at = next(self.now, self.instance_interval(id), seed(address).wrapping_add(part));
+        let at = next(after, self.instance_interval(id), seed(address).wrapping_add(part));
         self.plan_instance_poll(id, at);
     }
 
@@ -87,7 +91,8 @@ impl Core {
         };
         let (address, misses) = (instance.address, instance.polls.misses);
         let (app, service) = (instance.app.to_string(), instance.service.to_string());
-        self.plan_instance_polls(id);
+        // Not sooner than that, though the interval may have changed: a poll gets time for its answer.
+        self.plan_instance_polls_after(id, self.now + self.instance_interval(id) / 2);
         if self.inventory.node(address).is_some_and(|node| node.connection.is_some()) {
             if misses >= self.policy(&app, &service).health.misses {
                 self.silent(id, misses);
@@ -148,11 +153,10 @@ fn seed(address: Address) -> u64 {
     }
 }
 
-/// The next time for who has a seed, half an interval to one and a half from now: the same for all with the
-/// same seed and interval. Not sooner, though the interval may have changed: a poll gets time for its answer.
+/// The next time for who has a seed, an interval from now at most: the same for all with the same seed
+/// and interval.
 fn next(now: Millis, interval: Millis, seed: u64) -> Millis {
     let interval = interval.max(1);
-    let now = now + interval / 2;
     // Fibonacci hashing: neighbours come to lie far apart.
     let phase = ((seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) * interval) >> 32;
     (now + 1).saturating_sub(phase).div_ceil(interval) * interval + phase
@@ -173,9 +177,9 @@ mod tests {
         ) {
             let mut now = begin;
             for interval in intervals {
-                let at = next(now, interval, seed);
+                let at = next(now + interval / 2, interval, seed);
                 prop_assert!(at > now + interval / 2 && at <= now + interval / 2 + interval, "{now} {interval} {at}");
-                prop_assert_eq!(next(at, interval, seed), at + interval, "the same phase");
+                prop_assert_eq!(next(at + interval / 2, interval, seed), at + interval, "the same phase");
                 now = at;
             }
         }
