@@ -144,6 +144,8 @@ fn every_bound_of_peers_is_listed_with_its_value() {
         "ssmmp/src/malformed.rs",
         "manager/src/server/places.rs",
         "manager/src/server/connection.rs",
+        "manager/src/server/way.rs",
+        "manager/src/core/inventory/on_node.rs",
         "manager/src/core/requests.rs",
         "manager/src/core/waiting.rs",
         "agent/src/core/closing.rs",

@@ -30,8 +30,6 @@ use tracing::{info, warn};
 
 /// Events that may wait for the core; senders wait when it is full.
 const EVENT_QUEUE: usize = 4_096;
-/// Threads besides the main one; the agent waits more than it works.
-const RUNTIME_THREADS: usize = 2;
 
 /// The Patchbay agent: executes service instances on this node and redirects their sessions.
 #[derive(Parser)]
@@ -174,9 +172,10 @@ fn main() -> ExitCode {
     })
 }
 
+/// One thread for everything: a message on its way through the agent wakes no other thread, which would take
+/// longer than all that the agent does with it.
 fn in_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(RUNTIME_THREADS)
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the runtime can't be started")?

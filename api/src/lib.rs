@@ -25,7 +25,8 @@
 //! | `GET /v1/events?after=N&follow=true` | | [`Event`]s, one JSON object a line |
 //!
 //! `GET /v1/instances` and `GET /v1/sessions` take `ended=true` to list the ended ones too, and
-//! `app=NAME`. Calls that are answered with [`Done`] take `dry_run=true` to say only what they would do;
+//! `app=NAME`; they tell at most [`MAX_TOLD`] in the order of their ids, or fewer with `limit=N`, and with
+//! `after=ID` those that follow: a list of as many as were asked for may have more behind it. Calls that are answered with [`Done`] take `dry_run=true` to say only what they would do;
 //! they are answered when what they begin is on disk, so it goes on after a crash. A failure has an HTTP status of 4xx or 5xx and an [`Error`] as its body.
 
 mod history;
@@ -35,6 +36,9 @@ use serde::{Deserialize, Serialize};
 
 /// TCP port of the HTTP API, on loopback unless set otherwise.
 pub const HTTP_PORT: u16 = 55580;
+
+/// Instances or sessions in one answer at most; a larger `limit` counts as this.
+pub const MAX_TOLD: usize = 1_000;
 
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

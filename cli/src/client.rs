@@ -12,6 +12,9 @@ use ureq::http::Response;
 /// How long the Manager may take to accept a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long the Manager may say nothing in the middle of an answer.
+const SILENT_AFTER: Duration = Duration::from_secs(60);
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -20,6 +23,12 @@ pub enum Failure {
         "the Manager at {url} can't be reached: {reason}\nIs `patchbay-manager` running? Name another with --manager URL or PATCHBAY_MANAGER."
     )]
     Unreachable { url: String, reason: String },
+    /// Somebody accepts connections and says nothing.
+    #[error(
+        "the Manager at {url} says nothing for {} s; what was asked may still be done. Is it stopped, or is its disk?",
+        SILENT_AFTER.as_secs()
+    )]
+    Silent { url: String },
     /// The Manager refused.
     #[error("{0}")]
     Refused(String),
@@ -43,12 +52,27 @@ impl Client {
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .timeout_connect(Some(CONNECT_WITHIN));
+            .timeout_connect(Some(CONNECT_WITHIN))
+            .timeout_per_read(Some(SILENT_AFTER));
         Self { url: url.trim_end_matches('/').to_owned(), agent: config.build().into() }
     }
 
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.read(self.agent.get(self.at(path)).call(), None)
+    }
+
+    /// A whole list, page by page; `path` has a query already.
+    pub fn pages<T: DeserializeOwned>(&self, path: &str, id: impl Fn(&T) -> u64) -> Result<Vec<T>, Failure> {
+        let (mut all, mut after) = (Vec::new(), 0);
+        loop {
+            let page: Vec<T> = self.get(&format!("{path}&limit={}&after={after}", api::MAX_TOLD))?;
+            let is_last = page.len() < api::MAX_TOLD;
+            after = page.last().map_or(after, &id);
+            all.extend(page);
+            if is_last {
+                return Ok(all);
+            }
+        }
     }
 
     pub fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -68,7 +92,9 @@ impl Client {
         &self,
         path: &str,
     ) -> Result<impl Iterator<Item = std::io::Result<String>> + use<>, Failure> {
-        let response = self.agent.get(self.at(path)).call().map_err(|error| self.unreachable(&error))?;
+        // Events may be far apart.
+        let request = self.agent.get(self.at(path)).config().timeout_per_read(None).build();
+        let response = request.call().map_err(|error| self.unreachable(&error))?;
         Ok(BufReader::new(response.into_body().into_reader()).lines())
     }
 
@@ -77,6 +103,9 @@ impl Client {
     }
 
     fn unreachable(&self, error: &ureq::Error) -> Failure {
+        if matches!(error, ureq::Error::Timeout(ureq::Timeout::PerRead)) {
+            return Failure::Silent { url: self.url.clone() };
+        }
         Failure::Unreachable { url: self.url.clone(), reason: error.to_string() }
     }
 

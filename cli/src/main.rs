@@ -143,12 +143,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Task::Apps => output.show(client.get::<Vec<api::App>>("/v1/apps")?.as_slice(), tables::apps),
         Task::Nodes => output.show(client.get::<Vec<api::Node>>("/v1/nodes")?.as_slice(), tables::nodes),
         Task::Instances(filter) => {
-            let instances: Vec<api::Instance> = client.get(&filter.path("instances"))?;
+            let instances =
+                client.pages(&filter.path("instances"), |instance: &api::Instance| instance.id)?;
             filter.check(&client, instances.is_empty())?;
             output.show(instances.as_slice(), tables::instances)
         }
         Task::Sessions { filter, details } => {
-            let sessions: Vec<api::Session> = client.get(&filter.path("sessions"))?;
+            let sessions = client.pages(&filter.path("sessions"), |session: &api::Session| session.id)?;
             filter.check(&client, sessions.is_empty())?;
             output
                 .show(sessions.as_slice(), if *details { tables::session_details } else { tables::sessions })

@@ -46,7 +46,9 @@ impl Exec {
 
 impl Trace {
     pub fn run(&self, client: &Client) -> Result<(), Failure> {
-        let sessions: Vec<api::Session> = client.get("/v1/sessions?ended=false")?;
+        let before = self.session.saturating_sub(1);
+        let sessions: Vec<api::Session> =
+            client.get(&format!("/v1/sessions?ended=false&limit=1&after={before}"))?;
         let session = sessions.iter().find(|session| session.id == self.session).ok_or_else(|| {
             Failure::Said(format!("no session {} is open; `patchbay sessions` lists them", self.session))
         })?;

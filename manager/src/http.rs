@@ -17,7 +17,7 @@ use serde::Deserialize;
 use ssmmp::InstanceId;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::core::{Command, Event, Refusal};
+use crate::core::{Command, Event, Page, Refusal};
 use crate::graph::{Graph, MAX_FILE_BYTES};
 use crate::shell::{Handle, Input, NoAnswer};
 
@@ -88,6 +88,15 @@ struct Filter {
     app: Option<String>,
     #[serde(default)]
     ended: bool,
+    #[serde(default)]
+    after: u64,
+    limit: Option<usize>,
+}
+
+impl Filter {
+    fn page(&self) -> Page {
+        Page { after: self.after, limit: self.limit.unwrap_or(api::MAX_TOLD).min(api::MAX_TOLD) }
+    }
 }
 
 async fn status(State(handle): State<Handle>) -> Answer<api::ManagerStatus> {
@@ -103,12 +112,17 @@ async fn nodes(State(handle): State<Handle>) -> Answer<Vec<api::Node>> {
 }
 
 async fn instances(State(handle): State<Handle>, Query(filter): Query<Filter>) -> Answer<Vec<api::Instance>> {
-    Ok(Json(handle.ask(move |core, _| core.instances(filter.app.as_deref(), filter.ended)).await?))
+    let page = filter.page();
+    Ok(Json(handle.ask(move |core, _| core.instances(filter.app.as_deref(), filter.ended, page)).await?))
 }
 
 async fn sessions(State(handle): State<Handle>, Query(filter): Query<Filter>) -> Answer<Vec<api::Session>> {
-    handle.refresh().await?;
-    Ok(Json(handle.ask(move |core, _| core.sessions(filter.app.as_deref(), filter.ended)).await?))
+    let page = filter.page();
+    // Once for all pages: they are one answer.
+    if page.after == 0 {
+        handle.refresh().await?;
+    }
+    Ok(Json(handle.ask(move |core, _| core.sessions(filter.app.as_deref(), filter.ended, page)).await?))
 }
 
 fn read(body: &Bytes) -> Result<(Graph, String, Vec<api::Problem>), Failure> {

@@ -195,7 +195,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         () = server::serve(agents, handle.clone(), options) => {}
-        () = handle.ended() => anyhow::bail!("the core's thread has ended: this is a fault in Patchbay, please report it"),
+        () = handle.ended() => anyhow::bail!("the core has ended: this is a fault in Patchbay, please report it"),
         result = async { axum::serve(people, routes).await } => result.context("the HTTP server failed")?,
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}

@@ -342,18 +342,24 @@ impl Core {
 
     fn register(&mut self) {
         self.registered = false;
-        self.registration = self.message_id();
-        let running = self.running();
-        let request = InitiationRequest {
-            message_id: self.registration,
-            agent_network_address: self.address,
-            service_repository: NameList(self.repository.keys().cloned().collect()),
-        };
-        let envelope = Envelope::new(request, Hop::AgentToManager)
-            .with("x_node", &self.node)
-            .with("x_redirection", &self.redirects.description)
-            .with("x_running", &running);
+        let mut parts = self.running();
+        let rest = parts.pop().unwrap_or_default();
+        for part in parts {
+            let request = self.registration_with(NameList(Vec::new())).1;
+            let request = request.with("x_running", &part).with("x_running_more", "yes");
+            self.effect(Effect::ToManager(request));
+        }
+        let (id, envelope) = self.registration_with(NameList(self.repository.keys().cloned().collect()));
+        self.registration = id;
+        let envelope = envelope.with("x_redirection", &self.redirects.description).with("x_running", &rest);
         self.effect(Effect::ToManager(envelope));
+    }
+
+    fn registration_with(&mut self, service_repository: NameList) -> (MessageId, Envelope) {
+        let message_id = self.message_id();
+        let request =
+            InitiationRequest { message_id, agent_network_address: self.address, service_repository };
+        (message_id, Envelope::new(request, Hop::AgentToManager).with("x_node", &self.node))
     }
 
     fn manager_said(&mut self, envelope: Envelope) {

@@ -7,26 +7,33 @@ use super::{Core, Effect, Live, Stage};
 
 /// Sessions in one message (docs/protocol.md).
 const SESSIONS_IN_A_MESSAGE: usize = 200;
+/// What one message of a registration tells of instances at most, bytes: with the names of the repository a
+/// message stays below SSMMP's bound.
+const RUNNING_BYTES: usize = ssmmp::MAX_MESSAGE_BYTES / 2;
 
 impl Core {
-    /// The instances that exist here, for the registration: `service, id, socket=port;…, stage`.
-    pub(super) fn running(&self) -> String {
-        let items: Vec<String> = self
-            .instances
-            .iter()
-            .map(|(id, instance)| {
-                let sockets = &instance.start.sockets.0;
-                let sockets: Vec<String> =
-                    sockets.iter().map(|s| format!("{}={}", s.socket, s.port)).collect();
-                let stage = match instance.stage {
-                    Stage::Plugs | Stage::Starting => "starting",
-                    Stage::Running => "running",
-                    Stage::Ending => "ending",
-                };
-                format!("{}, {id}, {}, {stage}", instance.start.service, sockets.join(";"))
-            })
-            .collect();
-        items.join(" & ")
+    /// The instances that exist here, for the registration: `service, id, socket=port;…, stage`, in as many
+    /// parts as are needed.
+    pub(super) fn running(&self) -> Vec<String> {
+        let mut parts = Vec::new();
+        let mut part = String::new();
+        for (id, instance) in &self.instances {
+            let sockets = &instance.start.sockets.0;
+            let sockets: Vec<String> = sockets.iter().map(|s| format!("{}={}", s.socket, s.port)).collect();
+            let stage = match instance.stage {
+                Stage::Plugs | Stage::Starting => "starting",
+                Stage::Running => "running",
+                Stage::Ending => "ending",
+            };
+            let item = format!("{}, {id}, {}, {stage}", instance.start.service, sockets.join(";"));
+            if !part.is_empty() && part.len() + item.len() > RUNNING_BYTES {
+                parts.push(std::mem::take(&mut part));
+            }
+            part += if part.is_empty() { "" } else { " & " };
+            part += &item;
+        }
+        parts.push(part);
+        parts
     }
 
     /// Tells again what may have been missed. Nothing that happens later overtakes it.

@@ -61,6 +61,7 @@ fn kept(app: &App, service: &str, earlier: ServiceState) -> ServiceState {
         home: earlier.home.filter(|_| vertex.is_none_or(|vertex| vertex.state == State::Node)),
         waiting: earlier.waiting,
         turn: earlier.turn,
+        latest: earlier.latest,
         ..ServiceState::default()
     }
 }

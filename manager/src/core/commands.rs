@@ -71,7 +71,7 @@ impl Core {
             Command::Move(id, node) => self.preview_move(*id, node),
             Command::Drain(node) => self.preview_drain(node),
             Command::Undrain(node) => {
-                let address = self.known_node(node)?;
+                let address = self.drained_node(node)?;
                 let was = self.drained.contains(&address);
                 Ok(done(format!("execute on node {node} {}", if was { "again" } else { "as before" }), 0, 0))
             }
@@ -99,7 +99,7 @@ impl Core {
             Command::Move(id, node) => self.begin_move(*id, node)?,
             Command::Drain(node) => self.begin_drain(node)?,
             Command::Undrain(node) => {
-                let address = self.known_node(node)?;
+                let address = self.drained_node(node)?;
                 if self.drained.remove(&address) {
                     self.effect(Effect::SaveNode(address));
                     self.publish("node-undrained", format!("node {node}"), "it may execute again".into());
@@ -290,6 +290,22 @@ impl Core {
             let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             unknown(format!("there is no node `{node}`, or several are called so; there are: {names}"))
         })
+    }
+
+    /// A node, known or not: one that was drained and has not come back is named by its address.
+    fn drained_node(&self, node: &str) -> Result<Address, Refusal> {
+        let by_address = node.parse().ok().map(|ip: std::net::IpAddr| Address::from(ip));
+        match by_address.filter(|address| self.drained.contains(address)) {
+            Some(address) => Ok(address),
+            None => self.known_node(node).map_err(|refusal| match refusal {
+                Refusal::Unknown(text) if !self.drained.is_empty() => {
+                    let drained: Vec<String> =
+                        self.drained.iter().take(20).map(ToString::to_string).collect();
+                    unknown(format!("{text}; drained are: {}", drained.join(", ")))
+                }
+                other => other,
+            }),
+        }
     }
 
     fn is_open(&self, id: u64) -> bool {

@@ -7,6 +7,7 @@ use ssmmp::{
     SocketConfiguration, SocketPort, Status,
 };
 
+use super::placing::Placed;
 use super::{Core, Effect, Instance, InstanceState, Millis, Outstanding, Timer, output_of};
 use crate::graph::policy::time;
 use crate::graph::{Service, State};
@@ -22,20 +23,37 @@ pub(super) struct Start {
     pub(super) replaces: Option<InstanceId>,
     /// Nodes where its start failed.
     pub(super) tried: BTreeSet<Address>,
+    /// It is delayed when the nodes have too many starts under way.
+    pub(super) may_wait: bool,
+}
+
+/// What came of a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begun {
+    /// The execution is requested.
+    Yes,
+    /// Nodes that could take it have too many starts under way.
+    Later,
+    /// No node can take it.
+    No,
 }
 
 impl Core {
-    /// Requests the execution of one more instance. False when no node can take it, which is published
-    /// once.
-    pub(super) fn start(&mut self, app: &str, service: &str, start: Start) -> bool {
-        let Some(vertex) = self.apps.get(app).and_then(|app| app.service(service)).cloned() else {
-            return false;
+    /// Requests the execution of one more instance. That no node can take it is published once.
+    pub(super) fn start(&mut self, app: &str, service: &str, start: Start) -> Begun {
+        let Some(vertex) = self.apps.get(app).and_then(|app| app.service(service)) else {
+            return Begun::No;
         };
         let names = (Name::new(app), Name::new(service), Name::new(&vertex.program));
-        let (Ok(app_name), Ok(name), Ok(program)) = names else { return false };
-        let Some((address, sockets)) = self.place(app, service, &vertex, &start) else {
-            self.unplaced(app, service);
-            return false;
+        let (Ok(app_name), Ok(name), Ok(program)) = names else { return Begun::No };
+        let recipe = vertex.recipe();
+        let (address, sockets) = match self.place(app, service, vertex, &start) {
+            Placed::At(address, sockets) => (address, sockets),
+            Placed::Later => return Begun::Later,
+            Placed::Nowhere => {
+                self.unplaced(app, service);
+                return Begun::No;
+            }
         };
         let id = self.instance_id();
         let node = self.inventory.node(address).map(|node| node.name.clone()).unwrap_or_default();
@@ -43,7 +61,7 @@ impl Core {
         let mut instance =
             Instance::restored(id, app_name, name, address, node.clone(), sockets, state, self.now);
         instance.program = program.clone();
-        instance.recipe = vertex.recipe();
+        instance.recipe = recipe;
         instance.replaces = start.replaces;
         instance.tried = start.tried;
         instance.tried.insert(address);
@@ -53,7 +71,7 @@ impl Core {
         self.effect(Effect::SaveInstance(id));
         self.publish("instance-starting", format!("instance {id} ({service})"), format!("on node {node}"));
         self.execute_again(id);
-        true
+        Begun::Yes
     }
 
     /// Requests an instance's execution, or its answer once more: a repeated request starts nothing.
@@ -113,7 +131,7 @@ impl Core {
         if let Some(old) = moved {
             self.give_up_move(old, reason);
             self.settle(&app, &service);
-        } else if status == Status::CONFLICT || !self.start(&app, &service, start) {
+        } else if status == Status::CONFLICT || self.start(&app, &service, start) != Begun::Yes {
             self.unplanned_end(&app, &service, None, status, reason);
         }
     }
@@ -141,6 +159,7 @@ impl Core {
         }
         self.serve_waiting(app, service);
         self.settle(app, service);
+        self.continue_later();
     }
 
     pub(super) fn start_timed_out(&mut self, id: InstanceId) {
@@ -251,6 +270,7 @@ impl Core {
             (instance.app.clone(), instance.service.clone(), instance.sessions.clone())
         });
         let Some((app, service, sessions)) = ended else { return };
+        self.continue_later();
         self.effect(Effect::SaveInstance(id));
         let kind = if state == InstanceState::Failed { "instance-failed" } else { "instance-ended" };
         self.publish(kind, format!("instance {id} ({service})"), format!("{reason}{last_line}"));

@@ -30,12 +30,16 @@ impl Core {
         }
     }
 
-    /// Plans the next poll of an instance that runs.
+    /// Plans the first poll of an instance that runs.
     pub(super) fn plan_instance_polls(&mut self, id: InstanceId) {
+        self.plan_instance_polls_after(id, self.now);
+    }
+
+    fn plan_instance_polls_after(&mut self, id: InstanceId, after: Millis) {
         let Some(address) = self.inventory.instance(id).map(|instance| instance.address) else { return };
         let alive = self.inventory.on_node(address).map_or(0, |on_node| on_node.alive.len());
         let part = id.0 % alive.div_ceil(IN_ONE_GO).max(1) as u64;
-        let at = next(self.now, self.instance_interval(id), seed(address).wrapping_add(part));
+        let at = next(after, self.instance_interval(id), seed(address).wrapping_add(part));
         self.plan_instance_poll(id, at);
     }
 
@@ -46,8 +50,10 @@ impl Core {
         }
     }
 
+    /// It grows in steps: polls that go out together stay together.
     fn instance_interval(&self, id: InstanceId) -> Millis {
-        self.instance_policy(id).health.every.max(self.inventory.running() as u64 * 1_000 / POLLS_A_SECOND)
+        let every = self.instance_policy(id).health.every.max(1);
+        every.max((self.inventory.running() as u64 * 1_000 / POLLS_A_SECOND).next_multiple_of(every))
     }
 
     fn instance_policy(&self, id: InstanceId) -> Policy {
@@ -85,7 +91,8 @@ impl Core {
         };
         let (address, misses) = (instance.address, instance.polls.misses);
         let (app, service) = (instance.app.to_string(), instance.service.to_string());
-        self.plan_instance_polls(id);
+        // Not sooner than that, though the interval may have changed: a poll gets time for its answer.
+        self.plan_instance_polls_after(id, self.now + self.instance_interval(id) / 2);
         if self.inventory.node(address).is_some_and(|node| node.connection.is_some()) {
             if misses >= self.policy(&app, &service).health.misses {
                 self.silent(id, misses);
@@ -126,15 +133,15 @@ impl Core {
             instance.polls.healthy = now;
             instance.overloads = if is_overloaded { instance.overloads.saturating_add(1) } else { 0 };
             let was = std::mem::replace(&mut instance.overloaded, is_overloaded);
-            (was, instance.app.to_string(), instance.service.to_string())
+            (was, instance.overloads, instance.app.to_string(), instance.service.to_string())
         });
-        let Some((was_overloaded, app, service)) = before else { return };
+        let Some((was_overloaded, overloads, app, service)) = before else { return };
         if is_overloaded && !was_overloaded {
             let text = "it answers 199 and gets no new sessions while another can take them";
             self.publish("instance-overloaded", format!("instance {id} ({service})"), text.into());
         }
         if is_overloaded {
-            self.weigh(&app, &service);
+            self.weigh_after_overload(&app, &service, overloads);
         }
     }
 }
@@ -153,4 +160,28 @@ fn next(now: Millis, interval: Millis, seed: u64) -> Millis {
     // Fibonacci hashing: neighbours come to lie far apart.
     let phase = ((seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) * interval) >> 32;
     (now + 1).saturating_sub(phase).div_ceil(interval) * interval + phase
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn polls_keep_their_distance_whatever_becomes_of_the_interval(
+            begin in 0u64..1_000_000_000,
+            intervals in prop::collection::vec(1u64..60_000, 1..20),
+            seed in any::<u64>(),
+        ) {
+            let mut now = begin;
+            for interval in intervals {
+                let at = next(now + interval / 2, interval, seed);
+                prop_assert!(at > now + interval / 2 && at <= now + interval / 2 + interval, "{now} {interval} {at}");
+                prop_assert_eq!(next(at + interval / 2, interval, seed), at + interval, "the same phase");
+                now = at;
+            }
+        }
+    }
 }

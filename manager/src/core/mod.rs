@@ -7,6 +7,7 @@ mod closing;
 mod commands;
 mod config;
 mod counters;
+mod delayed;
 mod events;
 mod execution;
 mod health;
@@ -43,6 +44,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use closing::Closings;
 pub use commands::{Command, Refusal};
 pub use config::Config;
+use delayed::{Delayed, STARTS_AT_ONCE};
 pub use events::{Effect, Event};
 use inventory::Inventory;
 pub use ownership::{Identity, Ownership, Peer};
@@ -54,7 +56,7 @@ use ssmmp::{Address, Envelope, InstanceId, Message, MessageId};
 pub use state::{
     App, Connection, Instance, InstanceState, Leaving, Millis, Node, Polls, ServiceState, Stopping, Waiting,
 };
-pub use view::Gateway;
+pub use view::{Gateway, Page};
 pub use waiting::{MAX_PENDING_OF_ONE, MAX_WAITING, MAX_WAITING_OF_ONE};
 use waits::{Answers, Outstanding, Timer, Timers};
 
@@ -82,6 +84,11 @@ pub struct Core {
     pub(crate) closings: Closings,
     /// Agents that wait to take the place of a connected one.
     pub(crate) candidates: HashMap<Address, probing::Candidate>,
+    /// What agents have told before they register.
+    pub(crate) parts: nodes::Parts,
+    pub(crate) delayed: Delayed,
+    /// Starts of minimums that this event may still begin.
+    pub(crate) starts_left: usize,
     seed: u64,
     timers: Timers,
     next_instance: u64,
@@ -110,6 +117,9 @@ impl Core {
             drained: BTreeSet::new(),
             closings: Closings::default(),
             candidates: HashMap::new(),
+            parts: nodes::Parts::default(),
+            delayed: Delayed::default(),
+            starts_left: STARTS_AT_ONCE,
             seed: epoch,
             timers: Timers::default(),
             next_instance: 1,
@@ -125,6 +135,8 @@ impl Core {
     /// The one way in.
     pub fn handle(&mut self, now: Millis, event: Event) -> Vec<Effect> {
         self.now = self.now.max(now);
+        self.starts_left = STARTS_AT_ONCE;
+        self.delayed.hear(matches!(event, Event::Tick));
         match event {
             Event::Message(connection, envelope) => self.message(connection, envelope),
             Event::Lost(connection) => self.connection_lost(connection),
@@ -156,6 +168,7 @@ impl Core {
             match timer {
                 Timer::PollNode(address) => self.poll_node(address, at),
                 Timer::PollInstance(id) => self.poll_instance(id, at),
+                Timer::Starts => self.continue_starts(),
                 Timer::Start(id) => self.start_timed_out(id),
                 Timer::Settle(app, service) => self.settle(&app, &service),
                 Timer::Waiting(app, service) => self.waited_long(&app, &service),

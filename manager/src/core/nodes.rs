@@ -1,5 +1,7 @@
 //! Agents register, are lost and return (section 4, 1 and 2).
 
+use std::collections::HashMap;
+
 use ssmmp::{Address, Envelope, Hop, InitiationResponse, InstanceId, Message, Status};
 
 use super::{Connection, Core, Effect, Identity, Node, Timer};
@@ -7,8 +9,42 @@ use super::{Connection, Core, Effect, Identity, Node, Timer};
 /// Nodes that are known at once; for a new one a lost one without instances is forgotten, else it is
 /// refused with 503.
 pub const MAX_NODES: usize = 10_000;
+/// What one agent may tell of its instances in parts before it registers, bytes; more is refused with 400.
+const MAX_PARTS: usize = 512 * 1024;
+/// What all agents may have told so, bytes; more is refused with 503, and comes again.
+const MAX_PARTS_OF_ALL: usize = 128 * 1024 * 1024;
 /// Longest name or reason of a node that is kept, in characters.
 const LONGEST_TEXT: usize = 200;
+
+/// What agents that are about to register have told of their instances so far (docs/protocol.md).
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    of: HashMap<Connection, String>,
+    bytes: usize,
+}
+
+impl Parts {
+    fn keep(&mut self, connection: Connection, items: &str) -> Result<(), Status> {
+        let told = self.of.get(&connection).map_or(0, String::len);
+        if told + items.len() > MAX_PARTS {
+            return Err(Status::BAD_REQUEST);
+        }
+        if self.bytes + items.len() > MAX_PARTS_OF_ALL {
+            return Err(Status::UNAVAILABLE);
+        }
+        let kept = self.of.entry(connection).or_default();
+        kept.push_str(items);
+        kept.push('&');
+        self.bytes += items.len() + 1;
+        Ok(())
+    }
+
+    fn take(&mut self, connection: Connection) -> String {
+        let told = self.of.remove(&connection).unwrap_or_default();
+        self.bytes -= told.len();
+        told
+    }
+}
 
 impl Core {
     /// Whether an agent may speak for an instance: it must be on its node, and not over.
@@ -46,6 +82,17 @@ impl Core {
             self.effect(answer(Status::BAD_REQUEST));
             return;
         }
+        let running = envelope.extension("x_running").unwrap_or_default();
+        if envelope.extension("x_running_more").is_some() {
+            match self.parts.keep(connection, running) {
+                Ok(()) => self.effect(answer(Status::CONTINUE)),
+                Err(status) => {
+                    self.effect(answer(status));
+                    self.effect(Effect::Close(connection));
+                }
+            }
+            return;
+        }
         if self.inventory.node(address).is_none() && !self.inventory.make_room(MAX_NODES) {
             self.effect(answer(Status::UNAVAILABLE));
             return;
@@ -71,7 +118,8 @@ impl Core {
             format!("registered from {address} with {services} services"),
         );
         self.expect_sessions(connection);
-        self.reconcile(address, envelope.extension("x_running").unwrap_or_default());
+        let running = self.parts.take(connection) + running;
+        self.reconcile(address, &running);
         self.settle_all();
         self.retry_all_waiting();
     }
@@ -79,6 +127,7 @@ impl Core {
     /// An agent's connection ended; its instances go on, for now.
     pub(super) fn connection_lost(&mut self, connection: Connection) {
         self.candidate_lost(connection);
+        self.parts.take(connection);
         let Some(address) = self.inventory.node_of(connection) else { return };
         let now = self.now;
         self.told.remove(&connection);

@@ -3,53 +3,63 @@
 use ssmmp::{Address, Name, Port};
 
 use super::execution::Start;
-use super::inventory::OnNode;
+use super::inventory::{MAX_STARTS, OnNode};
 use super::policy::placement::{self, Place};
-use super::{Core, InstanceState, Node};
+use super::{Core, Node};
 use crate::graph::{Service, State};
 
 /// Nodes that are weighed against each other for one instance, the least loaded ones.
 const PLACES_WEIGHED: usize = 32;
 
+/// What came of looking for a place.
+#[derive(Debug)]
+pub(super) enum Placed {
+    /// A node, and a port for each socket.
+    At(Address, Vec<(Name, Port)>),
+    /// Nodes that could take it have too many starts under way.
+    Later,
+    /// No node can take it.
+    Nowhere,
+}
+
 impl Core {
     /// The node for an instance, and a port for each socket.
-    pub(super) fn place(
-        &self,
-        app: &str,
-        service: &str,
-        vertex: &Service,
-        start: &Start,
-    ) -> Option<(Address, Vec<(Name, Port)>)> {
-        let home = self.apps.get(app)?.state(service).and_then(|state| state.home);
+    pub(super) fn place(&self, app: &str, service: &str, vertex: &Service, start: &Start) -> Placed {
+        let home = self.apps.get(app).and_then(|app| app.state(service)).and_then(|state| state.home);
         let home = home.filter(|_| vertex.state == State::Node);
         let of_service = self.inventory.of_service(app, service);
-        let alive = of_service.filter(|of| of.starting > 0).into_iter().flat_map(|of| &of.alive);
-        let starting: Vec<Address> = alive
-            .filter_map(|id| self.inventory.instance(*id))
-            .filter(|instance| instance.state == InstanceState::Starting)
-            .map(|instance| instance.address)
-            .collect();
         let may = |node: &&Node| {
             !self.drained.contains(&node.address)
                 && !start.tried.contains(&node.address)
                 && start.only.is_none_or(|only| only == node.address)
                 && home.is_none_or(|home| home == node.address)
         };
+        let on = |node: &Node| self.inventory.on_node(node.address);
+        let is_busy =
+            |node: &Node| start.may_wait && on(node).is_some_and(|on_node| on_node.starting >= MAX_STARTS);
         let weigh = |node: &Node| Place {
             address: node.address,
             is_near: Some(node.address) == start.near,
-            replicas: of_service.map_or(0, |of| of.running_on(node.address).count() as u32)
-                + starting.iter().filter(|address| **address == node.address).count() as u32,
-            load: self.inventory.on_node(node.address).map_or(0, |on_node| on_node.alive.len() as u32),
+            replicas: of_service.map_or(0, |of| of.replicas_on(node.address)),
+            load: on(node).map_or(0, |on_node| on_node.alive.len() as u32),
         };
+        // Those without room for another start are the last ones.
         let able = || self.inventory.able(&vertex.program).filter(may);
-        let near = able().find(|node| Some(node.address) == start.near);
-        let mut places: Vec<Place> = able().take(PLACES_WEIGHED).map(weigh).collect();
+        let free = || able().take_while(|node| !is_busy(node));
+        let near = start.near.and_then(|near| self.inventory.node(near)).filter(may).filter(|node| {
+            node.connection.is_some() && node.repository.contains(vertex.program.as_str()) && !is_busy(node)
+        });
+        let mut places: Vec<Place> = free().take(PLACES_WEIGHED).map(weigh).collect();
         places
             .extend(near.map(weigh).filter(|near| places.iter().all(|place| place.address != near.address)));
         let weighed = placement::order(places, self.policy(app, service).near);
-        let others = able().skip(PLACES_WEIGHED).map(|node| node.address);
-        weighed.into_iter().chain(others).find_map(|address| Some((address, self.ports(address, vertex)?)))
+        let others = free().skip(PLACES_WEIGHED).map(|node| node.address);
+        let place = |address| Some((address, self.ports(address, vertex)?));
+        match weighed.into_iter().chain(others).find_map(place) {
+            Some((address, ports)) => Placed::At(address, ports),
+            None if start.may_wait && able().any(is_busy) => Placed::Later,
+            None => Placed::Nowhere,
+        }
     }
 
     /// Free ports on a node; `None` when a fixed port is taken or the range is used up.

@@ -4,21 +4,39 @@
 
 use ssmmp::InstanceId;
 
-use super::execution::Start;
+use super::execution::{Begun, Start};
+use super::inventory::Offer;
 use super::{Core, Effect, Instance, InstanceState};
 use crate::graph::{Service, State};
+
+/// What is to be done next to replace what is unwanted of a service.
+enum Step {
+    /// Nothing, until what is under way is done.
+    Wait,
+    /// Nothing any more.
+    Done,
+    /// Stop one whose replacement runs.
+    Stop(InstanceId, String),
+    /// Start a replacement.
+    Replace(InstanceId, String),
+}
 
 impl Core {
     /// Why an instance is to be replaced; `None` when it is as it should be.
     pub(super) fn unwanted(&self, instance: &Instance) -> Option<String> {
         let service = self.apps.get(instance.app.as_str())?.service(instance.service.as_str())?;
+        self.unwanted_by(instance, service, &service.recipe())
+    }
+
+    /// The same for an instance of a service with a recipe.
+    fn unwanted_by(&self, instance: &Instance, service: &Service, recipe: &str) -> Option<String> {
         if let Some(leaving) = &instance.leaving {
             return Some(leaving.why.clone());
         }
         if self.drained.contains(&instance.address) && service.state == State::Shared {
             return Some(format!("node {} is drained", instance.node));
         }
-        if !instance.recipe.is_empty() && instance.recipe != service.recipe() {
+        if !instance.recipe.is_empty() && instance.recipe != recipe {
             let program = &instance.program;
             return Some(match program.as_str() == service.program {
                 true => "the graph has changed since it was executed".into(),
@@ -28,15 +46,27 @@ impl Core {
         None
     }
 
-    /// Whether an instance of a service is as it should be, without saying why.
-    pub(super) fn may_stay(&self, service: &Service) -> impl Fn(&Instance) -> bool {
-        let recipe = service.recipe();
-        let moves = service.state == State::Shared;
-        move |instance| {
-            instance.leaving.is_none()
-                && !(moves && self.drained.contains(&instance.address))
-                && (instance.recipe.is_empty() || instance.recipe == recipe)
+    /// The running instances with a socket that are not to be replaced: a session to another would move again.
+    /// `None` when there are none, or when all stay. Looks at all of them, while some are replaced.
+    pub(super) fn staying(&self, app: &str, service: &str, socket: &str) -> Option<Offer> {
+        if !self.replaces_some(app, service) {
+            return None;
         }
+        let vertex = self.apps.get(app)?.service(service)?;
+        let recipe = vertex.recipe();
+        let mut offer = Offer::default();
+        let of_service = self.inventory.of_service(app, service)?;
+        for instance in of_service.alive.iter().filter_map(|id| self.inventory.instance(*id)) {
+            let takes = instance.state == InstanceState::Running && !instance.overloaded;
+            if takes
+                && instance.port(socket).is_some()
+                && self.unwanted_by(instance, vertex, &recipe).is_none()
+            {
+                let rank = (instance.sessions.len() as u32, instance.id);
+                offer.change(instance.address, None, Some((false, rank)));
+            }
+        }
+        offer.has_fit().then_some(offer)
     }
 
     /// Whether some instance of a service may have to be replaced.
@@ -65,34 +95,37 @@ impl Core {
         if !self.replaces_some(app, service) {
             return;
         }
-        let alive: Vec<&Instance> = self
-            .inventory
-            .of_service(app, service)
-            .into_iter()
-            .flat_map(|of_service| &of_service.alive)
-            .filter_map(|id| self.inventory.instance(*id))
-            .collect();
-        let unwanted: Vec<(InstanceId, String)> = alive
-            .iter()
-            .filter(|instance| instance.state == InstanceState::Running)
-            .filter_map(|instance| Some((instance.id, self.unwanted(instance)?)))
-            .collect();
-        let busy = alive.iter().any(|instance| instance.state != InstanceState::Running);
-        let replaced: Vec<InstanceId> =
-            alive.iter().filter(|i| i.state == InstanceState::Running).filter_map(|i| i.replaces).collect();
-        if unwanted.is_empty() && !busy {
-            if let Some(app) = self.apps.get_mut(app) {
-                app.state_mut(service).replacing = false;
+        match self.next_step(app, service) {
+            Step::Wait => {}
+            Step::Stop(id, why) => self.stop_instance(id, &why),
+            Step::Replace(id, why) => self.replace(id, &why),
+            Step::Done => {
+                if let Some(app) = self.apps.get_mut(app) {
+                    app.state_mut(service).replacing = false;
+                }
+                self.stop_gone(app);
             }
-            self.stop_gone(app);
-            return;
         }
-        let ready = unwanted.iter().find(|(id, _)| replaced.contains(id));
-        if let Some((id, why)) = ready {
-            self.stop_instance(*id, why);
-        } else if let Some((id, why)) = unwanted.first().filter(|_| !busy) {
-            self.replace(*id, why);
+    }
+
+    fn next_step(&self, app: &str, service: &str) -> Step {
+        let Some(vertex) = self.apps.get(app).and_then(|known| known.service(service)) else {
+            return Step::Wait;
+        };
+        let recipe = vertex.recipe();
+        let running = |id| self.inventory.instance(id).filter(|i| i.state == InstanceState::Running);
+        let unwanted = |id| Some((id, self.unwanted_by(running(id)?, vertex, &recipe)?));
+        let Some(of_service) = self.inventory.of_service(app, service) else { return Step::Done };
+        let mut replaced = of_service.replacements().filter(|(_, new)| running(*new).is_some());
+        if let Some((id, why)) = replaced.find_map(|(old, _)| unwanted(old)) {
+            return Step::Stop(id, why);
         }
+        // All are looked through only when nothing is under way.
+        if !of_service.all_run() || self.is_delayed(app, service) {
+            return Step::Wait;
+        }
+        let first = of_service.alive.iter().find_map(|id| unwanted(*id));
+        first.map_or(Step::Done, |(id, why)| Step::Replace(id, why))
     }
 
     fn replace(&mut self, id: InstanceId, why: &str) {
@@ -111,7 +144,7 @@ impl Core {
             return;
         }
         let start = Start { near: Some(address), only, replaces: Some(id), ..Start::default() };
-        if self.start(&app, &service, start) {
+        if self.start(&app, &service, start) == Begun::Yes {
             self.publish("instance-leaving", format!("instance {id} ({service})"), why.to_owned());
             return;
         }

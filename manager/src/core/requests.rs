@@ -3,12 +3,10 @@
 use patchbay_api::Traffic;
 use ssmmp::{Address, Envelope, Hop, InstanceId, Name, Port, SessionRequest, SessionResponse, Status};
 
-use super::inventory::Rank;
-use super::policy::choice::{self, Candidate};
+use super::policy::choice::{self, Turn};
 use super::waiting::MAX_PENDING_OF_ONE;
 use super::{Connection, Core, Edge, Effect, Session, SessionState, Waiting};
 use crate::graph::Redirect;
-use crate::graph::policy::Balance;
 
 /// Refusals published in one second; further ones are answered all the same.
 const MAX_REFUSALS_PUBLISHED: u32 = 100;
@@ -67,8 +65,7 @@ impl Core {
     /// Whether a running instance has a socket, whatever the graph says by now.
     fn is_offered(&self, app: &Name, service: &str, socket: &str) -> bool {
         let of_service = self.inventory.of_service(app.as_str(), service);
-        let mut running = of_service.into_iter().flat_map(|of_service| &of_service.running);
-        running.any(|(_, _, id)| self.inventory.instance(*id).is_some_and(|i| i.port(socket).is_some()))
+        of_service.is_some_and(|of_service| of_service.offers(socket))
     }
 
     /// The running instance that gets a session, by policy.
@@ -81,35 +78,21 @@ impl Core {
             .service(source.service.as_str())
             .and_then(|vertex| vertex.plugs.get(request.source_plug_name.as_str()));
         let balance = plug.and_then(|target| target.balance).unwrap_or(policy.balance);
-        let turn = known.state(service).map_or(0, |state| state.turn);
-        let of_service = self.inventory.of_service(app, service)?;
-        let candidate = |(is_overloaded, sessions, id): &Rank| {
-            let instance = self.inventory.instance(*id)?;
-            let is_near = instance.address == near;
-            let fits = instance.port(request.dest_socket_name.as_str()).is_some();
-            let sessions = *sessions as u32;
-            fits.then_some(Candidate { id: *id, is_near, sessions, is_overloaded: *is_overloaded })
+        let (latest, turn) =
+            known.state(service).map_or((InstanceId(0), 0), |state| (state.latest, state.turn));
+        let turn = Turn { latest, random: mixed(self.seed ^ turn) };
+        let socket = request.dest_socket_name.as_str();
+        let staying = self.staying(app, service, socket);
+        let fields = match &staying {
+            Some(staying) => vec![staying.field(near, true)],
+            None => self.inventory.of_service(app, service)?.fields(socket, near),
         };
-        let chosen = if balance == Balance::LeastSessions && !self.replaces_some(app, service) {
-            // Only the best of each place can be the best.
-            let best = [of_service.running_on(near).next(), of_service.running.first()];
-            choice::choose(best.into_iter().flatten().filter_map(candidate), balance, policy.near, turn)
-        } else {
-            let turn = if balance == Balance::TwoChoices { mixed(self.seed ^ turn) } else { turn };
-            let may_stay = known.service(service).map(|vertex| self.may_stay(vertex));
-            let may_stay = may_stay.filter(|_| self.replaces_some(app, service));
-            // A session to one that is to be replaced would move again: only where no other has room.
-            let is_good = |(is_overloaded, _, id): &Rank| {
-                !is_overloaded
-                    && may_stay.as_ref().zip(self.inventory.instance(*id)).is_some_and(|(f, i)| f(i))
-            };
-            let running = || of_service.running.iter();
-            let good = running().filter(|rank| is_good(rank)).filter_map(candidate);
-            choice::choose(good, balance, policy.near, turn)
-                .or_else(|| choice::choose(running().filter_map(candidate), balance, policy.near, turn))
-        };
+        let sessions = |id| self.inventory.instance(id).map_or(0, |instance| instance.sessions.len() as u32);
+        let chosen = choice::choose(&fields, sessions, balance, policy.near, turn);
         if let Some(known) = self.apps.get_mut(app) {
-            known.state_mut(service).turn += 1;
+            let state = known.state_mut(service);
+            state.turn += 1;
+            state.latest = chosen.unwrap_or(state.latest);
         }
         chosen
     }
@@ -160,8 +143,7 @@ impl Core {
         self.add_session(Session { id, ..session });
         self.effect(Effect::SaveSession(id));
         self.answer(waiting, id);
-        let accepted = self.inventory.instance(destination).map_or(0, |instance| instance.accepted);
-        self.weigh_after_session(app.as_str(), service.as_str(), accepted);
+        self.weigh_after_session(app.as_str(), service.as_str());
     }
 
     fn answer(&mut self, waiting: &Waiting, id: u64) {

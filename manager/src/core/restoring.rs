@@ -47,14 +47,20 @@ impl Core {
         }
         self.drained = saved.drained.into_iter().collect();
         let mut of_instance: HashMap<InstanceId, Vec<u64>> = HashMap::new();
+        let mut accepted: HashMap<InstanceId, u32> = HashMap::new();
         for session in &saved.sessions {
+            *accepted.entry(session.destination).or_default() += 1;
             for end in [session.source, session.destination] {
                 of_instance.entry(end).or_default().push(session.id);
             }
         }
-        for mut instance in saved.instances {
+        let mut instances = saved.instances;
+        // The old before the new, as they were started.
+        instances.sort_by_key(|instance| instance.id);
+        for mut instance in instances {
             instance.idle_since = self.now;
             instance.sessions = of_instance.remove(&instance.id).into_iter().flatten().collect();
+            instance.accepted = accepted.get(&instance.id).copied().unwrap_or(0);
             let (id, runs) = (instance.id, instance.state == InstanceState::Running);
             self.expect_node(instance.address);
             self.inventory.add(instance);

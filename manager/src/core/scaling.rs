@@ -1,8 +1,8 @@
 //! The load decides how many replicas a service has, within its bounds (section 4, 18).
 
-use super::execution::Start;
+use super::execution::{Begun, Start};
 use super::policy::scaling::{Replica, Situation, Verdict, is_underused, least_used, verdict};
-use super::{Core, Millis};
+use super::{Core, InstanceState, Millis};
 use crate::graph::Kind;
 use crate::graph::policy::Policy;
 
@@ -19,12 +19,33 @@ impl Core {
         }
     }
 
-    /// An instance has got one more session: is that too many for it?
-    pub(super) fn weigh_after_session(&mut self, app: &str, service: &str, accepted: u32) {
-        let running = self.inventory.of_service(app, service).map_or(0, |of| of.running.len());
-        if accepted >= self.policy(app, service).scale.sessions
-            && (running as u32) < self.bounds(app, service).1
-        {
+    /// An instance has got one more session: are there too many for its service? Replicas are looked at only
+    /// when their sum says so.
+    pub(super) fn weigh_after_session(&mut self, app: &str, service: &str) {
+        let Some(of_service) = self.inventory.of_service(app, service) else { return };
+        let (running, accepted) = (of_service.running as u64, of_service.accepted);
+        let policy = self.policy(app, service);
+        if accepted > u64::from(policy.scale.sessions) * running && self.may_grow(app, service, &policy) {
+            self.weigh(app, service);
+        }
+    }
+
+    /// Whether one more replica could be started now.
+    fn may_grow(&self, app: &str, service: &str, policy: &Policy) -> bool {
+        let running = self.inventory.of_service(app, service).map_or(0, |of| of.running);
+        let situation = self.situation(app, service, policy);
+        situation.is_some_and(|situation| {
+            situation.starting == 0
+                && situation.is_settled
+                && !situation.is_fixed
+                && (running as u32) < situation.most
+        })
+    }
+
+    /// An instance has answered 199 again: if that starts one more replica, one is started.
+    pub(super) fn weigh_after_overload(&mut self, app: &str, service: &str, overloads: u32) {
+        let policy = self.policy(app, service);
+        if overloads >= policy.scale.overloads && self.may_grow(app, service, &policy) {
             self.weigh(app, service);
         }
     }
@@ -37,8 +58,11 @@ impl Core {
         let underused = is_underused(&replicas, situation, policy.scale);
         match verdict(&replicas, situation, policy.scale) {
             Verdict::Up(why) => {
-                if self.start(app, service, Start::default()) {
+                if self.start(app, service, Start::default()) == Begun::Yes {
                     self.scaled(app, service, format!("one more replica: {why}"));
+                } else {
+                    // It is tried again after the pause, not with each session.
+                    self.changed(app, service);
                 }
             }
             Verdict::Down(id, why) => {
@@ -71,13 +95,17 @@ impl Core {
         since.map_or(0, |since| self.now.saturating_sub(since))
     }
 
-    fn scaled(&mut self, app: &str, service: &str, text: String) {
+    fn changed(&mut self, app: &str, service: &str) {
         let now = self.now;
         if let Some(known) = self.apps.get_mut(app) {
             let state = known.state_mut(service);
             state.changed = now;
             state.underused = None;
         }
+    }
+
+    fn scaled(&mut self, app: &str, service: &str, text: String) {
+        self.changed(app, service);
         self.publish("service-scaled", format!("service {service}"), text);
     }
 
@@ -106,8 +134,9 @@ impl Core {
         self.inventory
             .of_service(app, service)
             .into_iter()
-            .flat_map(|of_service| &of_service.running)
-            .filter_map(|(_, _, id)| self.inventory.instance(*id))
+            .flat_map(|of_service| &of_service.alive)
+            .filter_map(|id| self.inventory.instance(*id))
+            .filter(|instance| instance.state == InstanceState::Running)
             .map(|instance| Replica {
                 id: instance.id,
                 sessions: instance.sessions.len() as u32,

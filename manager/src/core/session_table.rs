@@ -1,6 +1,7 @@
 //! All sessions, with the indexes by which messages name them. They change only through here.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
 
 use ssmmp::{InstanceId, MessageId, Port, Status};
 
@@ -42,6 +43,11 @@ impl SessionTable {
     /// All sessions, also remembered ones, in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = &Session> {
         self.all.values().map(Box::as_ref)
+    }
+
+    /// Those with larger ids than this one.
+    pub fn after(&self, id: u64) -> impl Iterator<Item = &Session> {
+        self.all.range((Bound::Excluded(id), Bound::Unbounded)).map(|(_, session)| session.as_ref())
     }
 
     /// How many are open.

@@ -7,10 +7,11 @@ use super::{Connection, Core, Effect, Session, SessionState};
 impl Core {
     /// A session that is new: both its instances have it from now on.
     pub(super) fn add_session(&mut self, session: Session) {
-        for end in [session.source, session.destination] {
-            self.inventory.change(end, |instance| instance.sessions.insert(session.id));
-        }
-        self.inventory.change(session.destination, |instance| instance.accepted += 1);
+        self.inventory.change(session.source, |instance| instance.sessions.insert(session.id));
+        self.inventory.change(session.destination, |instance| {
+            instance.sessions.insert(session.id);
+            instance.accepted += 1;
+        });
         self.sessions.add(session);
     }
 
@@ -112,16 +113,16 @@ impl Core {
         let Some(ends) = self.sessions.get(id).map(|session| [session.source, session.destination]) else {
             return;
         };
-        for end in ends {
+        for (end, accepted) in [(ends[0], 0), (ends[1], 1)] {
             self.inventory.change(end, |instance| {
                 instance.sessions.remove(&id);
                 instance.stopping.asked.remove(&id);
+                instance.accepted = instance.accepted.saturating_sub(accepted);
                 if instance.sessions.is_empty() {
                     instance.idle_since = now;
                 }
             });
         }
-        self.inventory.change(ends[1], |instance| instance.accepted = instance.accepted.saturating_sub(1));
         self.effect(Effect::SaveSession(id));
         if before == SessionState::Open {
             // Broken is what an end sees of a close that was asked for: no failure (C9).

@@ -3,7 +3,7 @@
 
 use ssmmp::{Address, InstanceId, Status};
 
-use super::execution::Start;
+use super::execution::{Begun, Start};
 use super::policy::scaling::least_used;
 use super::{Core, InstanceState, Timer};
 use crate::graph::State;
@@ -66,11 +66,23 @@ impl Core {
             return;
         }
         while self.count(app, service, bound_to_node) < least {
-            if !self.start(app, service, Start { near, ..Start::default() }) {
-                if near.is_some() && self.count(app, service, true) == 0 {
-                    self.fail_waiting(app, service, Status::UNAVAILABLE, "no node can execute it");
-                }
+            if self.starts_left == 0 {
+                self.delay(app, service);
+                self.continue_later();
                 return;
+            }
+            match self.start(app, service, Start { near, may_wait: true, ..Start::default() }) {
+                Begun::Yes => self.starts_left -= 1,
+                Begun::Later => {
+                    self.delay(app, service);
+                    return;
+                }
+                Begun::No => {
+                    if near.is_some() && self.count(app, service, true) == 0 {
+                        self.fail_waiting(app, service, Status::UNAVAILABLE, "no node can execute it");
+                    }
+                    return;
+                }
             }
         }
     }
@@ -82,10 +94,10 @@ impl Core {
         if also_ending {
             return of_service.alive.len() as u32;
         }
-        let all = of_service.starting + of_service.running.len();
+        let all = of_service.starting + of_service.running;
         let doubled = match self.replaces_some(app, service) {
             false => 0,
-            true => of_service.alive.iter().filter(|id| self.doubles(**id)).count(),
+            true => of_service.replacements().filter(|(_, new)| self.doubles(*new)).count(),
         };
         (all - doubled) as u32
     }
@@ -99,7 +111,7 @@ impl Core {
     fn stop_surplus(&mut self, app: &str, service: &str) {
         let (_, most) = self.bounds(app, service);
         let Some(of_service) = self.inventory.of_service(app, service) else { return };
-        let running = of_service.running.len();
+        let running = of_service.running;
         let ending = of_service.alive.len() - of_service.starting - running;
         // One at a time: its sessions go to the others.
         if ending > 0 || self.count(app, service, false) <= most || running as u32 <= most {

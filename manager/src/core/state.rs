@@ -32,7 +32,7 @@ pub struct App {
 }
 
 /// What is kept of a service of an application besides its graph.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ServiceState {
     /// Instances that people asked for; without it the load decides.
     pub scaled: Option<u32>,
@@ -41,8 +41,10 @@ pub struct ServiceState {
     /// Requests that wait for a start.
     pub(crate) waiting: Vec<Waiting>,
     pub(crate) failures: Failures,
-    /// Sessions given out, for a balance that goes round.
+    /// Sessions given out: the seed of random choices.
     pub(crate) turn: u64,
+    /// The instance that got the latest one, for a balance that goes round.
+    pub(crate) latest: InstanceId,
     /// Some of its instances may have to be replaced.
     pub(crate) replacing: bool,
     /// When the number of replicas changed.
@@ -51,6 +53,23 @@ pub struct ServiceState {
     pub(crate) weighed: Millis,
     /// Since when one replica fewer would do.
     pub(crate) underused: Option<Millis>,
+}
+
+impl Default for ServiceState {
+    fn default() -> Self {
+        Self {
+            scaled: None,
+            home: None,
+            waiting: Vec::new(),
+            failures: Failures::default(),
+            turn: 0,
+            latest: InstanceId(0),
+            replacing: false,
+            changed: 0,
+            weighed: 0,
+            underused: None,
+        }
+    }
 }
 
 /// A session request that waits for an instance to start.

@@ -24,6 +24,20 @@ pub struct Gateway {
     pub stays: bool,
 }
 
+/// A part of a list.
+#[derive(Debug, Clone, Copy)]
+pub struct Page {
+    /// Only what has a larger id.
+    pub after: u64,
+    /// So many at most.
+    pub limit: usize,
+}
+
+impl Page {
+    /// Everything.
+    pub const ALL: Self = Self { after: 0, limit: usize::MAX };
+}
+
 impl Core {
     /// All running instances of gateways.
     pub fn gateways(&self) -> Vec<Gateway> {
@@ -31,9 +45,10 @@ impl Core {
             let gateways = known.graph.services.iter().filter(|(_, service)| service.kind == Kind::Gateway);
             gateways.filter_map(move |(service, _)| self.inventory.of_service(app, service))
         });
-        let running = services.flat_map(|of_service| of_service.running.iter());
-        running
-            .filter_map(|(_, _, id)| self.inventory.instance(*id))
+        services
+            .flat_map(|of_service| &of_service.alive)
+            .filter_map(|id| self.inventory.instance(*id))
+            .filter(|instance| instance.state == InstanceState::Running)
             .map(|instance| Gateway {
                 app: instance.app.clone(),
                 service: instance.service.clone(),
@@ -86,7 +101,7 @@ impl Core {
             .services
             .iter()
             .map(|(service, vertex)| {
-                let running = self.inventory.of_service(name, service).map_or(0, |of| of.running.len());
+                let running = self.inventory.of_service(name, service).map_or(0, |of| of.running);
                 let state = app.state(service);
                 let problem = state.map(|s| s.failures.problem.clone()).filter(|p| !p.is_empty());
                 let unable = || {
@@ -137,12 +152,13 @@ impl Core {
         }
     }
 
-    /// Instances, the ended ones only on request.
-    pub fn instances(&self, app: Option<&str>, ended: bool) -> Vec<api::Instance> {
+    /// Instances in the order of their ids, the ended ones only on request; as many as fit on a page.
+    pub fn instances(&self, app: Option<&str>, ended: bool, page: Page) -> Vec<api::Instance> {
         self.inventory
-            .instances()
+            .instances_after(ssmmp::InstanceId(page.after))
             .filter(|i| app.is_none_or(|app| app == i.app.as_str()))
             .filter(|i| ended || i.state.is_alive() || self.is_latest_failure(i))
+            .take(page.limit)
             .map(|instance| self.view_instance(instance))
             .collect()
     }
@@ -166,12 +182,13 @@ impl Core {
         self.sessions.get(id)
     }
 
-    /// Sessions, the ended ones only on request.
-    pub fn sessions(&self, app: Option<&str>, ended: bool) -> Vec<api::Session> {
+    /// Sessions in the order of their ids, the ended ones only on request; as many as fit on a page.
+    pub fn sessions(&self, app: Option<&str>, ended: bool, page: Page) -> Vec<api::Session> {
         self.sessions
-            .iter()
+            .after(page.after)
             .filter(|s| app.is_none_or(|app| app == s.edge.app.as_str()))
             .filter(|s| s.state == SessionState::Open || (ended && s.source_port.is_known()))
+            .take(page.limit)
             .map(|s| self.view_session(s))
             .collect()
     }

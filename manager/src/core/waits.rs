@@ -15,6 +15,7 @@ pub(crate) enum Timer {
     PollNode(Address),
     PollInstance(InstanceId),
     Start(InstanceId),
+    Starts,
     Settle(String, String),
     Waiting(String, String),
     Close(u64),

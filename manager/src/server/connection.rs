@@ -7,20 +7,19 @@ use ssmmp::{
     Address, Conversation, Envelope, Hop, InitiationRequest, InitiationResponse, MAX_MESSAGE_BYTES,
     Malformed, Message, ParseError, Problem, Speaker, Status,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::places::Place;
+use super::way::{WeakWay, Written, way};
 use super::{COUNTERS, Counter, Options};
 use crate::core::{Connection, Event};
 use crate::shell::{Handle, Input};
 
-/// Messages that may wait to be sent to one agent; one that lets more wait is cut off.
-const MAX_UNSENT: usize = 65_536;
 /// Messages of one connection that may wait for the core; it is not read meanwhile, so that a flood
 /// waits for itself and others only wait for so many of it.
 const MAX_WAITING: usize = 256;
@@ -38,17 +37,17 @@ pub(super) async fn serve(
 ) -> String {
     let _ = stream.set_nodelay(true);
     let (reader, writer) = stream.into_split();
-    let (sender, outbound) = mpsc::channel::<Envelope>(MAX_UNSENT);
-    let refusals = sender.downgrade();
-    if handle.deliver(Input::Connected(connection, sender)).await.is_err() {
-        return "the Manager is shutting down".into();
-    }
     let conversation =
         Conversation::new(Speaker::Agent, MAX_MESSAGE_BYTES).accepting_semi(options.accept_semi);
-    let conversation = Mutex::new(conversation);
+    let conversation = Arc::new(Mutex::new(conversation));
+    let (way, written) = way(writer, conversation.clone());
+    let refusals = way.downgrade();
+    if handle.deliver(Input::Connected(connection, way)).await.is_err() {
+        return "the Manager is shutting down".into();
+    }
     let agent = Agent { peer, connection, handle, options, conversation, refusals };
     tokio::select! {
-        reason = agent.write(writer, outbound) => reason,
+        reason = agent.write(written) => reason,
         reason = agent.read(reader, place) => reason,
     }
 }
@@ -58,8 +57,8 @@ struct Agent<'a> {
     connection: Connection,
     handle: &'a Handle,
     options: &'a Options,
-    conversation: Mutex<Conversation>,
-    refusals: mpsc::WeakSender<Envelope>,
+    conversation: Arc<Mutex<Conversation>>,
+    refusals: WeakWay,
 }
 
 /// What the messages of one connection have shown so far.
@@ -75,25 +74,29 @@ impl Agent<'_> {
         self.conversation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn write(&self, mut writer: OwnedWriteHalf, mut outbound: mpsc::Receiver<Envelope>) -> String {
-        let mut text = String::new();
-        while let Some(envelope) = outbound.recv().await {
-            text.clear();
-            let waiting = || outbound.try_recv().ok();
-            let answers = self.conversation().encode_all(envelope, waiting, &mut text);
-            match timeout(self.options.write_within, writer.write_all(text.as_bytes())).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return format!("writing failed: {error}"),
-                Err(_) => return "it does not read its messages".into(),
-            }
+    async fn write(&self, mut written: Written) -> String {
+        loop {
+            let answers = match written.write(self.options.write_within).await {
+                Ok(answers) => answers,
+                Err(reason) => return reason,
+            };
             for answer in answers {
                 let input = Input::Event(Event::Message(self.connection, answer));
                 if self.handle.deliver(input).await.is_err() {
                     return "the Manager is shutting down".into();
                 }
+                self.handle.turn();
             }
         }
-        "closed by the Manager".into()
+    }
+
+    /// A place among the messages of this connection that may wait.
+    async fn wait(&self, waiting: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = waiting.clone().try_acquire_owned() {
+            return Some(permit);
+        }
+        self.handle.turn();
+        waiting.clone().acquire_owned().await.ok()
     }
 
     async fn read(&self, mut reader: OwnedReadHalf, place: &mut Place) -> String {
@@ -122,13 +125,20 @@ impl Agent<'_> {
                         None => continue,
                     },
                 };
-                if matches!(envelope.message, Message::InitiationRequest(_)) {
+                let is_whole = envelope.extension("x_running_more").is_none();
+                if is_whole && matches!(envelope.message, Message::InitiationRequest(_)) {
                     place.register();
                 }
-                let Ok(permit) = waiting.clone().acquire_owned().await else { break };
+                let Some(permit) = self.wait(&waiting).await else { break };
                 if self.handle.deliver(Input::Message(self.connection, envelope, permit)).await.is_err() {
                     return "the Manager is shutting down".into();
                 }
+            }
+            // All that was read is one transaction.
+            self.handle.turn();
+            if length == bytes.len() {
+                // It says more than is read at once: others come first.
+                tokio::task::yield_now().await;
             }
             if length == 0 {
                 return "the peer closed it".into();
@@ -208,9 +218,8 @@ impl Agent<'_> {
         if verdict.is_last_logged {
             warn!(peer = %self.peer, "further malformed messages of this connection are only counted");
         }
-        if let (Some(refusal), Some(sender)) = (problem.refusal, self.refusals.upgrade()) {
-            // An agent that lets so much wait is cut off by the next message to it.
-            let _ = sender.try_send(*refusal);
+        if let Some(refusal) = problem.refusal {
+            self.refusals.send(*refusal);
         }
         verdict.end
     }

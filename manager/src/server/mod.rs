@@ -3,6 +3,7 @@
 mod connection;
 mod counters;
 mod places;
+mod way;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tracing::{debug, info, warn};
 
 pub use counters::{COUNTERS, Counter, Counters};
 pub use places::{MAX_CONNECTIONS, MAX_UNREGISTERED, MAX_UNREGISTERED_PER_ADDRESS, Places};
+pub use way::{Unread, Way};
 
 use crate::core::{Connection, Event};
 use crate::shell::{Handle, Input};
@@ -75,6 +77,7 @@ pub async fn serve(listener: TcpListener, handle: Handle, options: Options) {
                 false => debug!(%peer, "the connection of a peer that never registered ended: {reason}"),
             }
             let _ = handle.deliver(Input::Event(Event::Lost(connection))).await;
+            handle.turn();
         });
     }
 }

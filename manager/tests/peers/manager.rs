@@ -48,7 +48,7 @@ impl Manager {
 
     /// Open sessions.
     pub fn sessions(&self) -> usize {
-        self.runtime.block_on(self.handle.ask(|core, _| core.sessions(None, false).len())).expect("answered")
+        self.runtime.block_on(self.handle.ask(|core, _| core.status().sessions)).expect("answered")
     }
 
     pub fn connect(&self) -> Peer {

@@ -7,6 +7,8 @@ use super::Value;
 pub struct Status(u16);
 
 impl Status {
+    /// Understood so far: the answer follows.
+    pub const CONTINUE: Self = Self(100);
     /// A session closed by business logic.
     pub const CLOSED: Self = Self(111);
     /// A session whose connection broke.

@@ -229,3 +229,39 @@ fn a_session_that_the_kernel_saw_end_is_told_no_more() {
     let ended = node.0.handle(Event::Exited(InstanceId(7), "signal 9".into(), Vec::new()));
     assert_eq!(super::statuses(&ended), [ssmmp::Status::BROKEN]);
 }
+
+#[test]
+fn more_instances_than_fit_into_a_message_are_told_in_parts() {
+    let many: Vec<(&str, u64)> = (1..=1_500).map(|id| ("A", id)).collect();
+    let mut node = Node::running(&many);
+    node.0.handle(Event::ManagerLost);
+    let effects = node.0.handle(Event::ManagerUp);
+    let told: Vec<u64> = lines(&effects, "x_running")
+        .iter()
+        .filter(|part| !part.is_empty())
+        .flat_map(|part| part.split(" & "))
+        .map(|item| item.split(", ").nth(1).and_then(|id| id.parse().ok()).expect("an id"))
+        .collect();
+    assert_eq!(told, (1..=1_500).collect::<Vec<u64>>());
+    let parts: Vec<_> = effects
+        .iter()
+        .map(|effect| match effect {
+            Effect::ToManager(envelope) => envelope,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let mut ids: Vec<_> = parts.iter().map(|part| part.message.message_id()).collect();
+    ids.dedup();
+    assert_eq!(ids.len(), parts.len());
+    for (number, part) in parts.iter().enumerate() {
+        let mut text = String::new();
+        part.encode_into(&mut text);
+        assert!(text.len() < ssmmp::MAX_MESSAGE_BYTES, "{} bytes", text.len());
+        assert_eq!(part.extension("x_running_more").is_none(), number + 1 == parts.len());
+    }
+    let answer = |id, status| format!("type: initiation_response ~ message_id: {id} ~ status: {status}");
+    node.manager(&answer(ids[0], 100));
+    assert!(!node.0.is_registered());
+    node.manager(&answer(ids[ids.len() - 1], 200));
+    assert!(node.0.is_registered());
+}

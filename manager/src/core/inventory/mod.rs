@@ -1,16 +1,21 @@
 //! What exists: nodes and their instances, with the indexes that keep every look-up's cost flat. They
 //! change only through here, so that an index never disagrees with what it is of.
 
+mod able;
 mod of_service;
+mod offer;
 mod on_node;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
 
-pub use of_service::{OfService, Rank};
-pub use on_node::OnNode;
+use able::{Able, Turn};
+pub use of_service::OfService;
+pub use offer::{Offer, Peers, Rank};
+pub use on_node::{MAX_STARTS, OnNode};
 use ssmmp::{Address, InstanceId, Name, Port};
 
 use super::ENDED_KEPT;
@@ -21,8 +26,7 @@ use super::state::{Connection, Instance, InstanceState, Millis, Node};
 pub struct Inventory {
     nodes: BTreeMap<Address, Node>,
     by_connection: HashMap<Connection, Address>,
-    /// Connected nodes by what they can execute, the fewest living instances first.
-    able: HashMap<Name, BTreeSet<(usize, Address)>>,
+    able: Able,
     instances: BTreeMap<InstanceId, Box<Instance>>,
     on_node: HashMap<Address, OnNode>,
     of_service: BTreeMap<Name, BTreeMap<Name, OfService>>,
@@ -38,12 +42,18 @@ pub struct Inventory {
 struct Standing {
     state: InstanceState,
     overloaded: bool,
-    sessions: usize,
+    sessions: u32,
+    accepted: u32,
 }
 
 impl Standing {
     fn of(instance: &Instance) -> Self {
-        Self { state: instance.state, overloaded: instance.overloaded, sessions: instance.sessions.len() }
+        Self {
+            state: instance.state,
+            overloaded: instance.overloaded,
+            sessions: instance.sessions.len() as u32,
+            accepted: instance.accepted,
+        }
     }
 }
 
@@ -68,9 +78,10 @@ impl Inventory {
         self.by_connection.get(&connection).copied()
     }
 
-    /// Connected nodes that can execute a service, the one with the fewest living instances first.
+    /// Connected nodes that can execute a service: those where [`MAX_STARTS`] are under way last, then the one
+    /// with the fewest living instances first.
     pub fn able(&self, service: &str) -> impl Iterator<Item = &Node> {
-        self.able.get(service).into_iter().flatten().filter_map(|(_, address)| self.nodes.get(address))
+        self.able.of(service).filter_map(|(_, _, address)| self.nodes.get(&address))
     }
 
     /// An instance, alive or remembered.
@@ -81,6 +92,11 @@ impl Inventory {
     /// All instances, alive or remembered, in the order of their ids.
     pub fn instances(&self) -> impl Iterator<Item = &Instance> {
         self.instances.values().map(Box::as_ref)
+    }
+
+    /// Those with larger ids than this one.
+    pub fn instances_after(&self, id: InstanceId) -> impl Iterator<Item = &Instance> {
+        self.instances.range((Bound::Excluded(id), Bound::Unbounded)).map(|(_, instance)| instance.as_ref())
     }
 
     /// How many instances run.
@@ -204,27 +220,23 @@ impl Inventory {
         if let Some(of_service) =
             self.of_service.get_mut(&instance.app).and_then(|app| app.get_mut(&instance.service))
         {
-            of_service.index(id, address, before, after);
+            of_service.index(instance, before, after);
         }
-        let is = |standing: Option<Standing>, state| standing.is_some_and(|s| s.state == state);
-        let runs = |standing| is(standing, InstanceState::Running);
-        let lives = |standing: Option<Standing>| standing.is_some_and(|s| s.state.is_alive());
-        self.running = self.running + usize::from(runs(after)) - usize::from(runs(before));
-        let on_node = self.on_node.entry(address).or_default();
-        on_node.running = on_node.running + usize::from(runs(after)) - usize::from(runs(before));
-        if lives(before) == lives(after) {
+        let of = |standing: Option<Standing>| standing.map(|standing| standing.state);
+        let (was, is) = (of(before), of(after));
+        if was == is {
             return;
         }
-        let load = on_node.alive.len();
-        match lives(after) {
-            true => on_node.add(instance),
-            false => on_node.remove(instance),
-        }
-        let new_load = on_node.alive.len();
-        if before.is_some() && !lives(after) {
+        let runs = |state| usize::from(state == Some(InstanceState::Running));
+        self.running = self.running + runs(is) - runs(was);
+        let on_node = self.on_node.entry(address).or_default();
+        on_node.index(instance, was, is);
+        let turn = turn(address, Some(on_node));
+        self.able.change(turn);
+        let lives = |state: Option<InstanceState>| state.is_some_and(InstanceState::is_alive);
+        if lives(was) && !lives(is) {
             self.ended.push_back(id);
         }
-        self.move_in_lists(address, load, new_load);
         self.forget_ended();
     }
 
@@ -243,38 +255,20 @@ impl Inventory {
 
     /// Takes a node out of the lists of those that can execute something.
     fn unlist(&mut self, address: Address) {
-        let load = self.load(address);
         let Some(node) = self.nodes.get(&address) else { return };
         let Some(connection) = node.connection else { return };
         self.by_connection.remove(&connection);
-        for service in &node.repository {
-            if let Some(list) = self.able.get_mut(service) {
-                list.remove(&(load, address));
-                if list.is_empty() {
-                    self.able.remove(service);
-                }
-            }
-        }
+        self.able.remove(&node.repository, address);
     }
 
     fn list(&mut self, address: Address) {
-        let load = self.load(address);
         let Some(node) = self.nodes.get(&address) else { return };
         let Some(connection) = node.connection else { return };
         self.by_connection.insert(connection, address);
-        for service in &node.repository {
-            self.able.entry(service.clone()).or_default().insert((load, address));
-        }
+        self.able.add(&node.repository, turn(address, self.on_node.get(&address)));
     }
+}
 
-    fn move_in_lists(&mut self, address: Address, before: usize, after: usize) {
-        let Some(node) = self.nodes.get(&address).filter(|node| node.connection.is_some()) else { return };
-        for service in &node.repository {
-            if let Some(list) = self.able.get_mut(service)
-                && list.remove(&(before, address))
-            {
-                list.insert((after, address));
-            }
-        }
-    }
+fn turn(address: Address, on_node: Option<&OnNode>) -> Turn {
+    on_node.map_or((false, 0, address), |on| (on.starting >= MAX_STARTS, on.alive.len(), address))
 }

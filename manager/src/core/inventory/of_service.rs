@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use ssmmp::{Address, InstanceId};
 
 use super::Standing;
-use crate::core::state::InstanceState;
-
-/// The order in which running instances are preferred: not overloaded, few sessions, old.
-pub type Rank = (bool, usize, InstanceId);
+use super::offer::Offer;
+use crate::core::policy::choice::Field;
+use crate::core::state::{Instance, InstanceState};
 
 /// A service's living instances.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,11 +16,18 @@ pub struct OfService {
     pub alive: BTreeSet<InstanceId>,
     /// How many of them are being started.
     pub starting: usize,
-    /// Those that run, the best for a new session first.
-    pub running: BTreeSet<Rank>,
+    /// How many of them run.
+    pub running: usize,
+    /// Sessions to the sockets of those that run.
+    pub accepted: u64,
     /// The latest that was ever started.
     pub newest: InstanceId,
-    running_on: BTreeMap<Address, BTreeSet<Rank>>,
+    /// How many start or run on each node.
+    replicas_on: BTreeMap<Address, u32>,
+    /// Living ones, each with one that starts or runs and is to replace it.
+    replacements: BTreeSet<(InstanceId, InstanceId)>,
+    /// Those that run, by their sockets: of one kind, but while the graph has changed.
+    offers: Vec<Offer>,
 }
 
 impl Default for OfService {
@@ -29,59 +35,116 @@ impl Default for OfService {
         Self {
             alive: BTreeSet::new(),
             starting: 0,
-            running: BTreeSet::new(),
+            running: 0,
+            accepted: 0,
             newest: InstanceId::UNKNOWN,
-            running_on: BTreeMap::new(),
+            replicas_on: BTreeMap::new(),
+            replacements: BTreeSet::new(),
+            offers: Vec::new(),
         }
     }
 }
 
 impl OfService {
-    /// Those that run on a node, the best for a new session first.
-    pub fn running_on(&self, node: Address) -> impl Iterator<Item = &Rank> {
-        self.running_on.get(&node).into_iter().flatten()
+    /// How many start or run on a node.
+    pub fn replicas_on(&self, node: Address) -> u32 {
+        self.replicas_on.get(&node).copied().unwrap_or(0)
     }
 
-    pub(super) fn index(
-        &mut self,
-        id: InstanceId,
-        node: Address,
-        before: Option<Standing>,
-        after: Option<Standing>,
-    ) {
-        if let Some(before) = before {
-            match before.state {
-                InstanceState::Starting => self.starting -= 1,
-                InstanceState::Running => self.remove_running(node, rank(id, before)),
-                _ => {}
-            }
-            self.alive.remove(&id);
+    /// Whether all that live run.
+    pub fn all_run(&self) -> bool {
+        self.running == self.alive.len()
+    }
+
+    /// Living ones that are to be replaced, each with one that starts or runs to replace it: few.
+    pub fn replacements(&self) -> impl Iterator<Item = (InstanceId, InstanceId)> {
+        self.replacements.iter().copied()
+    }
+
+    /// Whether one that runs has a socket.
+    pub fn offers(&self, socket: &str) -> bool {
+        self.offering(socket).next().is_some()
+    }
+
+    /// What a choice among those that run and have a socket looks at, for an asker on a node.
+    pub fn fields(&self, socket: &str, near: Address) -> Vec<Field<'_>> {
+        let fit = self.offering(socket).any(Offer::has_fit);
+        self.offering(socket).map(|offer| offer.field(near, fit)).collect()
+    }
+
+    fn offering(&self, socket: &str) -> impl Iterator<Item = &Offer> {
+        self.offers.iter().filter(move |offer| offer.sockets.iter().any(|name| name.as_str() == socket))
+    }
+
+    pub(super) fn index(&mut self, instance: &Instance, before: Option<Standing>, after: Option<Standing>) {
+        self.rank(instance, before, after);
+        let of = |standing: Option<Standing>| standing.map(|standing| standing.state);
+        let (was, is) = (of(before), of(after));
+        if was != is {
+            self.count(instance, was, is);
         }
-        let Some(after) = after else { return };
-        match after.state {
-            InstanceState::Starting => self.starting += 1,
-            InstanceState::Running => {
-                self.running.insert(rank(id, after));
-                self.running_on.entry(node).or_default().insert(rank(id, after));
+    }
+
+    fn rank(&mut self, instance: &Instance, before: Option<Standing>, after: Option<Standing>) {
+        let runs =
+            |standing: Option<Standing>| standing.filter(|standing| standing.state == InstanceState::Running);
+        let (before, after) = (runs(before), runs(after));
+        let accepted = |standing: Option<Standing>| standing.map_or(0, |s| u64::from(s.accepted));
+        self.accepted = self.accepted + accepted(after) - accepted(before);
+        let rank = |standing: Standing| (standing.overloaded, (standing.sessions, instance.id));
+        let (before, after) = (before.map(rank), after.map(rank));
+        if before == after || instance.sockets.is_empty() {
+            return;
+        }
+        let sockets = || instance.sockets.iter().map(|(name, _)| name);
+        let place = self.offers.binary_search_by(|offer| offer.sockets.iter().cmp(sockets()));
+        let place = match place {
+            Ok(place) => place,
+            Err(place) => {
+                self.offers.insert(place, Offer::of(sockets().cloned().collect()));
+                place
+            }
+        };
+        self.offers[place].change(instance.address, before, after);
+        if self.offers[place].is_empty() {
+            self.offers.remove(place);
+        }
+    }
+
+    fn count(&mut self, instance: &Instance, was: Option<InstanceState>, is: Option<InstanceState>) {
+        use InstanceState::{Running, Starting};
+        let id = instance.id;
+        let one = |state: Option<InstanceState>, wanted| usize::from(state == Some(wanted));
+        self.starting = self.starting + one(is, Starting) - one(was, Starting);
+        self.running = self.running + one(is, Running) - one(was, Running);
+        let serves = |state: Option<InstanceState>| matches!(state, Some(Starting | Running));
+        let lives = |state: Option<InstanceState>| state.is_some_and(InstanceState::is_alive);
+        if lives(is) {
+            self.alive.insert(id);
+        } else if self.alive.remove(&id) {
+            let of_it = (id, InstanceId(0))..=(id, InstanceId(u64::MAX));
+            let replacing: Vec<_> = self.replacements.range(of_it).copied().collect();
+            for pair in replacing {
+                self.replacements.remove(&pair);
+            }
+        }
+        match (serves(was), serves(is)) {
+            (false, true) => {
+                *self.replicas_on.entry(instance.address).or_default() += 1;
+                if let Some(old) = instance.replaces.filter(|old| self.alive.contains(old)) {
+                    self.replacements.insert((old, id));
+                }
+            }
+            (true, false) => {
+                if let Some(replicas) = self.replicas_on.get_mut(&instance.address) {
+                    *replicas -= 1;
+                    if *replicas == 0 {
+                        self.replicas_on.remove(&instance.address);
+                    }
+                }
+                instance.replaces.map(|old| self.replacements.remove(&(old, id)));
             }
             _ => {}
         }
-        if after.state.is_alive() {
-            self.alive.insert(id);
-        }
     }
-
-    fn remove_running(&mut self, node: Address, rank: Rank) {
-        self.running.remove(&rank);
-        if let Some(here) = self.running_on.get_mut(&node) {
-            here.remove(&rank);
-            if here.is_empty() {
-                self.running_on.remove(&node);
-            }
-        }
-    }
-}
-
-fn rank(id: InstanceId, standing: Standing) -> Rank {
-    (standing.overloaded, standing.sessions, id)
 }

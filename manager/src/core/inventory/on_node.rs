@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ssmmp::{InstanceId, Port, SOCKET_PORTS};
 
-use crate::core::state::Instance;
+use crate::core::state::{Instance, InstanceState};
 
+/// Starts under way on one node at once; minimums beyond wait until some of these are answered, so that the
+/// time a start may take is not spent waiting for others.
+pub const MAX_STARTS: usize = 32;
 /// Ports in [`SOCKET_PORTS`].
 const RANGE: usize = (*SOCKET_PORTS.end() - *SOCKET_PORTS.start()) as usize + 1;
 const WORDS: usize = RANGE.div_ceil(64);
@@ -15,6 +18,8 @@ const WORDS: usize = RANGE.div_ceil(64);
 pub struct OnNode {
     /// They live.
     pub alive: BTreeSet<InstanceId>,
+    /// How many of them are being started.
+    pub starting: usize,
     /// How many of them run.
     pub running: usize,
     /// Taken ports of [`SOCKET_PORTS`], a bit each.
@@ -26,14 +31,31 @@ pub struct OnNode {
 }
 
 impl OnNode {
-    pub(super) fn add(&mut self, instance: &Instance) {
+    pub(super) fn index(
+        &mut self,
+        instance: &Instance,
+        was: Option<InstanceState>,
+        is: Option<InstanceState>,
+    ) {
+        let one = |state: Option<InstanceState>, wanted| usize::from(state == Some(wanted));
+        self.starting = self.starting + one(is, InstanceState::Starting) - one(was, InstanceState::Starting);
+        self.running = self.running + one(is, InstanceState::Running) - one(was, InstanceState::Running);
+        let lives = |state: Option<InstanceState>| state.is_some_and(InstanceState::is_alive);
+        match (lives(was), lives(is)) {
+            (false, true) => self.add(instance),
+            (true, false) => self.remove(instance),
+            _ => {}
+        }
+    }
+
+    fn add(&mut self, instance: &Instance) {
         self.alive.insert(instance.id);
         for (_, port) in &instance.sockets {
             self.set(*port, true);
         }
     }
 
-    pub(super) fn remove(&mut self, instance: &Instance) {
+    fn remove(&mut self, instance: &Instance) {
         self.alive.remove(&instance.id);
         for (_, port) in &instance.sockets {
             self.set(*port, false);

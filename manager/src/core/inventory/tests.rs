@@ -1,9 +1,14 @@
 //! Whatever happens, the indexes equal a recount.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use ssmmp::Port;
 
 use super::*;
+use crate::core::policy::choice::tests::{Candidate, naive};
+use crate::core::policy::choice::{Turn, choose};
+use crate::graph::policy::{Balance, Near};
 
 impl Inventory {
     /// Fails when an index disagrees with a recount.
@@ -20,11 +25,18 @@ impl Inventory {
             fresh.add_stranger(*address, *id, service.clone(), ports);
         }
         assert_eq!(self.by_connection, fresh.by_connection);
-        assert_eq!(self.able, fresh.able);
+        let services: BTreeSet<&Name> = self.nodes().flat_map(|node| &node.repository).collect();
+        for service in services {
+            let able = |inventory: &Self| inventory.able.of(service.as_str()).collect::<Vec<_>>();
+            assert_eq!(able(self), able(&fresh), "nodes for {service}");
+        }
         assert_eq!(self.running, fresh.running);
         for (address, on_node) in &self.on_node {
             let counted = fresh.on_node.remove(address).unwrap_or_default();
-            assert_eq!((&on_node.alive, on_node.running), (&counted.alive, counted.running));
+            assert_eq!(
+                (&on_node.alive, on_node.starting, on_node.running),
+                (&counted.alive, counted.starting, counted.running)
+            );
             assert!(on_node.free_ports().eq(counted.free_ports()), "ports of {address}");
         }
         assert!(fresh.on_node.values().all(|on_node| on_node.alive.is_empty()));
@@ -106,21 +118,62 @@ fn ports_are_free_again_when_their_instance_has_ended() {
     assert_eq!(all, Some(ssmmp::SOCKET_PORTS.count()));
 }
 
+/// A service's choice for every node and balance is the one that looking at every instance gives.
+#[track_caller]
+fn assert_choices(inventory: &Inventory, service: &str, random: u64, latest: u64) {
+    let turn = Turn { latest: InstanceId(latest), random };
+    for (number, socket) in [(1, "s"), (2, "s"), (3, "t"), (4, "s")] {
+        let mut candidates: Vec<(Vec<&Name>, Candidate)> = inventory
+            .instances()
+            .filter(|i| i.service.as_str() == service && i.state == InstanceState::Running)
+            .filter(|i| i.port(socket).is_some())
+            .map(|i| {
+                let candidate = Candidate {
+                    id: i.id,
+                    is_near: i.address == address(number),
+                    sessions: i.sessions.len() as u32,
+                    is_overloaded: i.overloaded,
+                };
+                (i.sockets.iter().map(|(name, _)| name).collect(), candidate)
+            })
+            .collect();
+        candidates.sort_by(|one, other| (&one.0, one.1.id).cmp(&(&other.0, other.1.id)));
+        let candidates: Vec<Candidate> = candidates.into_iter().map(|(_, candidate)| candidate).collect();
+        let fields = inventory.of_service("a", service).map(|of| of.fields(socket, address(number)));
+        let fields = fields.unwrap_or_default();
+        let sessions = |id| inventory.instance(id).map_or(0, |instance| instance.sessions.len() as u32);
+        for balance in [Balance::LeastSessions, Balance::RoundRobin, Balance::TwoChoices] {
+            let near = Near { weight: 2, imbalance: 3 };
+            let expected = naive(&candidates, balance, near, turn);
+            assert_eq!(
+                choose(&fields, sessions, balance, near, turn),
+                expected,
+                "{balance:?} {candidates:?}"
+            );
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn any_changes_keep_the_indexes_equal_to_a_recount(
-        steps in prop::collection::vec((0u8..8, 1u64..12, 1u8..4), 1..60),
+        steps in prop::collection::vec((0u8..11, 1u64..12, 1u8..4, any::<u64>()), 1..80),
     ) {
         let mut inventory = Inventory::default();
         let mut next = 0;
-        for (step, id, number) in steps {
+        for (step, id, number, random) in steps {
             let of = InstanceId(id);
             match step {
                 0 => inventory.put_node(node(number, Some(id), &["x", "y"][..1 + id as usize % 2])),
                 1 => inventory.disconnect(address(number), id),
                 2 | 3 => {
                     next += 1;
-                    inventory.add(instance(next, ["x", "y"][id as usize % 2], number, 54_000 + next as u16));
+                    let mut new = instance(next, ["x", "y"][id as usize % 2], number, 54_000 + next as u16);
+                    new.replaces = (random % 3 == 0).then_some(of);
+                    if id % 3 == 0 {
+                        new.sockets.push((name("t"), Port(55_000 + next as u16)));
+                    }
+                    inventory.add(new);
                 }
                 4 => drop(inventory.change(of, |instance| {
                     if instance.state == InstanceState::Starting {
@@ -128,7 +181,19 @@ proptest! {
                     }
                 })),
                 5 => drop(inventory.change(of, |instance| instance.overloaded = number == 1)),
-                6 => drop(inventory.change(of, |instance| instance.sessions.insert(u64::from(number)))),
+                6 | 7 => drop(inventory.change(of, |instance| {
+                    instance.sessions.insert(random % 16);
+                    instance.accepted += 1;
+                })),
+                8 => drop(inventory.change(of, |instance| {
+                    instance.sessions.pop_first();
+                    instance.accepted = instance.accepted.saturating_sub(1);
+                })),
+                9 => drop(inventory.change(of, |instance| {
+                    if instance.state == InstanceState::Starting {
+                        instance.state = InstanceState::Running;
+                    }
+                })),
                 _ => drop(inventory.change(of, |instance| {
                     if instance.state.is_alive() {
                         instance.state = if number == 1 { InstanceState::Stopping } else { InstanceState::Ended };
@@ -136,6 +201,8 @@ proptest! {
                 })),
             }
             inventory.assert_recount();
+            assert_choices(&inventory, "x", random, id);
+            assert_choices(&inventory, "y", random, id);
         }
     }
 }

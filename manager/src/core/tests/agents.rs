@@ -228,13 +228,17 @@ impl Cluster {
 
     /// Running instances of a service: id and node, in order.
     pub(super) fn of(&self, service: &str) -> Vec<(u64, String)> {
-        let instances = self.core.instances(None, false).into_iter();
+        let instances = self.core.instances(None, false, Page::ALL).into_iter();
         instances.filter(|i| i.service == service && i.state == "running").map(|i| (i.id, i.node)).collect()
     }
 
     /// Open sessions to an instance's sockets.
     pub(super) fn accepted(&self, id: u64) -> usize {
-        self.core.sessions(None, false).iter().filter(|session| session.destination.instance == id).count()
+        self.core
+            .sessions(None, false, Page::ALL)
+            .iter()
+            .filter(|session| session.destination.instance == id)
+            .count()
     }
 
     pub(super) fn command(&mut self, command: Command) -> Result<patchbay_api::Done, Refusal> {

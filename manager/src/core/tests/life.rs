@@ -1,6 +1,8 @@
 //! Instances and sessions come and go.
 
 use super::*;
+use crate::core::delayed::STARTS_AT_ONCE;
+use crate::core::inventory::MAX_STARTS;
 
 #[test]
 fn a_gateway_starts_with_its_application_and_everything_else_on_demand() {
@@ -13,7 +15,7 @@ fn a_gateway_starts_with_its_application_and_everything_else_on_demand() {
     let (store, _) = cluster.execute("store", 200);
     assert_eq!(cluster.responses(), [200, 200]);
     cluster.message(1, &format!("type: session_ack ~ message_id: 1000 ~ source_service_name: gate ~ source_service_instance_id: {gate} ~ source_plug_port: 40000 ~ dest_socket_new_port: 54000 ~ status: 200"));
-    let sessions = cluster.core.sessions(None, false);
+    let sessions = cluster.core.sessions(None, false, Page::ALL);
     assert_eq!(sessions.len(), 1);
     assert_eq!((sessions[0].destination.instance, sessions[0].source.port), (store.0, 40000));
 }
@@ -42,7 +44,7 @@ fn a_failed_start_is_tried_elsewhere_and_then_refused() {
 fn a_gateway_that_dies_is_started_again_with_growing_pauses() {
     let (mut cluster, gate) = Cluster::running();
     cluster.message(1, &format!("type: service_instance_termination_info ~ message_id: 5 ~ service_name: gate ~ service_instance_id: {gate} ~ x_reason: exit status 1 ~ x_output: a | last"));
-    let failed = cluster.core.instances(None, true);
+    let failed = cluster.core.instances(None, true, Page::ALL);
     assert_eq!((failed[0].reason.as_deref(), failed[0].output.len()), (Some("exit status 1"), 2));
     assert_eq!(cluster.executions(), 2, "one that had run is replaced at once");
     cluster.execute("gate", 500);
@@ -71,9 +73,9 @@ fn the_second_report_of_a_closed_session_changes_nothing() {
     );
     cluster.message(1, &source);
     cluster.message(1, &dest);
-    let sessions = cluster.core.sessions(None, true);
+    let sessions = cluster.core.sessions(None, true, Page::ALL);
     assert_eq!((sessions.len(), sessions[0].status), (1, Some(111)));
-    assert!(cluster.core.sessions(None, false).is_empty());
+    assert!(cluster.core.sessions(None, false, Page::ALL).is_empty());
 }
 
 #[test]
@@ -111,4 +113,82 @@ fn an_agent_that_returns_is_reconciled() {
     cluster.handle(Event::Lost(Connection(2)));
     cluster.pass(20_000);
     assert_eq!(cluster.core.instance(gate.0).map(|i| i.state), Some(InstanceState::Ended));
+}
+
+#[test]
+fn lists_are_told_page_by_page() {
+    let mut cluster = Cluster::with_nodes(&["gate, middle, store"]);
+    cluster.apply_text(CHAIN);
+    cluster.live(10);
+    let gate = InstanceId(cluster.of("gate")[0].0);
+    cluster.sessions(7, gate, "middle", "middle", "api");
+    let all: Vec<u64> =
+        cluster.core.sessions(None, false, Page::ALL).iter().map(|session| session.id).collect();
+    assert_eq!(all.len(), 7);
+    let mut paged = Vec::new();
+    loop {
+        let page = Page { after: paged.last().copied().unwrap_or(0), limit: 3 };
+        let told = cluster.core.sessions(Some("t"), false, page);
+        assert!(told.len() <= 3);
+        if told.is_empty() {
+            break;
+        }
+        paged.extend(told.iter().map(|session| session.id));
+    }
+    assert_eq!(paged, all);
+    let instances = cluster.core.instances(None, false, Page { after: gate.0, limit: 10 });
+    assert!(instances.iter().all(|instance| instance.id > gate.0) && !instances.is_empty());
+}
+
+/// Answers the executions that were requested so far and not answered yet; returns how many.
+fn answer_all(cluster: &mut Cluster, answered: &mut usize) -> usize {
+    let requests: Vec<_> = cluster
+        .sent
+        .iter()
+        .filter_map(|(connection, envelope)| match &envelope.message {
+            Message::ExecutionRequest(request) => Some((connection.0, request.message_id)),
+            _ => None,
+        })
+        .skip(*answered)
+        .collect();
+    *answered += requests.len();
+    for (connection, id) in &requests {
+        cluster.message(*connection, &format!("type: execution_response ~ message_id: {id} ~ status: 200"));
+    }
+    requests.len()
+}
+
+#[test]
+fn a_node_has_a_bounded_number_of_starts_under_way_and_the_rest_does_not_time_out() {
+    let many = CHAIN.replace("[service.middle]", "[service.middle]\nreplicas = { min = 100, max = 100 }");
+    let mut cluster = Cluster::new();
+    cluster.register(1, "10.0.0.1", "gate, middle, store");
+    cluster.apply_text(&many);
+    cluster.pass(9_000);
+    assert_eq!(cluster.executions(), MAX_STARTS, "the others wait");
+    let (mut answered, mut waves) = (0, 0);
+    while answer_all(&mut cluster, &mut answered) > 0 {
+        waves += 1;
+        cluster.message(1, "type: agent_health_control_response ~ message_id: 1 ~ agent_network_address: 10.0.0.1 ~ status: 200");
+        for id in 1..=101 {
+            cluster.message(1, &format!("type: service_instance_health_response ~ message_id: 1 ~ service_instance_id: {id} ~ status: 200"));
+        }
+        cluster.pass(9_000);
+    }
+    assert!(waves >= 4, "{waves}: the last ones waited for longer than a start may take");
+    assert_eq!((cluster.executions(), cluster.core.status().instances), (101, 101), "none was tried again");
+    assert!(!cluster.events.iter().any(|(kind, _)| kind == "instance-failed"), "{:?}", cluster.events);
+}
+
+#[test]
+fn one_event_begins_a_bounded_number_of_starts() {
+    let many = CHAIN.replace("[service.middle]", "[service.middle]\nreplicas = { min = 100, max = 100 }");
+    let mut cluster = Cluster::new();
+    for node in 1..=5 {
+        cluster.register(node, &format!("10.0.0.{node}"), "gate, middle, store");
+    }
+    cluster.apply_text(&many);
+    assert_eq!(cluster.executions(), STARTS_AT_ONCE);
+    cluster.pass(5);
+    assert_eq!(cluster.executions(), 101);
 }

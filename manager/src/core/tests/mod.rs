@@ -17,7 +17,9 @@ use std::path::Path;
 
 use ssmmp::{Address, Envelope, InstanceId, Message};
 
-use super::{Command, Config, Connection, Core, Effect, Event, Instance, InstanceState, Millis, Refusal};
+use super::{
+    Command, Config, Connection, Core, Effect, Event, Instance, InstanceState, Millis, Page, Refusal,
+};
 use crate::graph::Graph;
 use crate::store::Store;
 

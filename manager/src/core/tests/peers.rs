@@ -2,7 +2,7 @@
 
 use ssmmp::{InstanceId, Message};
 
-use super::{Cluster, Connection, Event};
+use super::{Cluster, Connection, Event, Page};
 use crate::core::{InstanceState, MAX_PENDING_OF_ONE, MAX_WAITING_OF_ONE};
 
 /// A cluster with an open session from the gateway on 10.0.0.1 to the store there, and a second agent.
@@ -16,7 +16,7 @@ fn with_session() -> (Cluster, InstanceId, InstanceId) {
 }
 
 fn open(cluster: &Cluster) -> usize {
-    cluster.core.sessions(None, false).len()
+    cluster.core.sessions(None, false, Page::ALL).len()
 }
 
 fn closed_by(source: InstanceId, address: &str) -> String {
@@ -38,7 +38,7 @@ fn an_agent_can_not_end_what_is_not_on_its_node() {
         ),
     );
     assert_eq!(open(&cluster), 1);
-    assert_eq!(cluster.core.sessions(None, false)[0].path, "unknown");
+    assert_eq!(cluster.core.sessions(None, false, Page::ALL)[0].path, "unknown");
     assert_eq!(cluster.core.instance(store.0).map(|i| i.state), Some(InstanceState::Running));
     cluster.message(1, &closed_by(gate, "10.0.0.1"));
     assert_eq!(open(&cluster), 0);
@@ -153,5 +153,5 @@ fn the_destination_alone_can_tell_that_a_session_ended() {
     let (mut cluster, _, _) = with_session();
     cluster.message(1, "type: dest_service_session_close_info ~ message_id: 8 ~ source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: - ~ source_plug_port: 40000 ~ dest_service_name: store ~ dest_service_instance_network_address: 10.0.0.1 ~ dest_socket_name: api ~ dest_socket_port: 54000 ~ status: 111");
     assert_eq!(open(&cluster), 0);
-    assert_eq!(cluster.core.sessions(None, true)[0].status, Some(111));
+    assert_eq!(cluster.core.sessions(None, true, Page::ALL)[0].status, Some(111));
 }

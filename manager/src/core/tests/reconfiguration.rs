@@ -120,7 +120,7 @@ fn a_new_version_replaces_the_old_one_at_a_time() {
         cluster.deal_with(connection, &envelope);
         let alive = cluster
             .core
-            .instances(None, false)
+            .instances(None, false, Page::ALL)
             .iter()
             .filter(|i| i.service == "middle" && i.state != "ended")
             .count();
@@ -274,4 +274,22 @@ fn drains_scales_and_homes_are_known_after_a_restart() {
     assert_eq!(cluster.of("middle").iter().filter(|(_, node)| *node == home).count(), 2);
     let state = cluster.core.app("t").and_then(|app| app.state("store"));
     assert!(state.is_some_and(|state| state.home.is_some()));
+}
+
+/// A Manager that has started again knows a drained node by its address only, until it comes back.
+#[test]
+fn a_drained_node_that_has_not_come_back_is_undrained_by_its_address() {
+    let mut cluster = Cluster::with_nodes(&["gate"]);
+    cluster.keep();
+    cluster.handle(Event::Command(1, Command::Drain("n1".into())));
+    cluster.restart();
+    cluster.handle(Event::Command(2, Command::Undrain("n1".into())));
+    let refused = cluster.answers.last().expect("answered").clone().expect_err("its name is not known");
+    assert!(
+        matches!(&refused, Refusal::Unknown(text) if text.contains("drained are: 10.0.0.1")),
+        "{refused:?}"
+    );
+    cluster.handle(Event::Command(3, Command::Undrain("10.0.0.1".into())));
+    assert!(cluster.answers.last().expect("answered").is_ok());
+    assert!(!cluster.core.is_drained(Address("10.0.0.1".parse().expect("an address"))));
 }

@@ -91,7 +91,7 @@ fn a_session_that_was_given_up_is_adopted_when_it_turns_up() {
         let line = &live(gate, store, 1000, plug)[0];
         cluster.message(1, &format!("{} ~ {line}", ack(gate)));
         assert_eq!(states(&cluster), [SessionState::Closed, SessionState::Open]);
-        let sessions = cluster.core.sessions(None, false);
+        let sessions = cluster.core.sessions(None, false, Page::ALL);
         assert_eq!(
             (sessions[0].source.name.as_str(), sessions[0].destination.name.as_str()),
             ("store", "api")
@@ -283,7 +283,7 @@ fn a_start_that_is_told_to_have_ended_is_doubted() {
     let mut cluster = Cluster::new();
     cluster.register(1, "10.0.0.1", "gate, store");
     cluster.apply();
-    let gate = cluster.core.instances(None, false)[0].id;
+    let gate = cluster.core.instances(None, false, Page::ALL)[0].id;
     cluster.message(1, &format!("type: service_instance_termination_info ~ message_id: 9 ~ service_name: gate ~ service_instance_id: {gate} ~ x_reason: signal 9"));
     let hard = cluster.sent.iter().find_map(|(_, envelope)| match &envelope.message {
         Message::HardShutdownRequest(request) if request.service_instance_id.0 == gate => {
@@ -303,4 +303,47 @@ fn a_start_that_is_told_to_have_ended_is_doubted() {
     );
     cluster.pass(2_000);
     assert_eq!(cluster.executions(), 2);
+}
+
+fn part(cluster: &mut Cluster, connection: u64, id: u64, running: &str) {
+    cluster.message(connection, &format!("type: initiation_request ~ message_id: {id} ~ agent_network_address: 10.0.0.1 ~ service_repository: () ~ x_running: {running} ~ x_running_more: yes"));
+}
+
+/// More instances than fit into one message.
+#[test]
+fn an_agent_tells_its_instances_in_parts() {
+    let (mut cluster, gate, store) = connected(true);
+    cluster.handle(Event::Lost(Connection(1)));
+    part(&mut cluster, 2, 5, &format!("store, {store}, api=54000, running"));
+    let (_, answer) = cluster.sent.last().expect("answered");
+    let Message::InitiationResponse(answer) = &answer.message else { panic!("{answer:?}") };
+    assert_eq!((answer.status.code(), answer.message_id.to_string().as_str()), (100, "5"));
+    assert_eq!(cluster.core.status().nodes, 0, "the last part registers");
+    returns(&mut cluster, 2, &format!("gate, {gate}, http=8080, running"), &[]);
+    assert_eq!(cluster.core.status().nodes, 1);
+    let running = Some(InstanceState::Running);
+    assert_eq!((state(&cluster, gate), state(&cluster, store)), (running, running));
+    // What another connection told does not count for this one.
+    cluster.handle(Event::Lost(Connection(2)));
+    part(&mut cluster, 3, 6, &format!("store, {store}, api=54000, running"));
+    cluster.handle(Event::Lost(Connection(3)));
+    returns(&mut cluster, 4, &format!("gate, {gate}, http=8080, running"), &[]);
+    assert_eq!(state(&cluster, store), Some(InstanceState::Ended));
+}
+
+#[test]
+fn what_is_told_in_parts_is_bounded() {
+    let (mut cluster, ..) = connected(true);
+    cluster.handle(Event::Lost(Connection(1)));
+    let many = "store, 7, api=54000, running & ".repeat(1_000);
+    let answers: Vec<u16> = (1..=20)
+        .map(|id| {
+            part(&mut cluster, 2, id, many.trim_end_matches(" & "));
+            match &cluster.sent.last().expect("answered").1.message {
+                Message::InitiationResponse(answer) => answer.status.code(),
+                other => panic!("{other:?}"),
+            }
+        })
+        .collect();
+    assert_eq!((answers[0], answers[19]), (100, 400), "{answers:?}");
 }

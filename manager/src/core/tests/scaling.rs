@@ -72,7 +72,7 @@ fn replicas_that_are_more_than_the_load_needs_end_after_the_idle_time() {
     cluster.sessions(11, gate, "middle", "middle", "api");
     cluster.live(10);
     assert_eq!(cluster.of("middle").len(), 2);
-    let sessions = cluster.core.sessions(None, false);
+    let sessions = cluster.core.sessions(None, false, Page::ALL);
     for session in &sessions[..8] {
         let (port, to) = (session.source.port, session.destination.port);
         cluster.message(1, &format!("type: source_service_session_close_info ~ message_id: 7 ~ source_service_name: gate ~ source_service_instance_id: {gate} ~ source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: middle ~ source_plug_port: {port} ~ dest_service_name: middle ~ dest_service_instance_id: {} ~ dest_service_instance_network_address: 10.0.0.2 ~ dest_socket_name: api ~ dest_socket_port: {to} ~ status: 111", session.destination.instance));

@@ -1,0 +1,206 @@
+//! Around the core: events in, rows to disk, then effects out. Core and store have one owner; whoever holds
+//! it takes a turn with it ([`turns`]), so that a message is handled by the task that has read it.
+
+mod owner;
+mod turns;
+
+use std::sync::{Arc, LazyLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use patchbay_api as api;
+use ssmmp::Envelope;
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
+
+use crate::core::{Command, Connection, Core, Event, Refusal};
+use crate::dns::Names;
+use crate::metrics::Metrics;
+use crate::server::Way;
+use crate::store::Store;
+use owner::Owner;
+use turns::{Turns, WakeAtEnd};
+
+/// Events that may wait for the core; senders wait when it is full.
+const QUEUE: usize = 4_096;
+/// Published events that a slow reader may be behind before it is told so.
+const READERS_BEHIND: usize = 4_096;
+
+/// A question to the state, answered in a turn of the core's.
+type Question = Box<dyn FnOnce(&Core, &Store) + Send>;
+
+/// What comes to the core.
+pub enum Input {
+    /// An event for the core.
+    Event(Event),
+    /// An agent's message, and its place among those of its connection that may wait.
+    Message(Connection, Envelope, OwnedSemaphorePermit),
+    /// A new agent connection and the way to it.
+    Connected(Connection, Way),
+    /// A question.
+    Ask(Question),
+    /// A command, and where its answer goes once what it began is on disk.
+    Command(Command, oneshot::Sender<Result<api::Done, Refusal>>),
+    /// Fresh counters are wanted.
+    Refresh(oneshot::Sender<()>),
+}
+
+/// The way to the core, for everybody else.
+#[derive(Clone)]
+pub struct Handle {
+    inputs: mpsc::Sender<Input>,
+    events: broadcast::Sender<api::Event>,
+    trouble: watch::Receiver<Option<String>>,
+    metrics: Arc<Metrics>,
+    turns: Arc<Turns>,
+    // Dropped behind the inputs: the thread then sees that nobody is left.
+    _end: Arc<WakeAtEnd>,
+}
+
+/// Why nothing is answered.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAnswer {
+    /// The core has ended.
+    #[error("the Manager is shutting down")]
+    Ending,
+    /// What would be said can't be kept.
+    #[error(
+        "the database refuses to be written, nothing is answered until it can be; what was asked may still be done then: {0}"
+    )]
+    Unwritable(String),
+}
+
+impl Handle {
+    /// Hands something over; waits while the queue is full.
+    ///
+    /// # Errors
+    /// The thread has ended, or the queue is full because the database can't be written.
+    pub async fn send(&self, input: Input) -> Result<(), NoAnswer> {
+        self.unless_unwritable(self.deliver(input)).await??;
+        self.turn();
+        Ok(())
+    }
+
+    /// Hands over what an agent said; waits while the queue is full, as its connection does then. It is
+    /// handled at the next [`Self::turn`], with all that was handed over until then.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub async fn deliver(&self, input: Input) -> Result<(), NoAnswer> {
+        match self.inputs.try_send(input) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(NoAnswer::Ending),
+            Err(mpsc::error::TrySendError::Full(input)) => {
+                self.turns.wake();
+                self.inputs.send(input).await.map_err(|_| NoAnswer::Ending)
+            }
+        }
+    }
+
+    /// Has what was handed over handled: here, or by whoever holds the core just now.
+    pub fn turn(&self) {
+        self.turns.turn();
+    }
+
+    /// Asks a question about the state.
+    ///
+    /// # Errors
+    /// The thread has ended, or the database can't be written.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Core, &Store) -> T + Send + 'static,
+    ) -> Result<T, NoAnswer> {
+        let (sender, receiver) = oneshot::channel();
+        let ask: Question = Box::new(move |core, store| drop(sender.send(question(core, store))));
+        self.send(Input::Ask(ask)).await?;
+        self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
+    }
+
+    /// Carries a command out; answered when what it began is on disk.
+    ///
+    /// # Errors
+    /// The thread has ended, or the database can't be written.
+    pub async fn command(&self, command: Command) -> Result<Result<api::Done, Refusal>, NoAnswer> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Input::Command(command, sender)).await?;
+        self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
+    }
+
+    /// Has all agents tell their counters; waits for them, bounded by the core.
+    ///
+    /// # Errors
+    /// The thread has ended, or the database can't be written.
+    pub async fn refresh(&self) -> Result<(), NoAnswer> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Input::Refresh(sender)).await?;
+        self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
+    }
+
+    async fn unless_unwritable<T>(&self, work: impl Future<Output = T>) -> Result<T, NoAnswer> {
+        let mut trouble = self.trouble.clone();
+        let unwritable = async {
+            match trouble.wait_for(Option::is_some).await {
+                Ok(problem) => NoAnswer::Unwritable(problem.clone().unwrap_or_default()),
+                Err(_) => NoAnswer::Ending,
+            }
+        };
+        tokio::select! {
+            biased;
+            result = work => Ok(result),
+            no = unwritable => Err(no),
+        }
+    }
+
+    /// What is counted of the Manager's own work.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Events that wait for the core now, and how many may.
+    pub fn queue(&self) -> (usize, usize) {
+        let places = self.inputs.max_capacity();
+        (places - self.inputs.capacity(), places)
+    }
+
+    /// Whether the database can be written, as far as it was tried.
+    pub fn is_writable(&self) -> bool {
+        self.trouble.borrow().is_none()
+    }
+
+    /// Waits for a fault in the core, the only thing that ends it before the Manager ends.
+    pub async fn ended(&self) {
+        self.turns.ended().await;
+    }
+
+    /// Events from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<api::Event> {
+        self.events.subscribe()
+    }
+}
+
+/// Starts the thread that takes the core's turns when nobody else does, and keeps the names for the DNS.
+///
+/// # Errors
+/// The thread can't be started.
+pub fn start(mut core: Core, store: Store, names: Option<Arc<Names>>) -> std::io::Result<Handle> {
+    if let Some(names) = &names {
+        names.set(core.gateways());
+    }
+    core.ready(now());
+    let (inputs, receiver) = mpsc::channel(QUEUE);
+    let (events, _) = broadcast::channel(READERS_BEHIND);
+    let (trouble, watched) = watch::channel(None);
+    let metrics = Arc::new(Metrics::default());
+    let owner = Owner::new(core, store, names, receiver, events.clone(), trouble, metrics.clone());
+    let (turns, end) = turns::start(owner)?;
+    Ok(Handle { inputs, events, trouble: watched, metrics, turns, _end: end })
+}
+
+/// Milliseconds since 1970.
+pub fn now() -> u64 {
+    static BEGIN: LazyLock<(u64, Instant)> = LazyLock::new(|| {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        (since_1970.as_millis() as u64, Instant::now())
+    });
+    // Set once: a clock that is put back would stop every time-out, one put ahead would fire them all.
+    let (begin, since) = *BEGIN;
+    begin + since.elapsed().as_millis() as u64
+}
