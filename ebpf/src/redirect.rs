@@ -1,7 +1,7 @@
 //! Every message of a socket in the map: redirect it, or let it go over TCP, and count it.
 
 use aya_ebpf::bindings::BPF_F_INGRESS;
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::programs::SkMsgContext;
 use patchbay_ebpf_common::{Direction, Reason, Session, Settings, event, mode, path, state};
 
@@ -23,8 +23,9 @@ const MIXED_MESSAGES: u32 = WINDOW_MESSAGES / 4;
 /// Such windows in a row after which a direction that outruns its reader is better off outside the map.
 const OUTRUN_WINDOWS: u32 = 16;
 /// How often a sender looks whether its reader has made room or caught up, before it goes over TCP: about 10
-/// microseconds. A steady stream seldom comes back from there, so it is worth a moment.
-const LOOKS: u32 = 256;
+/// microseconds. A steady stream seldom comes back from there, so it is worth a moment. Each look costs the
+/// kernel time once more when it checks the program.
+const LOOKS: u32 = 32;
 /// A reader is worth waiting for when so few bytes over TCP are unread.
 const NEARLY_DRAINED_BYTES: u32 = 64 << 10;
 
@@ -139,18 +140,10 @@ fn obstacle(session: &Session, socket: u64, peer: u64, size: u32, went_tcp: bool
 /// half the send buffer and 64 KiB: a reset dropped there leaves the reader waiting for ever (seen, Linux
 /// 6.18). One receive buffer and the 64 KiB are left to TCP's own bytes.
 #[inline(always)]
-fn is_over_budget(
-    settings: &Settings,
-    [socket, peer]: [u64; 2],
-    there: Socket,
-    size: u32,
-) -> bool {
-    let (Some(unread), Some(receive), Some(send), Some(window)) = (
-        there.unread_redirected(),
-        there.receive_buffer(),
-        there.send_buffer(),
-        there.receive_window(),
-    ) else {
+fn is_over_budget(settings: &Settings, [socket, peer]: [u64; 2], there: Socket, size: u32) -> bool {
+    let (Some(unread), Some(receive), Some(send), Some(window)) =
+        (there.unread_redirected(), there.receive_buffer(), there.send_buffer(), there.receive_window())
+    else {
         return true;
     };
     let wanted = unread.saturating_add(size);
@@ -190,8 +183,18 @@ fn is_drained(socket: Socket, peer: Socket, size: u32) -> bool {
             return false;
         }
         looks += 1;
+        pause();
     }
     false
+}
+
+/// About 300 nanoseconds.
+#[inline(always)]
+fn pause() {
+    for _ in 0..8 {
+        // SAFETY: the helper has no arguments.
+        unsafe { bpf_ktime_get_ns() };
+    }
 }
 
 /// Looks until the reader has taken as much as is to be sent, for [`LOOKS`] at most.
@@ -204,6 +207,7 @@ fn wait_for_room(peer: Socket, size: u32) {
             Some(unread) if unread.saturating_add(size) > before => looks += 1,
             _ => return,
         }
+        pause();
     }
 }
 
