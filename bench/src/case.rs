@@ -90,7 +90,7 @@ impl Pace {
     /// All of it in less than three minutes.
     pub const QUICK: Self = Self {
         rounds: 3,
-        measure: Duration::from_millis(150),
+        measure: Duration::from_millis(125),
         warm_up: Duration::from_millis(50),
         full: false,
     };

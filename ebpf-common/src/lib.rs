@@ -139,6 +139,10 @@ pub struct Direction {
     pub outrun: u32,
     /// Sending and receiving calls of the end that sends this direction, seen while it was observed.
     pub calls: u32,
+    /// Messages that do not wait for the reader, because one has waited in vain.
+    pub hurried: u32,
+    /// Always zero.
+    pub padding: u32,
 }
 
 /// Paths of a direction.
@@ -392,8 +396,8 @@ const _: () = {
     assert!(size_of::<ListeningKey>() == 32);
     assert!(size_of::<Listening>() == 8);
     assert!(size_of::<SourceKey>() == 24);
-    assert!(size_of::<Direction>() == 152);
-    assert!(size_of::<Session>() == 48 + 8 * 8 + 10 * 4 + 8 + 16 + 2 * 152);
+    assert!(size_of::<Direction>() == 160);
+    assert!(size_of::<Session>() == 48 + 8 * 8 + 10 * 4 + 8 + 16 + 2 * 160);
     assert!(core::mem::offset_of!(Session, source_cookie) == 48);
     assert!(core::mem::offset_of!(Session, source_instance) == 88);
     assert!(core::mem::offset_of!(Session, leave) == LASTING_BYTES - 4);

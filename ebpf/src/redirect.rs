@@ -26,6 +26,9 @@ const OUTRUN_WINDOWS: u32 = 16;
 /// microseconds. A steady stream seldom comes back from there, so it is worth a moment. Each look costs the
 /// kernel time once more when it checks the program.
 const LOOKS: u32 = 32;
+/// Messages that do not wait for the reader after one has waited in vain: a message that waits keeps its
+/// socket from sending what TCP still has of it.
+const HURRIED: u32 = 64;
 /// A reader is worth waiting for when so few bytes over TCP are unread.
 const NEARLY_DRAINED_BYTES: u32 = 64 << 10;
 
@@ -46,9 +49,8 @@ pub fn message(ctx: &SkMsgContext) {
     } else {
         (session.source_socket, session.source_cookie)
     };
-    let went_tcp = session.directions[usize::from(!from_source)].went_tcp != 0;
     let size = ctx.size();
-    let mut obstacle = obstacle(session, socket, peer, size, went_tcp);
+    let mut obstacle = obstacle(session, socket, peer, size, from_source);
     if obstacle == 0 {
         // Once the target is set, passing means redirecting: everything was checked before.
         // A target found here has been in the map since before the checks, so its address was valid.
@@ -92,7 +94,7 @@ fn judge(session: &mut Session, from_source: bool) -> u32 {
 
 /// Why the message must go over TCP, or 0.
 #[inline(always)]
-fn obstacle(session: &Session, socket: u64, peer: u64, size: u32, went_tcp: bool) -> u32 {
+fn obstacle(session: &mut Session, socket: u64, peer: u64, size: u32, from_source: bool) -> u32 {
     let Some(settings) = SETTINGS.get(0) else { return Reason::SwitchedOff as u32 };
     if settings.redirect == 0 {
         return Reason::SwitchedOff as u32;
@@ -105,7 +107,9 @@ fn obstacle(session: &Session, socket: u64, peer: u64, size: u32, went_tcp: bool
     }
     // The drained rule: all that went over TCP has been read, so nothing can be overtaken.
     let there = Socket::at(peer);
-    if !is_drained(Socket::at(socket), there, size) {
+    let direction = if from_source { &mut session.directions[0] } else { &mut session.directions[1] };
+    let went_tcp = direction.went_tcp != 0;
+    if !is_drained(Socket::at(socket), there, size, direction) {
         return Reason::NotDrained as u32;
     }
     if !matches!(there.minimum_asked(), Some(..=1)) {
@@ -170,7 +174,7 @@ fn is_over_budget(settings: &Settings, [socket, peer]: [u64; 2], there: Socket, 
 
 /// Whether the reader has read all that went over TCP. A large message waits for it, if it is about to.
 #[inline(always)]
-fn is_drained(socket: Socket, peer: Socket, size: u32) -> bool {
+fn is_drained(socket: Socket, peer: Socket, size: u32, direction: &mut Direction) -> bool {
     let Some(written) = socket.write_sequence() else { return false };
     let mut looks = 0;
     while looks < LOOKS {
@@ -182,9 +186,14 @@ fn is_drained(socket: Socket, peer: Socket, size: u32) -> bool {
         if unread > NEARLY_DRAINED_BYTES || u64::from(size) < SMALL_BYTES {
             return false;
         }
+        if direction.hurried > 0 {
+            direction.hurried -= 1;
+            return false;
+        }
         looks += 1;
         pause();
     }
+    direction.hurried = HURRIED;
     false
 }
 
