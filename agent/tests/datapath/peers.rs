@@ -89,11 +89,21 @@ impl Peer {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Where in the kernel the peer waits, and its namespace's sockets.
+    fn whereabouts(&self) -> String {
+        let id = self.child.id().to_string();
+        let told = |name: &str| std::fs::read_to_string(format!("/proc/{id}/{name}")).unwrap_or_default();
+        let sockets = Command::new("nsenter").args(["-t", &id, "-n", "ss", "-tnmoie"]).output();
+        let sockets = sockets.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        let program = told("cmdline").replace('\0', " ");
+        format!("{program}\n{}{}{}", told("syscall"), told("stack"), sockets.unwrap_or_default())
+    }
+
     /// Waits for the end and asserts that all was as it should be.
     pub fn succeed(mut self) {
         let begun = Instant::now();
         while self.is_running() {
-            assert!(begun.elapsed() < PEER_TIMEOUT, "a peer hangs");
+            assert!(begun.elapsed() < PEER_TIMEOUT, "a peer hangs:\n{}", self.whereabouts());
             std::thread::sleep(Duration::from_millis(5));
         }
         let status = self.child.wait().expect("it has ended");
