@@ -1,5 +1,5 @@
 //! Around the core: events in, rows to disk, then effects out. Core and store have one owner; whoever holds
-//! it takes a turn with it ([`turns`]), so that a message is handled by the task that has read it.
+//! it takes a turn with it (`turns.rs`), so that a message is handled by the task that has read it.
 
 mod owner;
 mod turns;
