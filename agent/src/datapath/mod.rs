@@ -276,15 +276,8 @@ impl Datapath {
             let mut guard = self.events.readable_mut().await?;
             // While events wait, the kernel programs wake nobody for the next ones.
             tokio::time::sleep_until(*self.gathering.get_or_insert_with(|| Instant::now() + GATHERED)).await;
-            while let Some(item) = guard.get_inner_mut().next() {
-                if let Some(event) = raw::event(&item)
-                    && let Some(event) = SessionEvent::read(&event)
-                {
-                    if event.report().leaving.is_some() {
-                        self.leaving.begin(event.report());
-                    }
-                    return Ok(event);
-                }
+            if let Some(event) = next_in(guard.get_inner_mut(), &mut self.leaving) {
+                return Ok(event);
             }
             guard.clear_ready();
             self.gathering = None;
@@ -293,15 +286,7 @@ impl Datapath {
 
     /// The next event of those that wait already.
     pub fn waiting_event(&mut self) -> Option<SessionEvent> {
-        loop {
-            let item = self.events.get_mut().next()?;
-            if let Some(event) = raw::event(&item).as_ref().and_then(SessionEvent::read) {
-                if event.report().leaving.is_some() {
-                    self.leaving.begin(event.report());
-                }
-                return Some(event);
-            }
-        }
+        next_in(self.events.get_mut(), &mut self.leaving)
     }
 
     /// Looks which sessions of earlier layouts have ended, which [`Self::next_event`] then tells, and removes
@@ -347,5 +332,18 @@ fn key(source_cgroup: u64, destination: SocketAddr) -> common::DeclarationKey {
         address: report::address_bytes(destination.ip()),
         port: u32::from(destination.port()),
         padding: 0,
+    }
+}
+
+/// The next event in the ring; a session that is to leave the map is noted.
+fn next_in(ring: &mut RingBuf<MapData>, leaving: &mut leaving::Leaving) -> Option<SessionEvent> {
+    loop {
+        let item = ring.next()?;
+        if let Some(event) = raw::event(&item).as_ref().and_then(SessionEvent::read) {
+            if event.report().leaving.is_some() {
+                leaving.begin(event.report());
+            }
+            return Some(event);
+        }
     }
 }
