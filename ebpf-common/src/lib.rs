@@ -209,6 +209,14 @@ pub struct Session {
     pub directions: [Direction; 2],
 }
 
+impl Session {
+    /// What one end sends. No index is computed: the kernel's check of the programs can't follow it.
+    #[inline(always)]
+    pub fn sent_by(&mut self, source: bool) -> &mut Direction {
+        if source { &mut self.directions[0] } else { &mut self.directions[1] }
+    }
+}
+
 /// What a program does that behaves differently on a redirected socket, as bits.
 pub mod habit {
     /// Receives with MSG_WAITALL.

@@ -132,8 +132,7 @@ fn side(member: &Member) -> usize {
 
 #[inline(always)]
 fn call(session: &mut Session, side: usize) {
-    // No index that is computed: the verifier can't follow it.
-    let direction = if side == 0 { &mut session.directions[0] } else { &mut session.directions[1] };
+    let direction = session.sent_by(side == 0);
     direction.calls = direction.calls.saturating_add(1);
 }
 

@@ -58,7 +58,7 @@ pub fn message(ctx: &SkMsgContext) {
             obstacle = Reason::PeerGone as u32;
         }
     }
-    let direction = if from_source { &mut session.directions[0] } else { &mut session.directions[1] };
+    let direction = session.sent_by(from_source);
     count(direction, u64::from(size), obstacle);
     if direction.window_messages >= WINDOW_MESSAGES {
         let judged = judge(session, from_source);
@@ -107,7 +107,7 @@ fn obstacle(session: &mut Session, socket: u64, peer: u64, size: u32, from_sourc
     }
     // The drained rule: all that went over TCP has been read, so nothing can be overtaken.
     let there = Socket::at(peer);
-    let direction = if from_source { &mut session.directions[0] } else { &mut session.directions[1] };
+    let direction = session.sent_by(from_source);
     let went_tcp = direction.went_tcp != 0;
     if !is_drained(Socket::at(socket), there, size, direction) {
         return Reason::NotDrained as u32;
