@@ -13,6 +13,7 @@
 //! | `GET /v1/instances` | | list of [`Instance`] |
 //! | `POST /v1/nodes/{node}/drain` | | [`Done`] |
 //! | `POST /v1/nodes/{node}/undrain` | | [`Done`] |
+//! | `POST /v1/nodes/{node}/forget` | | [`Done`]; only of a lost node |
 //! | `POST /v1/instances/{id}/stop` | | [`Done`] |
 //! | `POST /v1/instances/{id}/close` | | [`Done`], all its sessions |
 //! | `POST /v1/instances/{id}/move?to=NODE` | | [`Done`] |
@@ -323,7 +324,7 @@ pub struct Event {
     /// `instance-running`, `instance-ended`, `instance-failed`, `session-opened`,
     /// `session-closed`, `session-forced`, `session-refused`, `service-unplaced`, `service-failing`,
     /// `service-scaled`, `instance-leaving`, `instance-overloaded`, `instance-silent`,
-    /// `node-draining`, `node-undrained`, `node-refused`.
+    /// `node-draining`, `node-undrained`, `node-refused`, `node-forgotten`, `instance-stays`.
     pub kind: String,
     /// What it happened to: `instance 7 (posts)`, `node a`, `session 12`.
     pub subject: String,

@@ -77,6 +77,18 @@ pub struct Drain {
 }
 
 #[derive(Args)]
+#[command(
+    after_help = "Example:\n  patchbay forget a\n\nThe node's agent must be away. Use it when the agent's state folder, \
+                        and with it the secret that the node is bound to, is lost."
+)]
+pub struct Forget {
+    /// The lost node, by its name or address
+    node: String,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+#[derive(Args)]
 pub struct Undrain {
     /// The node, by its name or address
     node: String,
@@ -146,6 +158,12 @@ impl Move {
 impl Drain {
     pub fn run(&self, client: &Client, output: Output) -> Result<(), Failure> {
         self.consent.post(client, output, &format!("/v1/nodes/{}/drain", self.node), "")
+    }
+}
+
+impl Forget {
+    pub fn run(&self, client: &Client, output: Output) -> Result<(), Failure> {
+        self.consent.post(client, output, &format!("/v1/nodes/{}/forget", self.node), "")
     }
 }
 

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use client::{Client, Failure};
-use control::{Close, Drain, Move, Scale, Stop, Undrain};
+use control::{Close, Drain, Forget, Move, Scale, Stop, Undrain};
 use history::History;
 use node_commands::{Exec, Trace};
 use output::Output;
@@ -98,6 +98,8 @@ enum Task {
     Drain(Drain),
     /// Execute on a node again
     Undrain(Undrain),
+    /// Forget a lost node, so that another agent may be it
+    Forget(Forget),
     /// Set how many instances a service has, until it is set again
     Scale(Scale),
     /// Show the Manager's version and counts
@@ -161,6 +163,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Task::Move(move_) => move_.run(&client, output),
         Task::Drain(drain) => drain.run(&client, output),
         Task::Undrain(undrain) => undrain.run(&client, output),
+        Task::Forget(forget) => forget.run(&client, output),
         Task::Scale(scale) => scale.run(&client, output),
         Task::Status => output.show(&client.get::<api::ManagerStatus>("/v1/status")?, tables::status),
         Task::Completions { shell } => {

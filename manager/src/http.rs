@@ -67,6 +67,7 @@ pub fn router(handle: Handle) -> Router {
         .route("/v1/instances", get(instances))
         .route("/v1/nodes/{node}/drain", post(drain))
         .route("/v1/nodes/{node}/undrain", post(undrain))
+        .route("/v1/nodes/{node}/forget", post(forget))
         .route("/v1/instances/{id}/stop", post(stop_instance))
         .route("/v1/instances/{id}/close", post(close_instance))
         .route("/v1/instances/{id}/move", post(move_instance))
@@ -236,6 +237,10 @@ async fn drain((State(handle), Path(node), Query(query)): Parts<String, Dry>) ->
 
 async fn undrain((State(handle), Path(node), Query(query)): Parts<String, Dry>) -> Answer<api::Done> {
     command(&handle, Command::Undrain(node), query.dry_run).await
+}
+
+async fn forget((State(handle), Path(node), Query(query)): Parts<String, Dry>) -> Answer<api::Done> {
+    command(&handle, Command::Forget(node), query.dry_run).await
 }
 
 async fn stop_instance((State(handle), Path(id), Query(query)): Parts<u64, Dry>) -> Answer<api::Done> {

@@ -8,7 +8,7 @@ use ssmmp::{
     SourceServiceSessionCloseRequest, Status,
 };
 
-use super::{Core, Millis, Outstanding, Session, SessionState, Timer};
+use super::{Core, LONGEST_TEXT, Millis, Outstanding, Session, SessionState, Timer, first};
 
 /// Requests for the end of one session, at one end or the other, before it counts as broken.
 const TRIES: u32 = 3;
@@ -201,7 +201,7 @@ impl Core {
     /// An end has answered a close request, or its agent for it.
     pub(super) fn close_answered(&mut self, id: u64, status: Status, forced: Option<&str>) {
         if let Some(why) = forced {
-            self.publish("session-forced", format!("session {id}"), why.to_owned());
+            self.publish("session-forced", format!("session {id}"), first(why, LONGEST_TEXT));
         }
         // Whoever knows no such session has none open.
         if status.is_success() || status == Status::NOT_FOUND {

@@ -28,6 +28,8 @@ pub enum Command {
     Drain(String),
     /// Execute on a node again.
     Undrain(String),
+    /// Forget a lost node and the secret that it is bound to.
+    Forget(String),
     /// Set how many instances a service of an application has; `None`: its load decides.
     Scale(String, String, Option<u32>),
 }
@@ -75,6 +77,7 @@ impl Core {
                 let was = self.drained.contains(&address);
                 Ok(done(format!("execute on node {node} {}", if was { "again" } else { "as before" }), 0, 0))
             }
+            Command::Forget(node) => self.preview_forget(node),
             Command::Scale(app, service, replicas) => self.preview_scale(app, service, *replicas),
         }
     }
@@ -109,6 +112,11 @@ impl Core {
                     self.settle_all();
                     self.retry_all_waiting();
                 }
+            }
+            Command::Forget(node) => {
+                let address = self.known_node(node)?;
+                self.publish("node-forgotten", format!("node {node}"), "forgotten on request".into());
+                self.forget_node(address);
             }
             Command::Scale(app, service, replicas) => self.begin_scale(app, service, *replicas),
         }
@@ -196,6 +204,22 @@ impl Core {
             text.push_str(&format!("; these hold their state there and stay: {}", names.join(", ")));
         }
         Ok(done(text, go.len(), sessions.len()))
+    }
+
+    fn preview_forget(&self, name: &str) -> Answer {
+        let address = self.known_node(name)?;
+        if self.inventory.node(address).is_some_and(|node| node.connection.is_some()) {
+            let text = format!(
+                "node {name} is connected; end its agent first, or drain it to have nothing run there"
+            );
+            return Err(conflict(text));
+        }
+        let lost = self.living_on(address).len();
+        let text = format!(
+            "forget node {name}: whoever registers with its name or address next is it, with {} that count as lost",
+            counted(lost, "instance")
+        );
+        Ok(done(text, lost, 0))
     }
 
     fn preview_scale(&self, app: &str, service: &str, replicas: Option<u32>) -> Answer {

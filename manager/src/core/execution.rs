@@ -8,7 +8,9 @@ use ssmmp::{
 };
 
 use super::placing::Placed;
-use super::{Core, Effect, Instance, InstanceState, Millis, Outstanding, Timer, output_of};
+use super::{
+    Core, Effect, Instance, InstanceState, LONGEST_TEXT, Millis, Outstanding, Timer, first, output_of,
+};
 use crate::graph::policy::time;
 use crate::graph::{Service, State};
 
@@ -107,7 +109,8 @@ impl Core {
     pub(super) fn execution_answered(&mut self, id: InstanceId, envelope: &Envelope, status: Status) {
         let latest = self.inventory.instance(id).and_then(|instance| instance.execution);
         if latest == Some(envelope.message.message_id()) {
-            let reason = envelope.extension("x_reason").unwrap_or("the agent gave no reason").to_owned();
+            let reason =
+                first(envelope.extension("x_reason").unwrap_or("the agent gave no reason"), LONGEST_TEXT);
             self.executed(id, status, &reason, output_of(envelope));
         }
     }
@@ -209,13 +212,13 @@ impl Core {
         let Some(instance) = self.inventory.instance(id) else { return };
         let (app, service) = (instance.app.clone(), instance.service.clone());
         let now = self.now;
-        let by_agent = envelope.extension("x_reason");
+        let by_agent = envelope.extension("x_reason").map(|reason| first(reason, LONGEST_TEXT));
         if by_agent.is_none()
             && let Some(app) = self.apps.get_mut(app.as_str())
         {
             app.state_mut(service.as_str()).failures.wait_for_exit(now);
         }
-        self.instance_ended(id, by_agent.unwrap_or("ended by itself"), output_of(envelope));
+        self.instance_ended(id, by_agent.as_deref().unwrap_or("ended by itself"), output_of(envelope));
     }
 
     /// An instance has ended, however it did.

@@ -109,6 +109,22 @@ impl Core {
         self.weigh_now_and_then(&app, &service);
     }
 
+    /// Asks an instance how it is before its poll is due: its agent has come back and said nothing of it.
+    pub(super) fn ask_health_now(&mut self, id: InstanceId) {
+        let Some(address) = self.inventory.change(id, |instance| {
+            instance.polls.misses = 0;
+            instance.address
+        }) else {
+            return;
+        };
+        let request = ServiceInstanceHealthRequest {
+            message_id: self.message_id(),
+            service_instance_id: id,
+            service_instance_network_address: address,
+        };
+        self.send_to(address, request, None);
+    }
+
     /// An instance left too many polls unanswered: it counts as failed (M6).
     fn silent(&mut self, id: InstanceId, misses: u32) {
         let text = format!("it left {misses} health polls unanswered ({})", Status::NO_ANSWER);

@@ -25,6 +25,7 @@ mod requests;
 mod restoring;
 mod resync;
 mod scaling;
+mod secret;
 mod session;
 mod session_table;
 mod sessions;
@@ -50,6 +51,7 @@ use inventory::Inventory;
 pub use ownership::{Identity, Ownership, Peer};
 use patchbay_api as api;
 pub use restoring::Saved;
+pub use secret::SecretHash;
 pub use session::{Edge, Session, SessionKey, SessionState};
 pub use session_table::SessionTable;
 use ssmmp::{Address, Envelope, InstanceId, Message, MessageId};
@@ -64,6 +66,10 @@ use crate::graph::policy::Policy;
 
 /// Ended instances and sessions kept in memory for questions; older ones are on disk only.
 pub const ENDED_KEPT: usize = 1000;
+/// Longest line, name or reason of a peer's that is kept, in characters.
+const LONGEST_TEXT: usize = 500;
+/// Lines of an instance's last output that are kept.
+const MAX_OUTPUT_LINES: usize = 40;
 
 /// The Manager's state and its only owner.
 pub struct Core {
@@ -310,6 +316,13 @@ fn close_status(message: &Message) -> Option<ssmmp::Status> {
 fn output_of(envelope: &Envelope) -> Vec<String> {
     envelope
         .extension("x_output")
-        .map(|text| text.split('|').map(|line| line.trim().to_owned()).collect())
+        .map(|text| {
+            text.split('|').take(MAX_OUTPUT_LINES).map(|line| first(line.trim(), LONGEST_TEXT)).collect()
+        })
         .unwrap_or_default()
+}
+
+/// A peer's text, no longer than is kept.
+fn first(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
 }

@@ -2,19 +2,23 @@
 
 use std::collections::HashMap;
 
-use ssmmp::{Address, Envelope, Hop, InitiationResponse, InstanceId, Message, Status};
+use ssmmp::{Address, Envelope, Hop, InitiationResponse, InstanceId, Message, MessageId, Status};
 
-use super::{Connection, Core, Effect, Identity, Node, Timer};
+use super::{Connection, Core, Effect, Identity, Node, SecretHash, Timer};
 
-/// Nodes that are known at once; for a new one a lost one without instances is forgotten, else it is
-/// refused with 503.
-pub const MAX_NODES: usize = 10_000;
+/// Nodes that are known at once; a new one beyond is refused with 503.
+pub const MAX_NODES: usize = 12_000;
+/// Lost nodes without instances that stay known; of more, those are forgotten that are known for the shortest time.
+pub const MAX_LOST: usize = 1_000;
 /// What one agent may tell of its instances in parts before it registers, bytes; more is refused with 400.
 const MAX_PARTS: usize = 512 * 1024;
 /// What all agents may have told so, bytes; more is refused with 503, and comes again.
 const MAX_PARTS_OF_ALL: usize = 128 * 1024 * 1024;
 /// Longest name or reason of a node that is kept, in characters.
 const LONGEST_TEXT: usize = 200;
+
+/// Why a registration is refused.
+type Refused = (Status, String);
 
 /// What agents that are about to register have told of their instances so far (docs/protocol.md).
 #[derive(Debug, Default)]
@@ -37,6 +41,11 @@ impl Parts {
         kept.push('&');
         self.bytes += items.len() + 1;
         Ok(())
+    }
+
+    /// Whether an agent has told parts, and what.
+    fn of(&self, connection: Connection) -> &str {
+        self.of.get(&connection).map_or("", String::as_str)
     }
 
     fn take(&mut self, connection: Connection) -> String {
@@ -64,64 +73,170 @@ impl Core {
     /// An agent registers, for the first time or again; an earlier connection is probed first.
     pub(super) fn register(&mut self, connection: Connection, envelope: &Envelope) {
         let Message::InitiationRequest(request) = &envelope.message else { return };
-        let address = request.agent_network_address;
+        let (address, message_id) = (request.agent_network_address, request.message_id);
         let name = envelope.extension("x_node").map_or_else(|| address.to_string(), short);
         if let Some(owner) = self.ownership.of_node(&name, address) {
-            let answer = owner.answer_to(request.message_id, &name);
+            let answer = owner.answer_to(message_id, &name);
             self.effect(Effect::Send(connection, answer));
             self.effect(Effect::Close(connection));
             return;
         }
-        let identity = self.identity.clone();
-        let answer = |status| {
-            let response = InitiationResponse { message_id: request.message_id, status };
-            let envelope = Envelope::new(response, Hop::ManagerToAgent);
-            Effect::Send(connection, Identity::add(identity.as_ref(), envelope))
-        };
-        if !address.is_known() {
-            self.effect(answer(Status::BAD_REQUEST));
-            return;
-        }
-        let running = envelope.extension("x_running").unwrap_or_default();
+        let running = envelope.extension("x_running");
         if envelope.extension("x_running_more").is_some() {
-            match self.parts.keep(connection, running) {
-                Ok(()) => self.effect(answer(Status::CONTINUE)),
+            match self.parts.keep(connection, running.unwrap_or_default()) {
+                Ok(()) => self.accept(connection, message_id, Status::CONTINUE),
                 Err(status) => {
-                    self.effect(answer(status));
-                    self.effect(Effect::Close(connection));
+                    let reason = "it tells more of its instances than is kept of one registration";
+                    self.refuse_registration(connection, message_id, &name, (status, reason.into()));
                 }
             }
             return;
         }
-        if self.inventory.node(address).is_none() && !self.inventory.make_room(MAX_NODES) {
-            self.effect(answer(Status::UNAVAILABLE));
-            return;
-        }
-        let earlier = self.inventory.node(address).and_then(|node| node.connection);
-        if earlier.is_some_and(|earlier| earlier != connection) {
+        let secret = envelope.extension("x_secret");
+        let admitted = self.admit(address, &name, secret).and_then(|secret| {
+            let told = [self.parts.of(connection), running.unwrap_or_default()];
+            let strangers = self.strangers_in(address, &told);
+            self.inventory.room_for(address, request.service_repository.0.len(), strangers)?;
+            Ok(secret)
+        });
+        let secret = match admitted {
+            Ok(secret) => secret,
+            Err(refused) => {
+                self.refuse_registration(connection, message_id, &name, refused);
+                return;
+            }
+        };
+        let earlier = self.inventory.node(address);
+        if earlier.and_then(|node| node.connection).is_some_and(|earlier| earlier != connection) {
             self.probe(address, connection, envelope.clone());
             return;
         }
         let mut node = Node::lost(address, self.now);
+        node.first = earlier.map_or(self.now, |node| node.first);
         node.name.clone_from(&name);
         node.connection = Some(connection);
+        node.secret = secret;
         node.polls.healthy = self.now;
         node.repository = request.service_repository.0.iter().cloned().collect();
         node.redirection = short(envelope.extension("x_redirection").unwrap_or("unknown"));
         let services = node.repository.len();
+        self.answers.forget(address);
         self.inventory.put_node(node);
+        self.effect(Effect::SaveNode(address));
         self.plan_node_polls(address);
-        self.effect(answer(Status::OK));
+        self.accept(connection, message_id, Status::OK);
         self.publish(
             "node-up",
             format!("node {name}"),
             format!("registered from {address} with {services} services"),
         );
         self.expect_sessions(connection);
-        let running = self.parts.take(connection) + running;
-        self.reconcile(address, &running);
+        let parts = self.parts.take(connection);
+        match running {
+            Some(running) => self.reconcile(address, &(parts + running)),
+            None => self.reconcile_untold(address),
+        }
         self.settle_all();
         self.retry_all_waiting();
+    }
+
+    fn accept(&mut self, connection: Connection, message_id: MessageId, status: Status) {
+        let response = InitiationResponse { message_id, status };
+        let envelope = Envelope::new(response, Hop::ManagerToAgent);
+        self.effect(Effect::Send(connection, Identity::add(self.identity.as_ref(), envelope)));
+    }
+
+    /// Refuses a registration, says why to the agent and to people, and ends its connection: it comes again.
+    pub(super) fn refuse_registration(
+        &mut self,
+        connection: Connection,
+        message_id: MessageId,
+        name: &str,
+        (status, reason): Refused,
+    ) {
+        let response = InitiationResponse { message_id, status };
+        let envelope = Envelope::new(response, Hop::ManagerToAgent).with("x_reason", &reason);
+        self.effect(Effect::Send(connection, Identity::add(self.identity.as_ref(), envelope)));
+        self.effect(Effect::Close(connection));
+        if self.may_publish_refusal() {
+            self.publish("node-refused", format!("node {name}"), format!("{status}: {reason}"));
+        }
+    }
+
+    /// Whether an agent may be the one of an address and a name: it knows the secret that they are bound to, if
+    /// they are. Returns what the node is bound to from now on.
+    fn admit(
+        &mut self,
+        address: Address,
+        name: &str,
+        told: Option<&str>,
+    ) -> Result<Option<SecretHash>, Refused> {
+        if !address.is_known() {
+            return Err((
+                Status::BAD_REQUEST,
+                "a node needs an address that its instances can be reached at".into(),
+            ));
+        }
+        let secret = told.and_then(SecretHash::of);
+        if told.is_some() && secret.is_none() {
+            return Err((Status::BAD_REQUEST, "x_secret must be 32 to 128 letters and digits".into()));
+        }
+        if name.parse::<std::net::IpAddr>().is_ok_and(|other| Address::from(other) != address) {
+            let text = format!("the name {name} is another node's address; choose another with --node");
+            return Err((Status::BAD_REQUEST, text));
+        }
+        if self.inventory.node(address).is_none() && self.inventory.known() >= MAX_NODES {
+            self.forget_lost_nodes();
+        }
+        let node = self.inventory.node(address);
+        if node.is_none() && self.inventory.known() >= MAX_NODES {
+            return Err((Status::UNAVAILABLE, format!("{MAX_NODES} nodes are known already")));
+        }
+        let bound = node.and_then(|node| node.secret);
+        if let Some(node) = node.filter(|_| bound.is_some() && bound != secret) {
+            let text = format!(
+                "{address} is node {}'s, whose agent keeps its secret in its state folder, and this is another one: start it with that folder, or, where that is lost, have `patchbay forget {}` done first",
+                node.name, node.name
+            );
+            return Err((Status::FORBIDDEN, text));
+        }
+        let owner = self
+            .inventory
+            .nodes()
+            .find(|node| node.address != address && node.name == name && node.secret.is_some());
+        let Some(owner) = owner else { return Ok(secret) };
+        let elsewhere = owner.address;
+        if owner.secret != secret {
+            let text =
+                format!("the name {name} belongs to the node at {elsewhere}; choose another with --node");
+            return Err((Status::FORBIDDEN, text));
+        }
+        if owner.connection.is_some() {
+            let text = format!(
+                "the agent of node {name} is connected, with the address {elsewhere}: two agents have one state folder"
+            );
+            return Err((Status::CONFLICT, text));
+        }
+        // It has another address now: the earlier one is nobody's.
+        self.inventory.unbind(elsewhere);
+        self.effect(Effect::SaveNode(elsewhere));
+        Ok(secret)
+    }
+
+    /// Forgets a lost node, its secret too: whoever registers with its address or name next is it.
+    pub(super) fn forget_node(&mut self, address: Address) {
+        let lost = self.living_on(address);
+        self.lost_with_node(lost, "its node was forgotten on request");
+        self.inventory.forget_node(address);
+        self.drained.remove(&address);
+        self.effect(Effect::SaveNode(address));
+    }
+
+    /// Lost nodes are remembered for people, so many of them.
+    pub(super) fn forget_lost_nodes(&mut self) {
+        for address in self.inventory.forget_lost(MAX_LOST) {
+            self.effect(Effect::SaveNode(address));
+        }
     }
 
     /// An agent's connection ended; its instances go on, for now.
@@ -131,6 +246,7 @@ impl Core {
         let Some(address) = self.inventory.node_of(connection) else { return };
         let now = self.now;
         self.told.remove(&connection);
+        self.answers.forget(address);
         self.inventory.disconnect(address, now);
         let name = self.inventory.node(address).map(|node| node.name.clone()).unwrap_or_default();
         self.publish("node-lost", format!("node {name}"), "its connection ended; its instances go on".into());
@@ -149,6 +265,8 @@ impl Core {
             self.close_surviving_ends(*id);
         }
         self.lost_with_node(lost, "its node was lost");
+        self.inventory.forget_told(address);
+        self.forget_lost_nodes();
     }
 }
 

@@ -1,7 +1,7 @@
 //! A second agent registers with the address of one that is connected (I6): the first one is asked whether
 //! it lives. If it does, the second is refused with 409; else it takes over.
 
-use ssmmp::{Address, AgentHealthControlRequest, Envelope, Hop, InitiationResponse, Status};
+use ssmmp::{Address, AgentHealthControlRequest, Envelope, Status};
 
 use super::{Connection, Core, Effect, Millis, Outstanding, Timer};
 
@@ -61,10 +61,8 @@ impl Core {
 
     fn refuse_candidate(&mut self, address: Address, candidate: &Candidate) {
         let message_id = candidate.registration.message.message_id();
-        let response = InitiationResponse { message_id, status: Status::CONFLICT };
-        self.effect(Effect::Send(candidate.connection, Envelope::new(response, Hop::ManagerToAgent)));
-        self.effect(Effect::Close(candidate.connection));
-        let text = format!("another agent registers with the address {address} while its agent lives (409)");
-        self.publish("node-refused", format!("node {address}"), text);
+        let name = self.inventory.node(address).map_or_else(|| address.to_string(), |node| node.name.clone());
+        let text = format!("another agent of the node at {address} is connected, and lives");
+        self.refuse_registration(candidate.connection, message_id, &name, (Status::CONFLICT, text));
     }
 }

@@ -1,9 +1,11 @@
 //! What runs on a node is compared with what should, when its agent has registered (section 4, 2; F7).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ssmmp::{Address, HardShutdownRequest, InstanceId, Name, Port, Status};
 
+use super::inventory::Stranger;
+use super::shutdown::HARD_TRIES;
 use super::{Connection, Core, InstanceState, Outstanding};
 
 /// Where an instance stands, as its agent says (`x_running`).
@@ -23,6 +25,28 @@ struct Reported {
 }
 
 impl Core {
+    /// How many instances a registration tells of that nobody counts on.
+    pub(super) fn strangers_in(&self, address: Address, told: &[&str]) -> usize {
+        let believed = self.living_on(address);
+        let ids = told.iter().flat_map(|items| items.split('&')).filter_map(read).map(|(id, _)| id);
+        let strangers: BTreeSet<InstanceId> = ids.filter(|id| believed.binary_search(id).is_err()).collect();
+        strangers.len()
+    }
+
+    /// An agent that does not say what runs on its node has registered again: its instances are asked how they
+    /// are, and count as lost when they don't answer (section 4, 2).
+    pub(super) fn reconcile_untold(&mut self, address: Address) {
+        for id in self.living_on(address) {
+            let Some(state) = self.inventory.instance(id).map(|instance| instance.state) else { continue };
+            match state {
+                InstanceState::Starting => self.execute_again(id),
+                InstanceState::Stopping => self.resume_stop(id),
+                _ => self.ask_health_now(id),
+            }
+        }
+        self.end_strangers(address);
+    }
+
     /// Compares what runs on a node with what should.
     pub(super) fn reconcile(&mut self, address: Address, running: &str) {
         let reported: BTreeMap<InstanceId, Reported> = running.split('&').filter_map(read).collect();
@@ -52,14 +76,20 @@ impl Core {
     }
 
     /// An instance that may run and should not: nobody counts on it, but its ports are taken until its
-    /// agent says that it is gone. It is asked for again with every poll of its node.
-    pub(super) fn end_stranger(&mut self, address: Address, id: InstanceId, service: Name, ports: Vec<Port>) {
-        self.inventory.add_stranger(address, id, service.clone(), ports);
-        let request = HardShutdownRequest {
-            message_id: self.message_id(),
-            service_name: service,
-            service_instance_id: id,
-        };
+    /// agent says that it is gone. Its agent is asked to end it, [`HARD_TRIES`] times (G10).
+    pub(super) fn end_stranger(&mut self, address: Address, id: InstanceId, program: Name, ports: Vec<Port>) {
+        self.inventory.add_stranger(address, id, Stranger { program, ports, asked: 0 });
+        self.ask_for_end(address, id);
+    }
+
+    fn ask_for_end(&mut self, address: Address, id: InstanceId) {
+        let is_connected = self.inventory.node(address).is_some_and(|node| node.connection.is_some());
+        let stranger = self.inventory.stranger(address, id).filter(|_| is_connected);
+        let Some(stranger) = stranger.filter(|stranger| stranger.asked < HARD_TRIES) else { return };
+        stranger.asked += 1;
+        let service_name = stranger.program.clone();
+        let request =
+            HardShutdownRequest { message_id: self.message_id(), service_name, service_instance_id: id };
         self.send_to(address, request, Some(Outstanding::Hard(id)));
     }
 
@@ -72,8 +102,9 @@ impl Core {
 
     /// Asks again for the end of what should not run on a node.
     pub(super) fn end_strangers(&mut self, address: Address) {
-        for (id, service, ports) in self.inventory.strangers_on(address) {
-            self.end_stranger(address, id, service, ports);
+        let all: Vec<InstanceId> = self.inventory.strangers_on(address).map(|(id, _)| id).collect();
+        for id in all {
+            self.ask_for_end(address, id);
         }
     }
 

@@ -4,8 +4,8 @@ use patchbay_api::Traffic;
 use ssmmp::{Address, Envelope, Hop, InstanceId, Name, Port, SessionRequest, SessionResponse, Status};
 
 use super::policy::choice::{self, Turn};
-use super::waiting::MAX_PENDING_OF_ONE;
-use super::{Connection, Core, Edge, Effect, Session, SessionState, Waiting};
+use super::waiting::{MAX_PENDING_OF_ONE, MAX_SESSIONS, MAX_SESSIONS_OF_ONE};
+use super::{Connection, Core, Edge, Effect, Instance, Session, SessionState, Waiting};
 use crate::graph::Redirect;
 
 /// Refusals published in one second; further ones are answered all the same.
@@ -30,6 +30,10 @@ impl Core {
             self.refuse_request(&waiting, Status::TOO_MANY, "too many of its sessions are unacknowledged");
             return;
         }
+        if let Some((status, reason)) = self.inventory.instance(source).and_then(|i| self.sessions_full(i)) {
+            self.refuse_request(&waiting, status, reason);
+            return;
+        }
         match self.destination_of(request) {
             Err((status, reason)) => self.refuse_request(&waiting, status, &reason),
             Ok((app, service)) => match self.choose(&app, &service, request) {
@@ -37,6 +41,15 @@ impl Core {
                 None => self.wait_for_start(&app, &service, waiting),
             },
         }
+    }
+
+    /// Why an instance can't have one more session as a source, if it can't.
+    pub(super) fn sessions_full(&self, source: &Instance) -> Option<(Status, &'static str)> {
+        if source.sessions.len().saturating_sub(source.accepted as usize) >= MAX_SESSIONS_OF_ONE {
+            return Some((Status::TOO_MANY, "it has too many sessions"));
+        }
+        (self.sessions.living() >= MAX_SESSIONS)
+            .then_some((Status::UNAVAILABLE, "there are too many sessions"))
     }
 
     /// The application and service that a request's plug leads to, by the graph alone.
@@ -168,6 +181,14 @@ impl Core {
         self.effect(Effect::Send(waiting.connection, envelope));
     }
 
+    /// Whether one more refusal is published in this second.
+    pub(super) fn may_publish_refusal(&mut self) -> bool {
+        let second = self.now / 1_000;
+        let (counted, published) = self.refusals;
+        self.refusals = if counted == second { (second, published + 1) } else { (second, 1) };
+        self.refusals.1 <= MAX_REFUSALS_PUBLISHED
+    }
+
     /// Answers with a failure; the unknown values keep their places.
     pub(super) fn refuse_request(&mut self, waiting: &Waiting, status: Status, reason: &str) {
         let request = &waiting.request;
@@ -184,10 +205,7 @@ impl Core {
         };
         let envelope = Envelope::new(response, Hop::ManagerToAgent).with("x_reason", reason);
         self.effect(Effect::Send(waiting.connection, envelope));
-        let second = self.now / 1_000;
-        let (counted, published) = self.refusals;
-        self.refusals = if counted == second { (second, published + 1) } else { (second, 1) };
-        if self.refusals.1 > MAX_REFUSALS_PUBLISHED {
+        if !self.may_publish_refusal() {
             return;
         }
         self.publish(
@@ -202,7 +220,7 @@ impl Core {
 }
 
 /// Whether an instance was executed with a plug that leads to a socket.
-fn connects(recipe: &str, plug: &str, service: &str, socket: &str) -> bool {
+pub(super) fn connects(recipe: &str, plug: &str, service: &str, socket: &str) -> bool {
     let wanted = format!("{plug}>{service}.{socket}");
     recipe.split(' ').any(|word| word == wanted)
 }

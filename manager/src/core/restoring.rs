@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use ssmmp::{Address, InstanceId};
 
-use super::{App, Core, Instance, InstanceState, Millis, ServiceState, Session, SessionState, Timer};
+use super::{App, Core, Instance, InstanceState, Millis, Node, ServiceState, Session, SessionState, Timer};
 use crate::graph::Graph;
 
 /// What was on disk.
@@ -14,6 +14,8 @@ pub struct Saved {
     pub apps: Vec<(Graph, String, Millis)>,
     /// What is kept of their services: application, service, state.
     pub services: Vec<(String, String, ServiceState)>,
+    /// Nodes that had registered.
+    pub nodes: Vec<Node>,
     /// Nodes where nothing is executed.
     pub drained: Vec<Address>,
     /// Instances that had not ended.
@@ -44,6 +46,9 @@ impl Core {
             if let Some(app) = self.apps.get_mut(&app) {
                 app.services.insert(service, ServiceState { replacing: true, ..state });
             }
+        }
+        for node in saved.nodes {
+            self.inventory.put_node(node);
         }
         self.drained = saved.drained.into_iter().collect();
         let mut of_instance: HashMap<InstanceId, Vec<u64>> = HashMap::new();
@@ -88,6 +93,11 @@ impl Core {
             self.inventory.disconnect(address, self.now);
             self.at(self.now + self.config.agent_grace, Timer::NodeGrace(address));
         }
+    }
+
+    /// A node, connected or lost.
+    pub fn node(&self, address: Address) -> Option<&Node> {
+        self.inventory.node(address)
     }
 
     /// Whether nothing is executed on a node.

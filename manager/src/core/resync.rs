@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ssmmp::{Address, InstanceId, MessageId, Name, Port, SourceServiceSessionCloseRequest, Status};
 
+use super::requests::connects;
 use super::{Connection, Core, Edge, Session, SessionState};
 
 /// One item of `x_live` (docs/protocol.md).
@@ -107,6 +108,9 @@ impl Core {
     fn adopt_session(&mut self, told: &Told) -> Option<u64> {
         let source = self.inventory.instance(told.source)?;
         let target = self.inventory.instance(told.destination).filter(|target| target.state.is_alive())?;
+        if target.address != told.at.0 || self.sessions_full(source).is_some() {
+            return None;
+        }
         let socket =
             target.sockets.iter().find(|(_, port)| *port == told.at.1).map(|(name, _)| name.clone())?;
         let plugs = || {
@@ -116,7 +120,18 @@ impl Core {
                 .iter()
                 .find(|(_, to)| to.service == target.service.as_str() && to.socket == socket.as_str())
         };
-        let plug = told.plug.clone().or_else(|| Name::new(plugs()?.0).ok())?;
+        let told_plug = told.plug.clone().filter(|plug| {
+            let wanted = |(name, to): &(&String, &crate::graph::Target)| {
+                name.as_str() == plug.as_str()
+                    && to.service == target.service.as_str()
+                    && to.socket == socket.as_str()
+            };
+            let vertex =
+                self.apps.get(source.app.as_str()).and_then(|app| app.service(source.service.as_str()));
+            vertex.is_some_and(|vertex| vertex.plugs.iter().any(|plug| wanted(&plug)))
+                || connects(&source.recipe, plug.as_str(), target.service.as_str(), socket.as_str())
+        });
+        let plug = told_plug.or_else(|| Name::new(plugs()?.0).ok())?;
         let edge = Edge {
             app: source.app.clone(),
             source: source.service.clone(),

@@ -92,6 +92,11 @@ impl SessionTable {
         only.filter(|_| same.next().is_none())
     }
 
+    /// How many are answered or acknowledged and not over.
+    pub fn living(&self) -> usize {
+        self.open + self.pending.len()
+    }
+
     /// A new session, answered or acknowledged.
     pub fn add(&mut self, session: Session) {
         let id = session.id;

@@ -37,18 +37,22 @@ impl Core {
             self.session_closed(id, ack.status);
             return;
         }
-        // This session may have been taken for another one to the same place while its request was unknown.
-        let ends = self.sessions.get(id).filter(|_| live.is_some());
-        let key =
-            ends.map(|s| (s.source_address, ack.source_plug_port, s.destination_address, s.destination_port));
-        if let Some(other) = key.and_then(|key| self.sessions.by_key(key)) {
-            self.session_closed(other, Status::CLOSED);
-        }
         self.open_session(id, ack.source_plug_port, ack.dest_socket_new_port);
     }
 
     /// A session stands, from a source's port m to a destination's l.
     pub(super) fn open_session(&mut self, id: u64, port: Port, new_port: Port) {
+        // Another one with these ends is over, or was taken for this one while its request was unknown.
+        let key = self
+            .sessions
+            .get(id)
+            .map(|s| (s.source_address, port, s.destination_address, s.destination_port));
+        let other = key.filter(|_| port.is_known()).and_then(|key| self.sessions.by_key(key));
+        let source = self.sessions.get(id).map(|s| s.source);
+        let is_its = |other: &u64| *other != id && self.sessions.get(*other).map(|s| s.source) == source;
+        if let Some(other) = other.filter(is_its) {
+            self.session_closed(other, Status::CLOSED);
+        }
         let acknowledged = self.sessions.acknowledge(id, self.now, port, new_port);
         let Some(session) = acknowledged else { return };
         let edge = &session.edge;

@@ -11,7 +11,7 @@ const CLOSE_AT_ONCE: usize = 8;
 /// How long an instance's sessions may take to close at most, milliseconds; then it is asked to end.
 const CLOSE_ALL_WITHIN: Millis = 600_000;
 /// Hard shutdown requests before an instance counts as ended.
-const HARD_TRIES: u32 = 3;
+pub(super) const HARD_TRIES: u32 = 3;
 
 impl Core {
     /// Begins to shut an instance down: it gets no new sessions, and its sessions are closed.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use ssmmp::{Address, InstanceId, MessageId, Name, Port, SessionRequest};
 
 use super::policy::restarts::Failures;
+use super::secret::SecretHash;
 use crate::graph::{Graph, Service};
 
 /// Milliseconds since 1970.
@@ -114,6 +115,10 @@ pub struct Node {
     pub redirection: String,
     /// Since when it is connected or lost.
     pub since: Millis,
+    /// When it was first known.
+    pub first: Millis,
+    /// What its agents prove with that they are its; none: its agent has told no secret.
+    pub secret: Option<SecretHash>,
     pub(crate) polls: Polls,
 }
 
@@ -137,6 +142,8 @@ impl Node {
             repository: BTreeSet::new(),
             redirection: "unknown".into(),
             since: now,
+            first: now,
+            secret: None,
             polls: Polls::default(),
         }
     }

@@ -10,6 +10,10 @@ pub const MAX_WAITING: usize = 10_000;
 pub const MAX_WAITING_OF_ONE: usize = 1_024;
 /// Answered requests of one instance that may be unacknowledged; further ones are refused with 429.
 pub const MAX_PENDING_OF_ONE: usize = 16_384;
+/// Sessions that one instance may have opened and not closed; further requests are refused with 429.
+pub const MAX_SESSIONS_OF_ONE: usize = 65_536;
+/// Sessions that all instances may have; further requests are refused with 503.
+pub const MAX_SESSIONS: usize = 4_000_000;
 /// A request waits for as long as so many starts may take, then it is refused with 504.
 const STARTS_WAITED_FOR: Millis = 3;
 

@@ -152,6 +152,7 @@ impl Store {
         core.restore(Saved {
             apps: restore::apps(&self.connection)?,
             services: restore::services(&self.connection)?,
+            nodes: restore::nodes(&self.connection)?,
             drained: restore::drained(&self.connection)?,
             instances: restore::instances(&self.connection)?,
             sessions: restore::sessions(&self.connection)?,

@@ -8,7 +8,9 @@ use rusqlite::{Connection, Row};
 use ssmmp::{Address, InstanceId, MessageId, Name, Port};
 
 use super::StoreError;
-use crate::core::{Edge, Instance, InstanceState, Leaving, Millis, ServiceState, Session, SessionState};
+use crate::core::{
+    Edge, Instance, InstanceState, Leaving, Millis, Node, SecretHash, ServiceState, Session, SessionState,
+};
 use crate::graph::Graph;
 
 const APPS: &str = "SELECT graph, applied_ms FROM apps WHERE stopped = 0";
@@ -19,6 +21,8 @@ SELECT id, app, service, node, address, sockets, state, created_ms, program, rec
 FROM instances WHERE ended_ms IS NULL";
 
 const SERVICES: &str = "SELECT app, service, scaled, home FROM services";
+
+const NODES: &str = "SELECT address, name, secret_hash, first_ms FROM nodes";
 
 const DRAINED: &str = "SELECT address FROM drained_nodes";
 
@@ -101,6 +105,23 @@ pub fn services(connection: &Connection) -> Result<Vec<(String, String, ServiceS
         services.push((row.get(0)?, row.get(1)?, state));
     }
     Ok(services)
+}
+
+/// Nodes that had registered: all are lost at first.
+pub fn nodes(connection: &Connection) -> Result<Vec<Node>, StoreError> {
+    let mut statement = connection.prepare(NODES)?;
+    let mut rows = statement.query([])?;
+    let mut nodes = Vec::new();
+    while let Some(row) = rows.next()? {
+        let mut node = Node::lost(address(row, 0, "nodes")?, row.get(3)?);
+        node.name = row.get(1)?;
+        if let Some(hash) = row.get::<_, Option<String>>(2)? {
+            let hash = SecretHash::from_hex(&hash);
+            node.secret = Some(hash.ok_or_else(|| bad("nodes", "secret_hash is no hash".into()))?);
+        }
+        nodes.push(node);
+    }
+    Ok(nodes)
 }
 
 /// Nodes where nothing is executed.

@@ -95,12 +95,25 @@ pub fn save_service(
     Ok(())
 }
 
+const SAVE_NODE: &str =
+    "INSERT OR REPLACE INTO nodes (address, name, secret_hash, first_ms) VALUES (?1, ?2, ?3, ?4)";
+
 pub fn save_node(connection: &Connection, core: &Core, address: Address) -> Result<(), StoreError> {
     let statement = match core.is_drained(address) {
         true => "INSERT OR IGNORE INTO drained_nodes (address) VALUES (?1)",
         false => "DELETE FROM drained_nodes WHERE address = ?1",
     };
     connection.prepare_cached(statement)?.execute([address.to_string()])?;
+    let Some(node) = core.node(address) else {
+        connection.prepare_cached("DELETE FROM nodes WHERE address = ?1")?.execute([address.to_string()])?;
+        return Ok(());
+    };
+    connection.prepare_cached(SAVE_NODE)?.execute(params![
+        address.to_string(),
+        node.name,
+        node.secret.map(crate::core::SecretHash::to_hex),
+        node.first,
+    ])?;
     Ok(())
 }
 

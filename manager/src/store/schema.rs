@@ -15,6 +15,7 @@ const LIST: &[M<'static>] = &[
     M::up(include_str!("migrations/003-reconfiguration.sql")),
     M::up(include_str!("migrations/004-readable.sql")),
     M::up(include_str!("migrations/005-identity.sql")),
+    M::up(include_str!("migrations/006-nodes.sql")),
 ];
 /// `PRAGMA user_version` counts those that were run.
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(LIST);

@@ -2,4 +2,5 @@
 
 mod hostile;
 mod manager;
+mod memory;
 mod semi;

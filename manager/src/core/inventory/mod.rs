@@ -15,11 +15,21 @@ use std::ops::Bound;
 use able::{Able, Turn};
 pub use of_service::OfService;
 pub use offer::{Offer, Peers, Rank};
-pub use on_node::{MAX_STARTS, OnNode};
-use ssmmp::{Address, InstanceId, Name, Port};
+pub use on_node::{MAX_STARTS, OnNode, Stranger};
+use ssmmp::{Address, InstanceId, Name};
 
 use super::ENDED_KEPT;
 use super::state::{Connection, Instance, InstanceState, Millis, Node};
+
+/// Instances of one node that may run though they count as over; a registration that tells of more is
+/// refused with 400. No node has ports for so many.
+pub const MAX_STRANGERS: usize = 4_096;
+/// The same of all nodes; a registration that tells of more is refused with 503.
+pub const MAX_STRANGERS_OF_ALL: usize = 131_072;
+/// Services that one agent's repository may name; a registration with more is refused with 400.
+pub const MAX_SERVICES: usize = 4_096;
+/// The same of all nodes; a registration with more is refused with 503.
+pub const MAX_SERVICES_OF_ALL: usize = 1_000_000;
 
 /// The one owner of nodes and instances.
 #[derive(Debug, Default)]
@@ -30,8 +40,10 @@ pub struct Inventory {
     instances: BTreeMap<InstanceId, Box<Instance>>,
     on_node: HashMap<Address, OnNode>,
     of_service: BTreeMap<Name, BTreeMap<Name, OfService>>,
-    /// Instances that may run though they count as over, with their nodes and services.
-    strangers: BTreeMap<InstanceId, (Address, Name)>,
+    /// How many instances may run though they count as over.
+    strangers: usize,
+    /// Names in all repositories.
+    services: usize,
     /// In the order in which they ended.
     ended: VecDeque<InstanceId>,
     running: usize,
@@ -128,21 +140,96 @@ impl Inventory {
             let since = node.since;
             self.disconnect(other, since);
         }
-        self.nodes.insert(address, node);
+        self.services += node.repository.len();
+        if let Some(earlier) = self.nodes.insert(address, node) {
+            self.services -= earlier.repository.len();
+        }
         self.list(address);
     }
 
-    /// Makes sure that one more node can be known; forgets a lost one without living instances if it must.
-    /// False when there is none.
-    pub fn make_room(&mut self, most: usize) -> bool {
-        if self.nodes.len() < most {
-            return true;
+    /// Whether there is room for what an agent's registration tells: so many services, and so many instances
+    /// that nobody knows.
+    ///
+    /// # Errors
+    /// The status and the reason that it is refused with.
+    pub fn room_for(
+        &self,
+        address: Address,
+        services: usize,
+        strangers: usize,
+    ) -> Result<(), (ssmmp::Status, String)> {
+        let (bad, full) = (ssmmp::Status::BAD_REQUEST, ssmmp::Status::UNAVAILABLE);
+        if services > MAX_SERVICES {
+            return Err((bad, format!("a repository may name {MAX_SERVICES} services, not {services}")));
         }
-        let useless = |node: &&Node| node.connection.is_none() && self.load(node.address) == 0;
-        let Some(address) = self.nodes.values().find(useless).map(|node| node.address) else { return false };
-        self.nodes.remove(&address);
+        if strangers > MAX_STRANGERS {
+            let text = format!(
+                "it tells of {strangers} instances that this Manager does not know; {MAX_STRANGERS} may be"
+            );
+            return Err((bad, text));
+        }
+        let here = self.node(address).map_or(0, |node| node.repository.len());
+        if self.services - here + services > MAX_SERVICES_OF_ALL {
+            return Err((full, format!("all repositories together name {MAX_SERVICES_OF_ALL} services")));
+        }
+        let here = self.on_node(address).map_or(0, |on_node| on_node.strangers.len());
+        if self.strangers - here + strangers > MAX_STRANGERS_OF_ALL {
+            let text = format!(
+                "all agents together tell of {MAX_STRANGERS_OF_ALL} instances that this Manager does not know"
+            );
+            return Err((full, text));
+        }
+        Ok(())
+    }
+
+    /// Forgets lost nodes without living instances until at most `most` of them are left, those first that
+    /// are known for the shortest time: nodes that come and go can't drive out one that has been here.
+    pub fn forget_lost(&mut self, most: usize) -> Vec<Address> {
+        let mut lost: Vec<(Millis, Address)> = self
+            .nodes
+            .values()
+            .filter(|node| node.connection.is_none() && self.load(node.address) == 0)
+            .map(|node| (node.first, node.address))
+            .collect();
+        if lost.len() <= most {
+            return Vec::new();
+        }
+        lost.sort_unstable();
+        let gone: Vec<Address> = lost.split_off(most).into_iter().map(|(_, address)| address).collect();
+        for address in &gone {
+            self.forget_node(*address);
+        }
+        gone
+    }
+
+    /// Forgets a lost node.
+    pub fn forget_node(&mut self, address: Address) {
+        self.forget_strangers(address);
+        if let Some(node) = self.nodes.remove(&address) {
+            self.services -= node.repository.len();
+        }
         self.on_node.remove(&address);
-        true
+    }
+
+    /// What a lost agent told of its node goes: it tells it again when it is back.
+    pub fn forget_told(&mut self, address: Address) {
+        self.forget_strangers(address);
+        if let Some(node) = self.nodes.get_mut(&address).filter(|node| node.connection.is_none()) {
+            self.services -= std::mem::take(&mut node.repository).len();
+        }
+    }
+
+    /// A node's name and secret belong to another address from now on.
+    pub fn unbind(&mut self, address: Address) {
+        if let Some(node) = self.nodes.get_mut(&address) {
+            node.name = address.to_string();
+            node.secret = None;
+        }
+    }
+
+    /// How many nodes are known.
+    pub fn known(&self) -> usize {
+        self.nodes.len()
     }
 
     /// A node's connection has ended.
@@ -169,37 +256,35 @@ impl Inventory {
     }
 
     /// An instance that may run though it counts as over: its ports are taken.
-    pub fn add_stranger(&mut self, address: Address, id: InstanceId, service: Name, ports: Vec<Port>) {
-        self.strangers.insert(id, (address, service));
-        self.on_node.entry(address).or_default().strangers.insert(id, ports);
+    pub fn add_stranger(&mut self, address: Address, id: InstanceId, stranger: Stranger) {
+        let on_node = self.on_node.entry(address).or_default();
+        self.strangers += usize::from(on_node.strangers.insert(id, stranger).is_none());
     }
 
     /// It is gone. False when it was none.
     pub fn remove_stranger(&mut self, address: Address, id: InstanceId) -> bool {
-        let is_there = self.strangers.get(&id).is_some_and(|(on, _)| *on == address);
-        if is_there {
-            self.strangers.remove(&id);
-            if let Some(on_node) = self.on_node.get_mut(&address) {
-                on_node.strangers.remove(&id);
-            }
-        }
-        is_there
+        let on_node = self.on_node.get_mut(&address);
+        let was = on_node.is_some_and(|on_node| on_node.strangers.remove(&id).is_some());
+        self.strangers -= usize::from(was);
+        was
     }
 
     /// A node tells anew what runs there.
     pub fn forget_strangers(&mut self, address: Address) {
-        for (id, ..) in self.strangers_on(address) {
-            self.remove_stranger(address, id);
+        if let Some(on_node) = self.on_node.get_mut(&address) {
+            self.strangers -= std::mem::take(&mut on_node.strangers).len();
         }
     }
 
-    /// What may run on a node though it counts as over, with its service and ports.
-    pub fn strangers_on(&self, address: Address) -> Vec<(InstanceId, Name, Vec<Port>)> {
+    /// One of a node's, to count that its agent is asked to end it.
+    pub fn stranger(&mut self, address: Address, id: InstanceId) -> Option<&mut Stranger> {
+        self.on_node.get_mut(&address)?.strangers.get_mut(&id)
+    }
+
+    /// What may run on a node though it counts as over.
+    pub fn strangers_on(&self, address: Address) -> impl Iterator<Item = (InstanceId, &Stranger)> {
         let on_node = self.on_node.get(&address).into_iter().flat_map(|on_node| &on_node.strangers);
-        let named = |(id, ports): (&InstanceId, &Vec<Port>)| {
-            Some((*id, self.strangers.get(id)?.1.clone(), ports.clone()))
-        };
-        on_node.filter_map(named).collect()
+        on_node.map(|(id, stranger)| (*id, stranger))
     }
 
     /// Changes an instance; its id, application, service, node and ports never change.

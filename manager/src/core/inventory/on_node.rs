@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ssmmp::{InstanceId, Port, SOCKET_PORTS};
+use ssmmp::{InstanceId, Name, Port, SOCKET_PORTS};
 
 use crate::core::state::{Instance, InstanceState};
 
@@ -26,8 +26,19 @@ pub struct OnNode {
     range: Vec<u64>,
     /// Taken ports outside of it: gateways'.
     fixed: BTreeSet<u16>,
-    /// What may run here though it counts as over, with its ports; few, and not for long.
-    pub(super) strangers: BTreeMap<InstanceId, Vec<Port>>,
+    /// What may run here though it counts as over; [`MAX_STRANGERS`](super::MAX_STRANGERS) at most.
+    pub(super) strangers: BTreeMap<InstanceId, Stranger>,
+}
+
+/// An instance that may run though it counts as over: its ports are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranger {
+    /// The entry of the agent's repository that it was executed from.
+    pub program: Name,
+    /// Its ports.
+    pub ports: Vec<Port>,
+    /// How often its agent was asked to end it.
+    pub asked: u32,
 }
 
 impl OnNode {
@@ -72,7 +83,7 @@ impl OnNode {
     }
 
     fn is_held(&self, port: Port) -> bool {
-        self.strangers.values().any(|ports| ports.contains(&port))
+        self.strangers.values().any(|stranger| stranger.ports.contains(&port))
     }
 
     /// The free ports of [`SOCKET_PORTS`], lowest first.

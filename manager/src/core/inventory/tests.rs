@@ -20,10 +20,12 @@ impl Inventory {
         for instance in self.instances() {
             fresh.add(instance.clone());
         }
-        for (id, (address, service)) in &self.strangers {
-            let ports = self.on_node[address].strangers[id].clone();
-            fresh.add_stranger(*address, *id, service.clone(), ports);
+        for (address, on_node) in &self.on_node {
+            for (id, stranger) in &on_node.strangers {
+                fresh.add_stranger(*address, *id, stranger.clone());
+            }
         }
+        assert_eq!((self.strangers, self.services), (fresh.strangers, fresh.services));
         assert_eq!(self.by_connection, fresh.by_connection);
         let services: BTreeSet<&Name> = self.nodes().flat_map(|node| &node.repository).collect();
         for service in services {

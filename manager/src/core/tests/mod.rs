@@ -1,8 +1,10 @@
 //! Scenarios of the core, through one helper: a Manager whose agents are written out as messages.
 
+mod admission;
 mod agents;
 mod any_commands;
 mod any_sequence;
+mod bounds;
 mod closing;
 mod duties;
 mod leaving;

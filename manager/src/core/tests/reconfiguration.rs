@@ -276,14 +276,15 @@ fn drains_scales_and_homes_are_known_after_a_restart() {
     assert!(state.is_some_and(|state| state.home.is_some()));
 }
 
-/// A Manager that has started again knows a drained node by its address only, until it comes back.
+/// A Manager that has started again knows its nodes' names; one that it has forgotten is named by its address.
 #[test]
-fn a_drained_node_that_has_not_come_back_is_undrained_by_its_address() {
+fn a_drained_node_that_has_not_come_back_is_undrained_by_its_name_or_address() {
     let mut cluster = Cluster::with_nodes(&["gate"]);
     cluster.keep();
     cluster.handle(Event::Command(1, Command::Drain("n1".into())));
     cluster.restart();
-    cluster.handle(Event::Command(2, Command::Undrain("n1".into())));
+    assert_eq!(cluster.core.nodes().iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["n1"]);
+    cluster.handle(Event::Command(2, Command::Undrain("n2".into())));
     let refused = cluster.answers.last().expect("answered").clone().expect_err("its name is not known");
     assert!(
         matches!(&refused, Refusal::Unknown(text) if text.contains("drained are: 10.0.0.1")),
