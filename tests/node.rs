@@ -103,6 +103,33 @@ impl Node {
 
     /// Starts the agent, again after [`Self::kill_agent`].
     pub fn start_agent(&mut self) {
+        let arguments = self.agent_arguments();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.agent = Some(self.spawn("patchbay-agent", &arguments));
+        self.wait_for_agent();
+    }
+
+    /// Replaces the agent by one that takes over from it.
+    pub fn replace_agent(&mut self) {
+        let mut earlier = self.agent.take().expect("it runs");
+        let mut arguments = self.agent_arguments();
+        arguments.push("--take-over".into());
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.agent = Some(self.spawn("patchbay-agent", &arguments));
+        self.wait_for_agent();
+        assert!(earlier.wait().expect("it ends").success(), "it hands over");
+    }
+
+    fn wait_for_agent(&self) {
+        self.wait("the agent is registered", |node| {
+            let log = fs::read_to_string(node.folder.join("patchbay-agent.log")).unwrap_or_default();
+            log.contains("registered") && node.list("nodes").contains("\"up\"")
+        });
+    }
+
+    /// The agent's arguments.
+    #[must_use]
+    pub fn agent_arguments(&self) -> Vec<String> {
         let repository = self.folder.join("repository.toml").display().to_string();
         let state = self.folder.join("state").display().to_string();
         let cgroup = format!("{}/node", self.name);
@@ -111,11 +138,40 @@ impl Node {
         arguments.extend(["--pins", &pins]);
         arguments.extend(["--repository", &repository, "--cgroup", &cgroup, "--state-dir", &state]);
         arguments.extend(self.agent_flags.iter().map(String::as_str));
-        self.agent = Some(self.spawn("patchbay-agent", &arguments));
-        self.wait("the agent is registered", |node| {
-            let log = fs::read_to_string(node.folder.join("patchbay-agent.log")).unwrap_or_default();
-            log.contains("registered") && node.list("nodes").contains("\"up\"")
-        });
+        arguments.into_iter().map(str::to_owned).collect()
+    }
+
+    /// The agent's process id.
+    #[must_use]
+    pub fn agent_process(&self) -> u32 {
+        self.agent.as_ref().map(Child::id).expect("it runs")
+    }
+
+    /// Sends the agent a signal.
+    pub fn signal_agent(&self, signal: &str) {
+        let id = self.agent_process().to_string();
+        let status = Command::new("kill").args([signal, &id]).status().expect("it runs");
+        assert!(status.success(), "kill {signal} {id}");
+    }
+
+    /// Waits until the agent has ended by itself; whether it was successful, and how long it took.
+    pub fn agent_ends(&mut self) -> (bool, Duration) {
+        let begun = Instant::now();
+        let mut agent = self.agent.take().expect("it runs");
+        while begun.elapsed() < 2 * WITHIN {
+            if let Some(status) = agent.try_wait().expect("it is ours") {
+                return (status.success(), begun.elapsed());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        end(Some(agent));
+        panic!("the agent does not end\n{}", self.log("patchbay-agent"));
+    }
+
+    /// What a program has logged since its last start.
+    #[must_use]
+    pub fn log(&self, program: &str) -> String {
+        fs::read_to_string(self.folder.join(format!("{program}.log"))).unwrap_or_default()
     }
 
     /// `kill -9` for the Manager.

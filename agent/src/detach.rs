@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use tokio::time::{Instant, sleep};
 
+use crate::claim::{Claim, Thing};
 use crate::datapath::{Datapath, Options, is_pinned};
 use crate::require_root;
 
@@ -44,6 +45,10 @@ pub async fn run(detach: &Detach) -> Result<()> {
         bail!("nothing is pinned at {}", detach.pins.display());
     }
     let cgroup = crate::datapath::cgroup2_mount()?.join(&detach.cgroup);
+    // A running agent would go on as if its maps were there.
+    let things = [Thing::folder("the cgroup", &cgroup), Thing::folder("the pins in", &detach.pins)];
+    let there: Vec<Thing> = things.into_iter().filter(|thing| thing.lock.is_dir()).collect();
+    let _claim = Claim::take(&there, false).await?;
     let mut datapath = Datapath::load(&Options { pins: Some(detach.pins.clone()), ..Options::new(cgroup) })?;
     datapath.set_redirection(false)?;
     datapath.leave_all()?;

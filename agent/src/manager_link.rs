@@ -28,6 +28,8 @@ const WRITE_WITHIN: Duration = Duration::from_secs(10);
 pub const MAX_UNSENT: usize = 65_536;
 /// Messages that may wait for the Manager before instances are read further.
 pub const MAX_AHEAD: usize = 1_024;
+/// How often the last messages are looked at.
+const LEFT_CHECK: Duration = Duration::from_millis(5);
 /// Bytes read at once.
 const READ_BYTES: usize = 16 * 1024;
 /// Bytes written at once, about.
@@ -68,6 +70,13 @@ impl Queue {
     /// Waits until messages have left the queue.
     pub async fn left(&self) {
         self.room.notified().await;
+    }
+
+    /// Waits until the connection has taken all messages. For ever, while there is none.
+    pub async fn has_left(&self) {
+        while self.sender.capacity() < self.sender.max_capacity() {
+            tokio::time::sleep(LEFT_CHECK).await;
+        }
     }
 }
 

@@ -26,25 +26,49 @@ const LAST_TICKS: u8 = 3;
 const LOOK_PAUSE: u32 = 50;
 /// Events handled before signals, timers and the kernel are looked at again.
 const BATCH: usize = 64;
-/// How long instances may take to end when the agent ends.
+/// How long instances that are ended at once may take.
 const END_WITHIN: Duration = Duration::from_secs(5);
+/// At the end of the time that an ending agent gives its instances: those that are left are ended by it.
+const LAST_PART: u32 = 4;
+/// How long the last messages to the Manager may take to leave.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
 /// A switch from outside.
 #[derive(Debug, Clone, Copy)]
 pub enum Control {
     /// Redirection on or off.
     Redirect(bool),
-    /// End all instances, then the agent.
-    End,
+    /// End all instances within a time, then the agent; the second time at once.
+    End(Duration),
     /// End the agent and leave its instances to the next one.
     HandOver,
+    /// Read the repository again.
+    Reload,
+}
+
+/// How a node has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// With its instances.
+    WithAll,
+    /// Its instances go on.
+    HandedOver,
 }
 
 /// An instance's process as the node reaches it.
 struct Running {
-    /// Has it ended.
-    end: mpsc::Sender<()>,
+    /// Has it ended: politely, then by force after this time.
+    end: mpsc::Sender<Duration>,
     cgroup: PathBuf,
+}
+
+/// When an ending agent does what.
+#[derive(Debug, Clone, Copy)]
+struct Ending {
+    /// It ends itself what the Manager has not.
+    force: Instant,
+    /// It goes, whatever is left.
+    end: Instant,
 }
 
 /// The agent's one owner of state.
@@ -68,6 +92,8 @@ pub struct Node {
     next_report: u64,
     next_look: Instant,
     last_ticks: u8,
+    ending: Option<Ending>,
+    repository: PathBuf,
 }
 
 impl Node {
@@ -94,7 +120,14 @@ impl Node {
             next_report: 0,
             next_look: Instant::now(),
             last_ticks: LAST_TICKS,
+            ending: None,
+            repository: PathBuf::new(),
         }
+    }
+
+    /// Where the repository is read from when it is read again.
+    pub fn reloads_from(&mut self, file: PathBuf) {
+        self.repository = file;
     }
 
     /// Takes over instances of an earlier agent, before anything else happens.
@@ -112,19 +145,22 @@ impl Node {
         }
     }
 
-    /// Runs until it is told to end. Returns whether its instances were left running.
+    /// Runs until it is told to end.
     pub async fn run(
         mut self,
         mut events: mpsc::Receiver<Event>,
         mut said: mpsc::Receiver<Said>,
         mut controls: mpsc::Receiver<Control>,
-    ) -> bool {
+    ) -> Ended {
         let mut report = interval(REPORT_EVERY);
         report.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             self.handle_waiting(&mut events, &mut said);
+            if self.has_ended() {
+                break;
+            }
             let event = tokio::select! {
                 event = events.recv() => event,
                 // What instances say is only taken while it can go on: they wait, not the Manager.
@@ -136,9 +172,16 @@ impl Node {
                 control = controls.recv() => {
                     match control {
                         Some(Control::Redirect(on)) => self.redirection.switch(on),
-                        Some(Control::HandOver) => return true,
-                        Some(Control::End) | None => break,
+                        Some(Control::HandOver) if self.ending.is_none() => return Ended::HandedOver,
+                        Some(Control::HandOver) => {}
+                        Some(Control::Reload) => self.reload(),
+                        Some(Control::End(within)) => self.begin_end(within),
+                        None => break,
                     }
+                    continue;
+                }
+                () = until(self.ending.map(|ending| ending.force)) => {
+                    self.end_all(processes::POLITE_TIME);
                     continue;
                 }
                 _ = look.tick(), if self.redirection.is_leaving() => {
@@ -158,7 +201,7 @@ impl Node {
             self.handle(event);
         }
         self.end(&mut events).await;
-        false
+        Ended::WithAll
     }
 
     /// What already waits, without looking whether anything else does.
@@ -234,7 +277,7 @@ impl Node {
             }
             Effect::End(id) => {
                 if let Some(running) = self.running.get(&id) {
-                    let _ = running.end.try_send(());
+                    let _ = running.end.try_send(processes::POLITE_TIME);
                 }
             }
             Effect::Declare(declare) => self.redirection.declare(&declare, &self.directory),
@@ -326,12 +369,52 @@ impl Node {
         self.tasks.spawn(processes::watch(process, start.id, cgroup, ports, events, receiver));
     }
 
-    /// Ends every instance; the Manager is told as long as it listens.
-    async fn end(&mut self, events: &mut mpsc::Receiver<Event>) {
-        info!(instances = self.running.len(), "ending");
-        for running in self.running.values() {
-            let _ = running.end.try_send(());
+    /// Begins to end: the Manager is told, and does what is to be done in order. Without one, or when it is
+    /// told again, all instances are asked to end at once.
+    fn begin_end(&mut self, within: Duration) {
+        let now = Instant::now();
+        let again = self.ending.is_some();
+        let within = if again { END_WITHIN.min(within) } else { within };
+        info!(instances = self.running.len(), ?within, "ending");
+        self.ending = Some(Ending { force: now + within - within / LAST_PART, end: now + within });
+        if !again {
+            self.handle(Event::End(within));
         }
+        if again || !self.core.is_registered() {
+            self.end_all(within - within / LAST_PART);
+        }
+    }
+
+    /// Asks every instance to end, and ends it by force after a time.
+    fn end_all(&mut self, polite: Duration) {
+        for running in self.running.values() {
+            let _ = running.end.try_send(polite);
+        }
+        // Once is enough.
+        self.ending = self.ending.map(|ending| Ending { force: ending.end, ..ending });
+    }
+
+    /// Whether an ending agent has nothing more to wait for.
+    fn has_ended(&self) -> bool {
+        self.ending.is_some_and(|ending| {
+            self.running.is_empty() && self.core.instance_ids().is_empty() || Instant::now() >= ending.end
+        })
+    }
+
+    /// Reads the repository again; one with problems changes nothing.
+    fn reload(&mut self) {
+        match crate::run::read_repository(&self.repository) {
+            Ok(repository) => {
+                info!(services = repository.len(), "the repository was read again");
+                self.handle(Event::Reload(repository));
+            }
+            Err(error) => warn!("the repository stays as it was: {error:#}"),
+        }
+    }
+
+    /// What is left ends by force, and the last messages leave.
+    async fn end(&mut self, events: &mut mpsc::Receiver<Event>) {
+        self.end_all(Duration::ZERO);
         self.tasks.close();
         let deadline = Instant::now() + END_WITHIN;
         while !self.running.is_empty() {
@@ -340,7 +423,14 @@ impl Node {
                 _ => break,
             }
         }
-        // The last messages get a moment to leave.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let _ = tokio::time::timeout(LEAVE_WITHIN, self.manager.has_left()).await;
+    }
+}
+
+/// Waits for a time, or for ever.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

@@ -70,6 +70,27 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until an agent has ended by itself.
+    ///
+    /// # Errors
+    /// It has not in time, or not successfully.
+    pub fn ended(&mut self, node: usize, within: std::time::Duration) -> Result<()> {
+        let Some(mut agent) = self.agents[node].take() else { return Ok(()) };
+        let begun = std::time::Instant::now();
+        loop {
+            match agent.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => anyhow::bail!("the agent ended with {status}\n{}", self.logs()),
+                None if begun.elapsed() > within => {
+                    let said = self.logs();
+                    self.agents[node] = Some(agent);
+                    anyhow::bail!("the agent has not ended in {} s\n{said}", within.as_secs());
+                }
+                None => std::thread::sleep(std::time::Duration::from_millis(20)),
+            }
+        }
+    }
+
     /// `kill -9` for a party.
     ///
     /// # Errors

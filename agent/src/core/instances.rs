@@ -32,6 +32,10 @@ impl Core {
             }
             return;
         }
+        if self.ending.is_some() {
+            self.execution_answer(request.message_id, Status::UNAVAILABLE, "this agent ends", &[]);
+            return;
+        }
         let Some(entry) = self.repository.get(&request.service_name) else {
             let reason = format!("`{}` is not in this node's repository", request.service_name);
             self.execution_answer(request.message_id, Status::NOT_FOUND, &reason, &[]);
@@ -160,7 +164,11 @@ impl Core {
         match instance.shutdown {
             Some((message_id, graceful)) => self.shutdown_answer(id, message_id, graceful, Status::OK),
             None => {
-                let reason = if instance.told_end { "ended by itself" } else { reason };
+                let reason = match (self.ending, instance.told_end) {
+                    (Some(_), _) => super::ending::WHY,
+                    (None, true) => "ended by itself",
+                    (None, false) => reason,
+                };
                 let message_id = self.message_id();
                 let info = ServiceInstanceTerminationInfo {
                     message_id,

@@ -4,6 +4,7 @@
 mod adapted;
 mod asked;
 mod closing;
+mod ending;
 mod instances;
 mod observed;
 pub mod profiles;
@@ -21,8 +22,8 @@ use std::time::Duration;
 
 use patchbay_ebpf_common::Reason;
 use ssmmp::{
-    Address, AgentHealthControlResponse, Envelope, Hop, InitiationRequest, InstanceId, Message, MessageId,
-    Name, NameList, PlugConfiguration, Port, SocketConfiguration, Status,
+    Address, Envelope, Hop, InitiationRequest, InstanceId, Message, MessageId, Name, NameList,
+    PlugConfiguration, Port, SocketConfiguration, Status,
 };
 
 use crate::datapath::{Cause, SessionReport};
@@ -77,6 +78,10 @@ pub enum Event {
     AcknowledgeOverdue(InstanceId, Port),
     /// What was seen so far of sessions that go on.
     Observed(Vec<SessionReport>),
+    /// The agent is to end, after this time at the latest.
+    End(Duration),
+    /// The repository was read again.
+    Reload(Repository),
 }
 
 /// What the agent does.
@@ -250,6 +255,8 @@ pub struct Core {
     registration: MessageId,
     unsent: Unsent,
     next_message: u64,
+    /// The time that this agent has said it ends within.
+    ending: Option<Duration>,
     effects: Vec<Effect>,
 }
 
@@ -279,6 +286,7 @@ impl Core {
             registration: MessageId::from(1),
             unsent: Unsent::default(),
             next_message: FIRST_MESSAGE,
+            ending: None,
             effects: Vec::new(),
         }
     }
@@ -311,6 +319,8 @@ impl Core {
             Event::EndOverdue(id) => self.end_overdue(id),
             Event::CloseOverdue(request) => self.close_overdue(&request),
             Event::AcknowledgeOverdue(id, port) => self.acknowledge_overdue(id, port),
+            Event::End(within) => self.end(within),
+            Event::Reload(repository) => self.reload(repository),
             Event::Observed(reports) => {
                 for report in &reports {
                     self.observed(report, false);
@@ -342,6 +352,11 @@ impl Core {
 
     fn register(&mut self) {
         self.registered = false;
+        self.tell_repository();
+    }
+
+    /// Tells what this node can execute and what exists on it.
+    fn tell_repository(&mut self) {
         let mut parts = self.running();
         let rest = parts.pop().unwrap_or_default();
         for part in parts {
@@ -349,7 +364,7 @@ impl Core {
             let request = request.with("x_running", &part).with("x_running_more", "yes");
             self.effect(Effect::ToManager(request));
         }
-        let (id, envelope) = self.registration_with(NameList(self.repository.keys().cloned().collect()));
+        let (id, envelope) = self.registration_with(self.offered());
         self.registration = id;
         let envelope = envelope.with("x_redirection", &self.redirects.description).with("x_running", &rest);
         self.effect(Effect::ToManager(envelope));
@@ -366,9 +381,12 @@ impl Core {
         match &envelope.message {
             Message::InitiationResponse(response) if response.message_id == self.registration => {
                 if response.status.is_success() {
-                    self.registered = true;
-                    self.effect(Effect::Registered);
-                    self.tell_again();
+                    // One that was registered all the time has only told of another repository.
+                    if !std::mem::replace(&mut self.registered, true) {
+                        self.effect(Effect::Registered);
+                        self.tell_again();
+                        self.tell_ending();
+                    }
                 } else {
                     self.effect(Effect::Refused(response.status));
                 }
@@ -396,12 +414,8 @@ impl Core {
                 self.health_asked(request.service_instance_id, envelope);
             }
             Message::AgentHealthControlRequest(request) => {
-                let response = AgentHealthControlResponse {
-                    message_id: request.message_id,
-                    agent_network_address: self.address,
-                    status: Status::OK,
-                };
-                self.effect(Effect::ReportThen(Envelope::new(response, Hop::AgentToManager)));
+                let answer = self.own_health(request.message_id);
+                self.effect(Effect::ReportThen(answer));
             }
             _ => {}
         }

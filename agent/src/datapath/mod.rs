@@ -31,6 +31,7 @@ pub use earlier::is_pinned;
 use patchbay_ebpf_common as common;
 pub use patchbay_ebpf_common::Reason;
 pub use patchbay_ebpf_common::habit;
+pub use pins::prepare_folder as prepare_pins;
 pub use report::{Cause, Path, SessionEvent, SessionReport, Traffic};
 pub use scope::{ListeningSocket, Scope};
 pub use shown::{Looker, ShownMessage};

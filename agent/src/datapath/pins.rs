@@ -52,6 +52,13 @@ fn layouts(pins: &Path) -> Vec<PathBuf> {
 
 /// Makes the folder, and mounts a BPF file system on it when it is in none.
 pub fn prepare(pins: &Path, layout: u32) -> Result<(), Unavailable> {
+    prepare_folder(pins)?;
+    fs::create_dir_all(of_layout(pins, layout))
+        .map_err(|error| Unavailable(format!("making a folder in {} failed: {error}", pins.display())))
+}
+
+/// The same without a folder for a layout: what is claimed before anything is pinned there.
+pub fn prepare_folder(pins: &Path) -> Result<(), Unavailable> {
     let fail = |what: &str, error: &dyn std::fmt::Display| {
         Unavailable(format!("{what} {} failed: {error}", pins.display()))
     };
@@ -60,7 +67,7 @@ pub fn prepare(pins: &Path, layout: u32) -> Result<(), Unavailable> {
         mount(Some("bpf"), pins, Some("bpf"), MsFlags::empty(), None::<&str>)
             .map_err(|error| fail("mounting a BPF file system on", &error))?;
     }
-    fs::create_dir_all(of_layout(pins, layout)).map_err(|error| fail("making a folder in", &error))
+    Ok(())
 }
 
 /// Pins the new link, then lets the earlier agent's go, so that no connection is missed.

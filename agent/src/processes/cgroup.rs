@@ -59,17 +59,40 @@ pub(super) fn limit(cgroup: &Path, limits: &Limits) {
     }
 }
 
-/// Ends everything in a cgroup and removes it.
+/// Ends everything in a cgroup and removes it, with those below it.
 pub async fn remove_cgroup(cgroup: &Path) {
     let _ = fs::write(cgroup.join("cgroup.kill"), "1");
     let begun = Instant::now();
-    while fs::remove_dir(cgroup).is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
+    while remove_all(cgroup).is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
         if begun.elapsed() > EMPTY_WITHIN {
             warn!(cgroup = %cgroup.display(), "the cgroup does not become empty");
             return;
         }
         sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Programs may have made cgroups of their own below theirs.
+fn remove_all(cgroup: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(cgroup)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_all(&entry.path())?;
+        }
+    }
+    fs::remove_dir(cgroup)
+}
+
+/// Ends whatever is left of a node's instances.
+pub async fn end_all(node: &Path) {
+    let instances = node.join("instances");
+    for entry in fs::read_dir(&instances).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            warn!(cgroup = %entry.path().display(), "something was left and is ended");
+            remove_cgroup(&entry.path()).await;
+        }
+    }
+    let _ = fs::remove_dir(&instances);
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-pub use cgroup::{is_stopped, pass_controllers_on, remove_cgroup};
+pub use cgroup::{end_all, is_stopped, pass_controllers_on, remove_cgroup};
 pub use command::enter_cgroup;
 use tokio::process::Child;
 use tracing::{info, warn};

@@ -37,7 +37,7 @@ pub async fn watch(
     cgroup: u64,
     ports: Vec<u16>,
     events: mpsc::Sender<Event>,
-    mut end: mpsc::Receiver<()>,
+    mut end: mpsc::Receiver<Duration>,
 ) {
     let begun = Instant::now();
     // One that was adopted listens already.
@@ -48,11 +48,20 @@ pub async fn watch(
         let pause = if listening { OUTPUT_CHECK } else { LISTEN_CHECK };
         tokio::select! {
             reason = process.main.wait() => break reason,
-            _ = end.recv() => {
+            Some(polite) = end.recv() => {
                 process.terminate();
-                match tokio::time::timeout(POLITE_TIME, process.main.wait()).await {
-                    Ok(reason) => break reason,
-                    Err(_) => process.kill(),
+                let mut until = Instant::now() + polite;
+                let ended = loop {
+                    tokio::select! {
+                        reason = process.main.wait() => break Some(reason),
+                        // Whoever asks again may be in more of a hurry.
+                        Some(polite) = end.recv() => until = until.min(Instant::now() + polite),
+                        () = tokio::time::sleep_until(until) => break None,
+                    }
+                };
+                match ended {
+                    Some(reason) => break reason,
+                    None => process.kill(),
                 }
             }
             () = sleep(pause) => {}

@@ -20,6 +20,7 @@ impl Core {
             polls.misses = 0;
             polls.healthy = now;
         }
+        self.hear_ending(address, envelope);
         for item in envelope.extension("x_sessions").unwrap_or_default().split('&') {
             self.session_counters(address, item);
         }

@@ -130,9 +130,12 @@ impl Core {
         let moved = old.filter(|old| old.leaving.is_some()).map(|old| old.id);
         let start =
             Start { tried: instance.tried.clone(), replaces: old.map(|old| old.id), ..Start::default() };
+        let address = instance.address;
         self.end(id, InstanceState::Failed, &format!("could not be started ({status}): {reason}"), output);
         if let Some(old) = moved {
             self.give_up_move(old, reason);
+            self.settle(&app, &service);
+        } else if self.inventory.is_ending(address) {
             self.settle(&app, &service);
         } else if status == Status::CONFLICT || self.start(&app, &service, start) != Begun::Yes {
             self.unplanned_end(&app, &service, None, status, reason);
@@ -231,8 +234,11 @@ impl Core {
             self.doubt(id);
         }
         let Some(instance) = self.inventory.instance(id) else { return };
-        if state == InstanceState::Stopping && !instance.stopping.failed {
-            let planned = instance.reason.clone().unwrap_or_else(|| reason.to_owned());
+        // Who ends with its agent was asked to, whatever it looks like.
+        let is_asked = self.inventory.is_ending(instance.address);
+        if is_asked || (state == InstanceState::Stopping && !instance.stopping.failed) {
+            let usual = if is_asked { super::ending::WHY } else { reason };
+            let planned = instance.reason.clone().unwrap_or_else(|| usual.to_owned());
             self.end(id, InstanceState::Ended, &planned, Vec::new());
             self.settle(&app, &service);
             return;
@@ -270,9 +276,10 @@ impl Core {
             instance.ended = Some(now);
             instance.reason = Some(reason.to_owned());
             instance.output = output;
-            (instance.app.clone(), instance.service.clone(), instance.sessions.clone())
+            let of = (instance.app.clone(), instance.service.clone(), instance.address);
+            (of, instance.sessions.clone())
         });
-        let Some((app, service, sessions)) = ended else { return };
+        let Some(((app, service, address), sessions)) = ended else { return };
         self.continue_later();
         self.effect(Effect::SaveInstance(id));
         let kind = if state == InstanceState::Failed { "instance-failed" } else { "instance-ended" };
@@ -281,6 +288,7 @@ impl Core {
             self.session_closed(session, Status::BROKEN);
         }
         self.withdraw_waiting(app.as_str(), id);
+        self.stop_what_holds_state(address);
     }
 }
 

@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod counters;
 mod delayed;
+mod ending;
 mod events;
 mod execution;
 mod health;
@@ -181,6 +182,7 @@ impl Core {
                 Timer::Close(session) => self.close_overdue(session),
                 Timer::SurvivingEnds => self.close_next_ends(),
                 Timer::NodeGrace(address) => self.grace_ended(address),
+                Timer::NodeEnds(address) => self.end_node_now(address),
                 Timer::Drain(id) => self.ask_to_end(id),
                 Timer::Graceful(id) => self.force_end(id),
                 Timer::Probe(address) => self.probe_overdue(address),

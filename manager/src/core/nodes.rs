@@ -111,8 +111,11 @@ impl Core {
             self.probe(address, connection, envelope.clone());
             return;
         }
+        // The agent tells of another repository; what is on its way to it is not lost.
+        let again = earlier.is_some_and(|node| node.connection == Some(connection));
         let mut node = Node::lost(address, self.now);
         node.first = earlier.map_or(self.now, |node| node.first);
+        node.ending = again && self.inventory.is_ending(address);
         node.name.clone_from(&name);
         node.connection = Some(connection);
         node.secret = secret;
@@ -120,20 +123,25 @@ impl Core {
         node.repository = request.service_repository.0.iter().cloned().collect();
         node.redirection = short(envelope.extension("x_redirection").unwrap_or("unknown"));
         let services = node.repository.len();
-        self.answers.forget(address);
+        if !again {
+            self.answers.forget(address);
+        }
         self.inventory.put_node(node);
         self.effect(Effect::SaveNode(address));
         self.plan_node_polls(address);
         self.accept(connection, message_id, Status::OK);
+        let kind = if again { "node-changed" } else { "node-up" };
         self.publish(
-            "node-up",
+            kind,
             format!("node {name}"),
             format!("registered from {address} with {services} services"),
         );
-        self.expect_sessions(connection);
+        if !again {
+            self.expect_sessions(connection);
+        }
         let parts = self.parts.take(connection);
         match running {
-            Some(running) => self.reconcile(address, &(parts + running)),
+            Some(running) => self.reconcile(address, &(parts + running), again),
             None => self.reconcile_untold(address),
         }
         self.settle_all();
@@ -248,6 +256,11 @@ impl Core {
         self.told.remove(&connection);
         self.answers.forget(address);
         self.inventory.disconnect(address, now);
+        if self.inventory.is_ending(address) {
+            self.node_ended(address);
+            self.take_over(address);
+            return;
+        }
         let name = self.inventory.node(address).map(|node| node.name.clone()).unwrap_or_default();
         self.publish("node-lost", format!("node {name}"), "its connection ended; its instances go on".into());
         self.at(now + self.config.agent_grace, Timer::NodeGrace(address));

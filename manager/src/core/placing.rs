@@ -30,6 +30,7 @@ impl Core {
         let of_service = self.inventory.of_service(app, service);
         let may = |node: &&Node| {
             !self.drained.contains(&node.address)
+                && !node.ending
                 && !start.tried.contains(&node.address)
                 && start.only.is_none_or(|only| only == node.address)
                 && home.is_none_or(|home| home == node.address)

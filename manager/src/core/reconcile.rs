@@ -47,8 +47,9 @@ impl Core {
         self.end_strangers(address);
     }
 
-    /// Compares what runs on a node with what should.
-    pub(super) fn reconcile(&mut self, address: Address, running: &str) {
+    /// Compares what runs on a node with what should. `again`: the agent was connected all the time, and may
+    /// not have read yet what it was asked to execute.
+    pub(super) fn reconcile(&mut self, address: Address, running: &str, again: bool) {
         let reported: BTreeMap<InstanceId, Reported> = running.split('&').filter_map(read).collect();
         let believed = self.living_on(address);
         // What nobody counts on any more still has its ports, until it is gone.
@@ -62,6 +63,7 @@ impl Core {
         for id in believed {
             let Some(state) = self.inventory.instance(id).map(|instance| instance.state) else { continue };
             match (reported.get(&id).map(|found| found.stage), state) {
+                (None, InstanceState::Starting) if again => self.execute_again(id),
                 (None, _) => gone.push(id),
                 (Some(Stage::Running), InstanceState::Starting) => {
                     self.executed(id, Status::OK, "", Vec::new());

@@ -36,6 +36,9 @@ impl Core {
         if self.drained.contains(&instance.address) && service.state == State::Shared {
             return Some(format!("node {} is drained", instance.node));
         }
+        if service.state == State::Shared && self.inventory.is_ending(instance.address) {
+            return Some(super::ending::WHY.to_owned());
+        }
         if !instance.recipe.is_empty() && instance.recipe != recipe {
             let program = &instance.program;
             return Some(match program.as_str() == service.program {

@@ -119,6 +119,8 @@ pub struct Node {
     pub first: Millis,
     /// What its agents prove with that they are its; none: its agent has told no secret.
     pub secret: Option<SecretHash>,
+    /// Its agent has announced its end: nothing is placed there.
+    pub ending: bool,
     pub(crate) polls: Polls,
 }
 
@@ -144,6 +146,7 @@ impl Node {
             since: now,
             first: now,
             secret: None,
+            ending: false,
             polls: Polls::default(),
         }
     }

@@ -142,7 +142,13 @@ impl Core {
         api::Node {
             name: node.name.clone(),
             address: node.address.to_string(),
-            state: if node.connection.is_some() { "up" } else { "lost" }.into(),
+            state: match (node.connection.is_some(), node.ending) {
+                (true, false) => "up",
+                (true, true) => "ending",
+                (false, true) => "ended",
+                (false, false) => "lost",
+            }
+            .into(),
             draining: self.drained.contains(&node.address),
             healthy_ms: node.polls.healthy,
             services: node.repository.iter().map(ToString::to_string).collect(),

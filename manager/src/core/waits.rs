@@ -24,6 +24,7 @@ pub(crate) enum Timer {
     Close(u64),
     SurvivingEnds,
     NodeGrace(Address),
+    NodeEnds(Address),
     Probe(Address),
     Drain(InstanceId),
     Graceful(InstanceId),

@@ -241,6 +241,21 @@ impl Inventory {
         }
     }
 
+    /// A node's agent ends: it can execute nothing any more. False when that was known, or it is not connected.
+    pub fn begin_end(&mut self, address: Address) -> bool {
+        let Some(node) = self.nodes.get_mut(&address) else { return false };
+        if node.connection.is_none() || std::mem::replace(&mut node.ending, true) {
+            return false;
+        }
+        self.able.remove(&node.repository, address);
+        true
+    }
+
+    /// Whether a node's agent has announced its end.
+    pub fn is_ending(&self, address: Address) -> bool {
+        self.nodes.get(&address).is_some_and(|node| node.ending)
+    }
+
     /// What of a node no index is made of: its polls.
     pub fn node_polls(&mut self, address: Address) -> Option<&mut super::state::Polls> {
         self.nodes.get_mut(&address).map(|node| &mut node.polls)
@@ -350,7 +365,9 @@ impl Inventory {
         let Some(node) = self.nodes.get(&address) else { return };
         let Some(connection) = node.connection else { return };
         self.by_connection.insert(connection, address);
-        self.able.add(&node.repository, turn(address, self.on_node.get(&address)));
+        if !node.ending {
+            self.able.add(&node.repository, turn(address, self.on_node.get(&address)));
+        }
     }
 }
 

@@ -8,9 +8,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn any_sequence_of_events_keeps_the_invariants(steps in prop::collection::vec((0u8..9, 1u64..6, 1u64..4), 1..80)) {
+    fn any_sequence_of_events_keeps_the_invariants(steps in prop::collection::vec((0u8..10, 1u64..6, 1u64..4), 1..80)) {
         let mut cluster = Cluster::new();
         for (step, a, b) in steps {
+            let sent = cluster.sent.len();
+            let of = |core: &Core| core.inventory.nodes().filter(|n| n.ending).filter_map(|n| n.connection).collect::<Vec<_>>();
+            let ending = of(&cluster.core);
             match step {
                 0 => cluster.register(b, &format!("10.0.0.{b}"), "gate, store"),
                 1 => cluster.apply(),
@@ -20,10 +23,15 @@ proptest! {
                 5 => cluster.handle(Event::Command(1, Command::StopInstance(InstanceId(a)))),
                 6 => cluster.pass(a * 3_000),
                 7 => cluster.message(b, &format!("type: service_instance_termination_info ~ message_id: 5 ~ service_name: gate ~ service_instance_id: {a}")),
+                8 => cluster.message(b, &format!("type: agent_health_control_response ~ message_id: 6 ~ agent_network_address: 10.0.0.{b} ~ status: 503 ~ x_ending: {}", a * 1_000)),
                 _ => cluster.message(b, &format!("type: session_ack ~ message_id: {} ~ source_service_name: gate ~ source_service_instance_id: {a} ~ source_plug_port: 40000 ~ status: 200", a * 100 + b)),
             }
             cluster.core.inventory.assert_recount();
             cluster.core.sessions.assert_recount();
+            for (to, envelope) in &cluster.sent[sent..] {
+                let executes = matches!(envelope.message, Message::ExecutionRequest(_));
+                prop_assert!(!executes || !ending.contains(to), "executed where an agent ends");
+            }
             let alive: Vec<_> = cluster.core.inventory.instances().filter(|i| i.state.is_alive()).collect();
             let mut ports: Vec<(Address, u16)> = alive.iter().flat_map(|i| i.sockets.iter().map(|(_, p)| (i.address, p.0))).collect();
             let all = ports.len();

@@ -7,6 +7,7 @@ mod any_sequence;
 mod bounds;
 mod closing;
 mod duties;
+mod ending;
 mod leaving;
 mod life;
 mod ownership;

@@ -1,0 +1,60 @@
+//! The agent ends, or its repository changes: its Manager is told, and places nothing here any more, or
+//! something else (docs/protocol.md).
+
+use std::time::Duration;
+
+use ssmmp::{AgentHealthControlResponse, Envelope, Hop, InstanceId, MessageId, NameList, Status};
+
+use super::{Core, Effect, Stage};
+use crate::repository::Repository;
+
+/// Why instances end then.
+pub(super) const WHY: &str = "its agent ends";
+
+impl Core {
+    /// The agent is to end after a time at the latest. What waits for its plugs is given up; the Manager
+    /// has the rest shut down in order.
+    pub(super) fn end(&mut self, within: Duration) {
+        self.ending = Some(within);
+        self.tell_ending();
+        let waiting: Vec<InstanceId> =
+            self.instances.iter().filter(|(_, i)| i.stage == Stage::Plugs).map(|(id, _)| *id).collect();
+        for id in waiting {
+            self.start_failed(id, Status::UNAVAILABLE, WHY, &[]);
+        }
+    }
+
+    /// Tells the Manager that this agent ends, when it does.
+    pub(super) fn tell_ending(&mut self) {
+        if self.registered && self.ending.is_some() {
+            let message_id = self.message_id();
+            let health = self.own_health(message_id);
+            self.effect(Effect::ToManager(health));
+        }
+    }
+
+    /// How this agent is: 503 when it ends, also for a Manager that does not know `x_ending`.
+    pub(super) fn own_health(&self, message_id: MessageId) -> Envelope {
+        let status = if self.ending.is_some() { Status::UNAVAILABLE } else { Status::OK };
+        let response = AgentHealthControlResponse { message_id, agent_network_address: self.address, status };
+        let envelope = Envelope::new(response, Hop::AgentToManager);
+        match self.ending {
+            Some(within) => envelope.with("x_ending", &within.as_millis().to_string()),
+            None => envelope,
+        }
+    }
+
+    /// What the Manager may have executed here; nothing, by an agent that ends.
+    pub(super) fn offered(&self) -> NameList {
+        let names = self.repository.keys().cloned();
+        NameList(if self.ending.is_some() { Vec::new() } else { names.collect() })
+    }
+
+    /// Another repository: instances go on as they were started, and the Manager is told.
+    pub(super) fn reload(&mut self, repository: Repository) {
+        self.repository = repository;
+        if self.registered {
+            self.tell_repository();
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! `run`: everything of a node is claimed, loaded and joined, then served until it ends.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use ssmmp::AGENT_PORT;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use crate::claim::{Claim, Thing};
+use crate::core::{Core, Redirects};
+use crate::datapath::{self, Datapath, Options};
+use crate::instance_listener::{self, Directory};
+use crate::node::{Ended, Node};
+use crate::processes::{self, Places};
+use crate::redirection::Redirection;
+use crate::repository::{self, Repository};
+use crate::{manager_link, private, probe, profile_file, require_root, reserved_ports, signals};
+
+/// Events that may wait for the core; senders wait when it is full.
+const EVENT_QUEUE: usize = 4_096;
+/// How long the instances' port may be taken: a child of an agent that was killed has its listener until it
+/// executes its program.
+const LISTEN_WITHIN: Duration = Duration::from_secs(5);
+/// Between two tries.
+const TRY_EVERY: Duration = Duration::from_millis(50);
+
+/// How a node is served.
+#[derive(Args)]
+pub struct Run {
+    /// Where the Manager listens for agents
+    #[arg(long, env = "PATCHBAY_MANAGER_AGENTS", value_parser = host_and_port, value_name = "HOST:PORT")]
+    manager: String,
+    /// This node's address, under which its instances are reached
+    #[arg(long, env = "PATCHBAY_ADDRESS", value_name = "ADDRESS")]
+    address: IpAddr,
+    /// This node's name; the host's name if absent
+    #[arg(long, env = "PATCHBAY_NODE", value_name = "NAME")]
+    node: Option<String>,
+    /// What this node can execute
+    #[arg(long, env = "PATCHBAY_REPOSITORY", value_name = "FILE")]
+    repository: PathBuf,
+    /// This node's cgroup below the cgroup v2 mount; `patchbay/NODE` if absent
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// Where instances connect
+    #[arg(long, default_value_t = SocketAddr::from(([127, 0, 0, 1], AGENT_PORT)), value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// Where kernel programs and maps are pinned, so that they outlive the agent; in a BPF file system, or
+    /// one is mounted there [default: BPF-MOUNT/patchbay/NODE]
+    #[arg(long, value_name = "FOLDER")]
+    pins: Option<PathBuf>,
+    /// Outputs, folders and data of instances; `/var/lib/patchbay/nodes/NODE` if absent
+    #[arg(long, value_name = "FOLDER")]
+    state_dir: Option<PathBuf>,
+    /// Whether to redirect same-node sessions inside the kernel
+    #[arg(long, default_value = "on", value_enum)]
+    redirection: Switch,
+    /// Unread redirected bytes allowed for each direction; 0 for the receiver's buffer size
+    #[arg(long, default_value_t = datapath::DEFAULT_IN_FLIGHT_BYTES, value_name = "BYTES")]
+    in_flight_bytes: u32,
+    /// Older dialects that instances may speak besides SSMMP/1.1; they are answered in kind
+    #[arg(long, value_enum, value_name = "DIALECT")]
+    accept_dialect: Vec<Dialect>,
+    /// How long instances may take when this agent is told to end, seconds
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3_600), value_name = "SECONDS")]
+    stop_within: u64,
+    /// Replace the running agent of this node: it hands its instances and sessions over once this one is ready
+    #[arg(long)]
+    take_over: bool,
+    /// Log lines for people or for programs
+    #[arg(long, default_value = "text", value_enum)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+/// A dialect besides SSMMP/1.1.
+#[derive(Clone, PartialEq, clap::ValueEnum)]
+enum Dialect {
+    /// Fields joined by `;`, as the public Java implementation sends them
+    Semi,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+fn host_and_port(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    match parts.and_then(|(_, port)| port.parse::<u16>().ok()).filter(|port| *port > 0) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("write it as HOST:PORT, with the port where the Manager listens for agents".into()),
+    }
+}
+
+/// Reads a repository file.
+///
+/// # Errors
+/// All its problems, one a line.
+pub fn read_repository(file: &Path) -> Result<Repository> {
+    repository::read(file).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("the repository has {} problem(s):\n{}", problems.len(), lines.join("\n"))
+    })
+}
+
+/// Serves the node until it ends.
+///
+/// # Errors
+/// What is missing, or who has the node already; then nothing was changed.
+pub async fn run(arguments: Run) -> Result<()> {
+    require_root("the agent starts instances in cgroups of their own")?;
+    let (controls, control_receiver) = mpsc::channel(16);
+    let signals = signals::watch(controls, Duration::from_secs(arguments.stop_within))?;
+    let repository = read_repository(&arguments.repository)?;
+    let node = match &arguments.node {
+        Some(node) => node.clone(),
+        None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
+    };
+    let pins = arguments.pins.clone().unwrap_or_else(|| default_pins(&node));
+    let mut options = Options::new(node_cgroup(&arguments, &node)?);
+    options.in_flight_budget = arguments.in_flight_bytes;
+    options.pins = Some(pins.clone());
+    // An agent that is to be replaced serves until this one has nothing more to find out.
+    let tested = if arguments.take_over { Some(test_kernel(&arguments, &mut options).await) } else { None };
+    let claim = claim(&arguments, &node, &options).await?;
+    let trusted = match tested {
+        Some(trusted) => trusted,
+        None => test_kernel(&arguments, &mut options).await,
+    };
+    let listener = listen(arguments.listen).await?;
+    let places = Places {
+        cgroup: options.cgroup.clone(),
+        state: state_folder(&arguments, &node),
+        agent: listener.local_addr()?.to_string(),
+        node: node.clone(),
+    };
+    std::fs::create_dir_all(places.cgroup.join("instances"))
+        .with_context(|| format!("cgroups can't be made in {}", places.cgroup.display()))?;
+    processes::pass_controllers_on(&datapath::cgroup2_mount()?, &places.cgroup);
+    let adopted = processes::adopt(&places).await.context("instances of an earlier agent can't be seen")?;
+    if let Err(error) = reserved_ports::reserve() {
+        warn!("the ports of sockets can't be reserved, a plug may take one by chance: {error}");
+    }
+    let redirection = match arguments.redirection {
+        Switch::On if trusted => Redirection::load(&options),
+        Switch::On => Redirection::failed(),
+        Switch::Off => Redirection::off(),
+    };
+    let (events, event_receiver) = mpsc::channel(EVENT_QUEUE);
+    let (manager, manager_receiver) = manager_link::queue();
+    let (said, said_receiver) = mpsc::channel(instance_listener::QUEUE);
+    let directory = Directory::default();
+    let address = arguments.address.into();
+    let redirects = Redirects {
+        description: redirection.describe(),
+        observes: redirection.observes(),
+        harmful: options.harmful,
+    };
+    let profiles = profile_file::read(&places.state)?;
+    let mut core = Core::new(address, node.clone(), redirects, repository, profiles);
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    core.number_messages_from(since_1970.as_secs() * 10);
+    info!(node, address = %arguments.address, redirection = redirection.describe(), "ready");
+    let mut node = Node::new(core, redirection, directory.clone(), places, address, manager, events.clone());
+    node.reloads_from(arguments.repository.clone());
+    node.adopt(adopted);
+    let semi = arguments.accept_dialect.contains(&Dialect::Semi);
+    tokio::spawn(instance_listener::serve(listener, directory, said, semi));
+    tokio::spawn(manager_link::run(arguments.manager, events, manager_receiver));
+    tokio::spawn(signals);
+    match node.run(event_receiver, said_receiver, control_receiver).await {
+        Ended::HandedOver => info!("ended; the instances go on and wait for the next agent"),
+        Ended::WithAll => leave_nothing(&options.cgroup, &pins).await?,
+    }
+    drop(claim);
+    Ok(())
+}
+
+/// Claims everything that only one agent may have.
+async fn claim(arguments: &Run, node: &str, options: &Options) -> Result<Claim> {
+    let state = state_folder(arguments, node);
+    let unmade = |folder: &Path| format!("{} can't be made", folder.display());
+    private::passage(&state).with_context(|| unmade(&state))?;
+    std::fs::create_dir_all(&options.cgroup).with_context(|| unmade(&options.cgroup))?;
+    let things = [
+        Thing::node(node).context("the node can't be claimed")?,
+        Thing::folder("the state folder", &state),
+        Thing::folder("the cgroup", &options.cgroup),
+    ];
+    let mut claim = Claim::take(&things, arguments.take_over).await?;
+    if let (Switch::On, Some(pins)) = (arguments.redirection, &options.pins) {
+        // Without a place for pins it is loading that says so.
+        if datapath::prepare_pins(pins).is_ok() {
+            claim.join(Claim::take(&[Thing::folder("the pins in", pins)], arguments.take_over).await?);
+        }
+    }
+    Ok(claim)
+}
+
+/// Tries what redirection does on this kernel. Returns whether it can be trusted.
+async fn test_kernel(arguments: &Run, options: &mut Options) -> bool {
+    if arguments.redirection == Switch::Off {
+        return true;
+    }
+    match probe::try_everything().await {
+        Ok(matrix) => {
+            options.harmful = matrix.harmful();
+            info!(kernel = matrix.kernel, milliseconds = matrix.milliseconds, "self-test done");
+            matrix.redirects
+        }
+        Err(error) => {
+            // Loading says the same, or succeeds; every difference then counts as present.
+            warn!("the self-test could not be done: {error:#}");
+            true
+        }
+    }
+}
+
+/// The instances' listener.
+async fn listen(at: SocketAddr) -> Result<TcpListener> {
+    let begun = Instant::now();
+    loop {
+        match TcpListener::bind(at).await {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse && begun.elapsed() < LISTEN_WITHIN =>
+            {
+                sleep(TRY_EVERY).await;
+            }
+            result => {
+                return result.with_context(|| {
+                    format!(
+                        "can't listen for instances at {at} (tried for {} s); another program has it, or                          choose --listen",
+                        LISTEN_WITHIN.as_secs()
+                    )
+                });
+            }
+        }
+    }
+}
+
+/// All instances have ended: nothing of the node stays in the kernel.
+async fn leave_nothing(cgroup: &Path, pins: &Path) -> Result<()> {
+    processes::end_all(cgroup).await;
+    Datapath::detach(pins).with_context(|| format!("the pins at {} can't be removed", pins.display()))?;
+    // Only what is empty can be removed: others may have the folders above.
+    let _ = std::fs::remove_dir(cgroup);
+    let _ = cgroup.parent().map(std::fs::remove_dir);
+    Ok(())
+}
+
+fn node_cgroup(arguments: &Run, node: &str) -> Result<PathBuf> {
+    let below = arguments.cgroup.clone().unwrap_or_else(|| PathBuf::from("patchbay").join(node));
+    Ok(datapath::cgroup2_mount()?.join(below))
+}
+
+fn state_folder(arguments: &Run, node: &str) -> PathBuf {
+    let usual = || PathBuf::from("/var/lib/patchbay/nodes").join(node);
+    arguments.state_dir.clone().unwrap_or_else(usual)
+}
+
+/// Where maps and programs are pinned: in a BPF file system, the node's own when there is none.
+fn default_pins(node: &str) -> PathBuf {
+    let mount = datapath::bpf_mount().unwrap_or_else(|| PathBuf::from("/run/patchbay/bpf"));
+    mount.join("patchbay").join(node)
+}
