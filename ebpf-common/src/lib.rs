@@ -3,105 +3,11 @@
 //! Everything is `repr(C)` without hidden padding, its size asserted: both sides read the same bytes.
 #![no_std]
 
+mod keys;
 mod reason;
 
+pub use keys::*;
 pub use reason::Reason;
-
-/// An IPv6 address, or an IPv4 one mapped into IPv6, in network byte order.
-pub type AddressBytes = [u8; 16];
-
-/// Who may connect where: the source's cgroup and the destination's socket.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeclarationKey {
-    /// Id (inode number) of the source instance's cgroup.
-    pub source_cgroup: u64,
-    /// The destination's address.
-    pub address: AddressBytes,
-    /// The destination's port, host byte order.
-    pub port: u32,
-    /// Always zero.
-    pub padding: u32,
-}
-
-/// What the agent knows about a declared session before it exists.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct Declaration {
-    /// Id of the destination instance's cgroup; 0 when it is not on this node.
-    pub destination_cgroup: u64,
-    /// The source instance's id.
-    pub source_instance: u64,
-    /// The destination instance's id.
-    pub destination_instance: u64,
-    /// 0, or the [`Reason`] for staying on TCP.
-    pub refusal: u32,
-    /// One of [`mode`].
-    pub mode: u32,
-}
-
-/// How a session is treated that may be redirected.
-pub mod mode {
-    /// It goes back to TCP when a habit or its traffic says so.
-    pub const AUTO: u32 = 0;
-    /// It stays redirected.
-    pub const ALWAYS: u32 = 1;
-}
-
-/// A listening socket inside the scope of a data path that needs no declarations.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ListeningKey {
-    /// The network namespace's cookie.
-    pub namespace: u64,
-    /// The address it listens at; all zero, or 0.0.0.0 mapped, for any.
-    pub address: AddressBytes,
-    /// The port, host byte order.
-    pub port: u32,
-    /// Always zero.
-    pub padding: u32,
-}
-
-/// What happens to sessions with a listening socket of the scope.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct Listening {
-    /// 0, or the [`Reason`] for staying on TCP.
-    pub refusal: u32,
-    /// One of [`mode`].
-    pub mode: u32,
-}
-
-/// A program's name as the kernel keeps it for a process: at most 15 bytes, the rest zero.
-pub type ProgramName = [u8; 16];
-
-/// A program of the scope that connects to a port.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SourceKey {
-    /// The program.
-    pub program: ProgramName,
-    /// The port, host byte order.
-    pub port: u32,
-    /// Always zero.
-    pub padding: u32,
-}
-
-/// A connection, from source to destination.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tuple {
-    /// The source's address.
-    pub source: AddressBytes,
-    /// The destination's address.
-    pub destination: AddressBytes,
-    /// The source's port, host byte order.
-    pub source_port: u32,
-    /// The destination's port, host byte order.
-    pub destination_port: u32,
-    /// The network namespace's cookie for loopback addresses, which every namespace has; else 0.
-    pub namespace: u64,
-}
 
 /// One direction of a session, written by its sender's side only.
 #[repr(C)]
@@ -141,8 +47,8 @@ pub struct Direction {
     pub calls: u32,
     /// Messages that do not wait for the reader, because one has waited in vain.
     pub hurried: u32,
-    /// Always zero.
-    pub padding: u32,
+    /// The sequence number up to which bytes over TCP are counted.
+    pub written: u32,
 }
 
 /// Paths of a direction.
@@ -155,7 +61,7 @@ pub mod path {
 
 /// Number of the layout of all maps. It grows with every change of a key or a value, so that an agent never
 /// reads another version's maps as its own.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// The first bytes of a [`Session`], up to `leave`, which keep their places in every layout: the sessions of
 /// an earlier version are followed by them.
@@ -167,7 +73,7 @@ pub const LASTING_BYTES: usize = 136;
 pub struct Session {
     /// The connection.
     pub tuple: Tuple,
-    /// Socket cookie of the source; it is the session's key too.
+    /// Socket cookie of the source.
     pub source_cookie: u64,
     /// Socket cookie of the destination, 0 until it is known.
     pub destination_cookie: u64,
@@ -203,8 +109,24 @@ pub struct Session {
     pub padding: u32,
     /// Where the kernel keeps whether TCP is short of memory, or 0.
     pub memory_pressure: u64,
+    /// The session's key: no other session has it while the machine runs.
+    pub key: u64,
+    /// Bytes over TCP in each direction as TCP itself counted them when an end closed.
+    pub carried: [u64; 2],
+    /// The address at which the destination accepted, after whatever translated it; zero until it is known.
+    pub accepted: AddressBytes,
+    /// The port at which the destination accepted, host byte order.
+    pub accepted_port: u32,
+    /// The process that connected, where there are no declarations.
+    pub source_process: u32,
+    /// The process that began to listen, where there are no declarations.
+    pub destination_process: u32,
+    /// One of [`cause`], once both ends are closed.
+    pub cause: u32,
     /// The program that connected, where there are no declarations.
-    pub source_program: ProgramName,
+    pub source_program: Program,
+    /// The program that began to listen, where there are no declarations.
+    pub destination_program: Program,
     /// From source to destination, then back.
     pub directions: [Direction; 2],
 }
@@ -284,6 +206,10 @@ pub mod operation {
     pub const LEFT: u64 = 3;
     /// Show messages; the value is [`super::Session::trace`].
     pub const TRACE: u64 = 4;
+    /// The agent has heard of the session from its record, because the event was lost.
+    pub const TOLD: u64 = 5;
+    /// The agent has heard of the session's end from its record, which may go.
+    pub const FORGET: u64 = 6;
     /// The answer for a session that is not known.
     pub const UNKNOWN: u32 = u32::MAX;
 }
@@ -300,6 +226,12 @@ pub mod state {
     pub const DESTINATION_CLOSED: u32 = 8;
     /// Both sockets have left the map, and TCP counts.
     pub const LEFT: u32 = 16;
+    /// The agent has been told that the session exists.
+    pub const TOLD: u32 = 32;
+    /// Both sockets are closed, and the agent has not been told.
+    pub const ENDED: u32 = 64;
+    /// It is a session only once its destination is found in the scope.
+    pub const TENTATIVE: u32 = 128;
 }
 
 /// Which session a socket belongs to, by the socket's kernel address.
@@ -328,9 +260,9 @@ pub struct Settings {
     pub in_flight_budget: u32,
     /// 1 when every connection inside the programs' cgroup is a session, declared or not.
     pub scope: u32,
-    /// For listening sockets of the scope: 0, or the first [`Reason`] to stay on TCP.
+    /// For programs of the scope that nothing is said of: 0, or the [`Reason`] to stay on TCP.
     pub scope_refusal: u32,
-    /// For listening sockets of the scope: one of [`mode`].
+    /// For programs of the scope that nothing is said of: one of [`mode`].
     pub scope_mode: u32,
     /// Bits of [`habit`] that redirection would break on this kernel.
     pub harmful: u32,
@@ -387,6 +319,18 @@ pub mod event {
     pub const LEAVING: u32 = 4;
 }
 
+/// What is counted of all sessions, by the number of the counter.
+pub mod counter {
+    /// Events that did not fit into the ring: the agent looks at the sessions' records instead.
+    pub const EVENTS_LOST: u32 = 0;
+    /// Sessions that found a table full: they stay on TCP, without a record.
+    pub const TABLE_FULL: u32 = 1;
+    /// Sockets of the scope that began to listen.
+    pub const LISTENED: u32 = 2;
+    /// How many counters there are.
+    pub const COUNT: u32 = 3;
+}
+
 /// Why a session ended.
 pub mod cause {
     /// The source closed first.
@@ -398,14 +342,8 @@ pub mod cause {
 }
 
 const _: () = {
-    assert!(size_of::<DeclarationKey>() == 32);
-    assert!(size_of::<Declaration>() == 32);
-    assert!(size_of::<Tuple>() == 48);
-    assert!(size_of::<ListeningKey>() == 32);
-    assert!(size_of::<Listening>() == 8);
-    assert!(size_of::<SourceKey>() == 24);
     assert!(size_of::<Direction>() == 160);
-    assert!(size_of::<Session>() == 48 + 8 * 8 + 10 * 4 + 8 + 16 + 2 * 160);
+    assert!(size_of::<Session>() == 48 + 8 * 8 + 10 * 4 + 8 + 24 + 16 + 16 + 2 * 40 + 2 * 160);
     assert!(core::mem::offset_of!(Session, source_cookie) == 48);
     assert!(core::mem::offset_of!(Session, source_instance) == 88);
     assert!(core::mem::offset_of!(Session, leave) == LASTING_BYTES - 4);
@@ -425,6 +363,6 @@ mod user {
             unsafe impl aya::Pod for $name {}
         )* };
     }
-    pod!(DeclarationKey, Declaration, ListeningKey, Listening, SourceKey, Tuple, Direction, Session, Member);
-    pod!(Settings, Event, Shown);
+    pod!(DeclarationKey, Declaration, Treatment, Program, SourceKey, Tuple, ConnectionName, DestinationKey);
+    pod!(Mark, Direction, Session, Member, Settings, Event, Shown);
 }

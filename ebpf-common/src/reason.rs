@@ -16,9 +16,9 @@ pub enum Reason {
     NotInserted = 6,
     /// The accepting socket is not the declared instance's.
     OtherInstance = 7,
-    /// The two sockets' sequence numbers do not match.
+    /// Two connections began with the same sequence numbers.
     Mispaired = 8,
-    /// A connection to itself, or one opened from both sides at once.
+    /// A connection to itself, or one opened from both sides at once: nobody accepted it.
     NotAccepted = 9,
     /// The accepting end is not known yet.
     Unpaired = 10,
@@ -46,10 +46,16 @@ pub enum Reason {
     ShortOfMemory = 21,
     /// A stream that outruns its reader, so that it goes over TCP nearly always.
     OutrunsReader = 22,
+    /// The socket was in the map for an earlier connection.
+    Reused = 23,
+    /// A table of the kernel programs is full.
+    TableFull = 24,
+    /// The socket was not connected but restored (TCP_REPAIR).
+    Restored = 25,
 }
 
 impl Reason {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 25] = [
         Self::OtherNode,
         Self::Never,
         Self::NoProfile,
@@ -72,6 +78,9 @@ impl Reason {
         Self::SmallWrites,
         Self::ShortOfMemory,
         Self::OutrunsReader,
+        Self::Reused,
+        Self::TableFull,
+        Self::Restored,
     ];
 
     /// The reason for a code from a map; `None` for 0.
@@ -89,7 +98,7 @@ impl Reason {
             Self::Multipath => "multipath TCP",
             Self::NotInserted => "map full or socket in another map",
             Self::OtherInstance => "accepted by another process",
-            Self::Mispaired => "sequence numbers do not match",
+            Self::Mispaired => "sequence numbers are not unique",
             Self::NotAccepted => "self-connected or simultaneous open",
             Self::Unpaired => "accepting end unknown",
             Self::NotDrained => "TCP bytes unread",
@@ -104,6 +113,9 @@ impl Reason {
             Self::SmallWrites => "stream of small writes",
             Self::ShortOfMemory => "TCP is short of memory",
             Self::OutrunsReader => "stream outruns its reader",
+            Self::Reused => "socket was used before",
+            Self::TableFull => "table of sessions full",
+            Self::Restored => "socket restored by TCP_REPAIR",
         }
     }
 }

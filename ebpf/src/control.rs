@@ -1,9 +1,10 @@
 //! What the agent asks of a session. It runs here, so that no record is overwritten from outside.
 
-use patchbay_ebpf_common::{event, operation, state};
+use patchbay_ebpf_common::{Reason, Session, event, operation, state};
 
-use crate::maps::{KNOWN_SESSIONS, tell};
+use crate::maps::{KNOWN_SESSIONS, MEMBERS, tell};
 use crate::socket::Socket;
+use crate::{pending, scope};
 
 /// Performs one of [`operation`]; returns its answer.
 #[inline(always)]
@@ -15,24 +16,38 @@ pub fn perform(operation: u64, key: u64, value: u64) -> u32 {
         operation::UNREAD => {
             let socket = if value == 0 { session.source_socket } else { session.destination_socket };
             // A socket without its part of the map has nothing redirected unread.
-            Socket::at(socket).unread_redirected().unwrap_or(0) & (u32::MAX >> 1)
+            return Socket::at(socket).unread_redirected().unwrap_or(0) & (u32::MAX >> 1);
         }
         operation::LEAVE => {
             if session.leave == 0 && session.reason == 0 {
                 session.leave = value as u32;
                 tell(event::LEAVING, 0, session);
             }
-            0
         }
-        operation::LEFT => {
-            session.reason = session.leave;
-            session.state = (session.state & !(state::PAIRED | state::SOURCE_IN)) | state::LEFT;
-            0
+        operation::LEFT => left(session),
+        operation::TRACE => session.trace = value as u32,
+        operation::TOLD => session.state |= state::TOLD,
+        operation::FORGET => {
+            if session.state & state::ENDED != 0 {
+                let _ = KNOWN_SESSIONS.remove(&key);
+            }
         }
-        operation::TRACE => {
-            session.trace = value as u32;
-            0
-        }
-        _ => operation::UNKNOWN,
+        _ => return operation::UNKNOWN,
     }
+    0
+}
+
+/// The session's sockets are out of the map.
+#[inline(always)]
+fn left(session: &mut Session) {
+    session.reason = session.leave;
+    session.state = (session.state & !(state::PAIRED | state::SOURCE_IN)) | state::LEFT;
+    if session.state & state::TENTATIVE == 0 || session.leave != Reason::Unpaired as u32 {
+        return;
+    }
+    // Nobody of the scope has accepted it: it is no session.
+    scope::found_outside(&scope::destination(&session.tuple));
+    pending::forget(session);
+    let _ = MEMBERS.remove(&session.source_socket);
+    let _ = KNOWN_SESSIONS.remove(&session.key);
 }

@@ -1,27 +1,30 @@
-//! A connection is established: is it a declared session, and may its sockets enter the map?
+//! A connection is established: is it a session, and may its sockets enter the map?
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SOCK_OPS_STATE_CB_FLAG};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
+use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::SockOpsContext;
-use patchbay_ebpf_common::{AddressBytes, DeclarationKey, Member, Reason, Session, Tuple, event, state};
+use patchbay_ebpf_common::{
+    ConnectionName, Declaration, DeclarationKey, DestinationKey, Mark, Member, Reason, Session, Tuple,
+    counter, event, state,
+};
 
-use crate::maps::{BY_TUPLE, DECLARED, KNOWN_SESSIONS, MEMBERS, NEW_SESSION, SOCKETS, number_of, tell};
+use crate::ends::{self, socket};
+use crate::maps::{DECLARED, KNOWN_SESSIONS, MEMBERS, NEW_SESSION, SOCKETS, count, delete_socket, tell};
+use crate::pending::{self, Noted};
 use crate::socket::Socket;
-use crate::{kernel, listening};
+use crate::{kernel, marks, scope};
 
-/// IPv4.
-pub const AF_INET: u32 = 2;
-/// IPv6.
-pub const AF_INET6: u32 = 10;
+/// Where a session's key has how often its source was connected before: cookies count up from 1.
+const LIVES_SHIFT: u64 = 48;
 
-/// The connecting end. It is always the first of the two, except with TCP Fast Open and when both
-/// ends open at once; then the session stays on TCP.
+/// The connecting end. It is always the first of the two, except with TCP Fast Open; then the session stays on
+/// TCP. Where both ends open at once, neither is seen here.
 #[inline(always)]
 pub fn source(ctx: &SockOpsContext) {
     let socket = socket(ctx);
-    let Some(tuple) = tuple(ctx, true) else { return };
+    let Some(tuple) = ends::tuple(ctx) else { return };
     let Some(cgroup) = kernel::cgroup_id(socket) else { return };
     let key = DeclarationKey {
         source_cgroup: cgroup,
@@ -30,30 +33,134 @@ pub fn source(ctx: &SockOpsContext) {
         padding: 0,
     };
     // SAFETY: the value is copied out at once; the agent replaces declarations whole.
-    let (declaration, program) = match (unsafe { DECLARED.get(&key) }).copied() {
-        Some(declaration) => (declaration, [0; 16]),
-        None => match listening::in_scope(ctx, &tuple) {
-            Some(found) => found,
-            None => return,
-        },
-    };
-    // SAFETY: the helper only reads the context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let here = Socket::at(socket);
-    let (Some(write), Some(copied)) = (here.write_sequence(), here.copied_sequence()) else {
+    let declared = (unsafe { DECLARED.get(&key) }).copied();
+    let Some((declaration, mark)) = (match declared {
+        Some(declaration) => marks::of_or_new(ctx).map(|mark| (declaration, mark)),
+        None => marks::of(ctx).and_then(|mark| Some((scope::declaration(&tuple, mark)?, mark))),
+    }) else {
         return;
     };
+    let Some(session) = begin(ctx, socket, &tuple, &declaration, mark) else { return };
+    if declared.is_none() {
+        session.state |= state::TENTATIVE;
+    }
+    if session.reason == 0 {
+        session.reason = obstacle(ctx, socket, &tuple, mark, session.source_cookie);
+    }
+    if session.reason == 0 {
+        match insert(ctx, mark, session.source_cookie) {
+            true => session.state |= state::SOURCE_IN,
+            false => session.reason = Reason::NotInserted as u32,
+        }
+    }
+    let member = Member { session: session.key, side: 0, reader: 0, writer: 0, run: 0 };
+    if declared.is_some() {
+        session.state |= state::TOLD;
+    }
+    if KNOWN_SESSIONS.insert(&session.key, &*session, 0).is_err()
+        || MEMBERS.insert(&socket, &member, 0).is_err()
+    {
+        forget(session);
+        return;
+    }
+    match pending::note(session) {
+        Noted::Alone => {}
+        Noted::Several => {
+            if let Some(kept) = KNOWN_SESSIONS.get_ptr_mut(&session.key) {
+                // SAFETY: the map's entry stays valid while the program runs.
+                take_out(unsafe { &mut *kept }, Reason::Mispaired as u32);
+            }
+        }
+        Noted::Full => {
+            forget(session);
+            return;
+        }
+    }
+    watch(ctx);
+    if declared.is_some() && !tell(event::ESTABLISHED, 0, session) {
+        not_told(session.key);
+    }
+}
 
-    let Some(room) = NEW_SESSION.get_ptr_mut(0) else { return };
+/// The accepting end: it completes the pair, or the source leaves the map again.
+#[inline(always)]
+pub fn destination(ctx: &SockOpsContext) {
+    let socket = socket(ctx);
+    let here = Socket::at(socket);
+    let (Some(write), Some(copied)) = (here.write_sequence(), here.copied_sequence()) else { return };
+    let Some(key) = pending::take(&ConnectionName { source: copied, destination: write }) else {
+        return;
+    };
+    let Some(session) = KNOWN_SESSIONS.get_ptr_mut(&key) else { return };
+    // SAFETY: the map's entry stays valid while the program runs. Only the one accepting end that has taken
+    // the session's key writes these fields.
+    let session = unsafe { &mut *session };
+    // SAFETY: the helper only reads the context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    session.destination_cookie = cookie;
+    session.destination_socket = socket;
+    session.accepted = ends::local(ctx).unwrap_or_default();
+    session.accepted_port = ctx.local_port();
+    let mark = marks::of_or_new(ctx);
+    if let Some(mark) = &mark {
+        session.destination_program = mark.program;
+        session.destination_process = mark.process;
+    }
+    let member = Member { session: key, side: 1, reader: 0, writer: 0, run: 0 };
+    if MEMBERS.insert(&socket, &member, 0).is_err() && session.reason == 0 {
+        session.reason = Reason::TableFull as u32;
+    }
+    watch(ctx);
+    if session.reason == 0 {
+        session.reason = mismatch(session, socket);
+    }
+    if session.reason == 0 && !mark.is_some_and(|mark| insert(ctx, mark, cookie)) {
+        session.reason = Reason::NotInserted as u32;
+    }
+    if session.reason == 0 {
+        session.state |= state::PAIRED;
+    } else {
+        take_out(session, session.reason);
+    }
+    if session.state & state::TENTATIVE != 0 {
+        session.state = session.state & !state::TENTATIVE | state::TOLD;
+        scope::found_inside(&DestinationKey {
+            namespace: ends::namespace(ctx),
+            address: session.accepted,
+            port: session.accepted_port,
+            padding: 0,
+        });
+        if !tell(event::ESTABLISHED, 0, session) {
+            session.state &= !state::TOLD;
+        }
+    }
+}
+
+/// A session's record, in this processor's room for it.
+#[inline(always)]
+fn begin(
+    ctx: &SockOpsContext,
+    socket: u64,
+    tuple: &Tuple,
+    declaration: &Declaration,
+    mark: &mut Mark,
+) -> Option<&'static mut Session> {
+    let here = Socket::at(socket);
+    let (write, copied) = (here.write_sequence()?, here.copied_sequence()?);
+    let room = NEW_SESSION.get_ptr_mut(0)?;
     // SAFETY: the entry is this processor's own while the program runs, and any bytes are a record.
     let session = unsafe {
         core::ptr::write_bytes(room, 0, 1);
         &mut *room
     };
-    session.tuple = tuple;
-    session.source_program = program;
-    session.source_cookie = cookie;
+    session.tuple = *tuple;
+    // SAFETY: the helper only reads the context.
+    session.source_cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    session.key = session.source_cookie | mark.lives << LIVES_SHIFT;
+    mark.lives += 1;
     session.source_socket = socket;
+    session.source_program = mark.program;
+    session.source_process = mark.process;
     session.destination_cgroup = declaration.destination_cgroup;
     session.source_instance = declaration.source_instance;
     session.destination_instance = declaration.destination_instance;
@@ -61,88 +168,26 @@ pub fn source(ctx: &SockOpsContext) {
     session.established = unsafe { bpf_ktime_get_boot_ns() };
     session.source_sequence = write;
     session.source_expected = copied;
+    session.directions[0].written = write;
+    session.directions[1].written = copied;
     session.reason = declaration.refusal;
     session.mode = declaration.mode;
     session.memory_pressure = kernel::memory_pressure(socket);
-    if session.reason == 0 {
-        session.reason = obstacle(ctx, socket, &tuple);
-    }
-    if session.reason == 0 {
-        match insert(ctx, cookie) {
-            true => session.state |= state::SOURCE_IN,
-            false => session.reason = Reason::NotInserted as u32,
-        }
-    }
-    let member = Member { session: cookie, side: 0, reader: 0, writer: 0, run: 0 };
-    if KNOWN_SESSIONS.insert(&cookie, &*session, 0).is_err()
-        || BY_TUPLE.insert(&tuple, &cookie, 0).is_err()
-        || MEMBERS.insert(&socket, &member, 0).is_err()
-    {
-        forget(session);
-        return;
-    }
-    watch(ctx);
-    tell(event::ESTABLISHED, 0, session);
-}
-
-/// The accepting end: it completes the pair, or the source leaves the map again.
-#[inline(always)]
-pub fn destination(ctx: &SockOpsContext) {
-    let Some(tuple) = tuple(ctx, false) else { return };
-    // SAFETY: the value is copied out at once.
-    let Some(key) = (unsafe { BY_TUPLE.get(&tuple) }).copied() else { return };
-    let Some(session) = KNOWN_SESSIONS.get_ptr_mut(&key) else { return };
-    // SAFETY: the map's entry stays valid while the program runs. Only this socket's one
-    // establishment writes these fields.
-    let session = unsafe { &mut *session };
-    if session.destination_cookie != 0 {
-        return;
-    }
-    let socket = socket(ctx);
-    // SAFETY: the helper only reads the context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    session.destination_cookie = cookie;
-    session.destination_socket = socket;
-    let member = Member { session: key, side: 1, reader: 0, writer: 0, run: 0 };
-    if MEMBERS.insert(&socket, &member, 0).is_err() && session.reason == 0 {
-        session.reason = Reason::NotInserted as u32;
-    }
-    watch(ctx);
-    if session.reason == 0 {
-        session.reason = mismatch(session, socket);
-    }
-    if session.reason == 0 && !insert(ctx, cookie) {
-        session.reason = Reason::NotInserted as u32;
-    }
-    if session.reason == 0 {
-        session.state |= state::PAIRED;
-    } else if session.state & state::SOURCE_IN != 0 {
-        take_out(session.source_cookie);
-        session.state &= !state::SOURCE_IN;
-    }
+    Some(session)
 }
 
 /// Why the source must not enter the map, or 0.
 #[inline(always)]
-fn obstacle(ctx: &SockOpsContext, socket: u64, tuple: &Tuple) -> u32 {
+fn obstacle(ctx: &SockOpsContext, socket: u64, tuple: &Tuple, mark: &Mark, cookie: u64) -> u32 {
     if kernel::is_multipath(socket) {
         return Reason::Multipath as u32;
     }
-    let mirrored = Tuple {
-        source: tuple.destination,
-        destination: tuple.source,
-        source_port: tuple.destination_port,
-        destination_port: tuple.source_port,
-        namespace: tuple.namespace,
-    };
-    // SAFETY: the value is copied out at once.
-    if let Some(other) = (unsafe { BY_TUPLE.get(&mirrored) }).copied() {
-        if let Some(session) = KNOWN_SESSIONS.get_ptr_mut(&other) {
-            take_out(other);
-            // SAFETY: the map's entry stays valid while the program runs.
-            unsafe { (*session).reason = Reason::NotAccepted as u32 };
-        }
-        return Reason::NotAccepted as u32;
+    // Whoever restores a socket says what its sequence numbers are.
+    if kernel::is_restored(socket) {
+        return Reason::Restored as u32;
+    }
+    if mark.entered == cookie {
+        return Reason::Reused as u32;
     }
     if tuple.source == tuple.destination && tuple.source_port == tuple.destination_port {
         return Reason::NotAccepted as u32;
@@ -155,9 +200,12 @@ fn obstacle(ctx: &SockOpsContext, socket: u64, tuple: &Tuple) -> u32 {
     0
 }
 
-/// Why the accepting socket is not the declared other end, or 0.
+/// Why the accepting socket, which has the name of the session's connection, is not its other end, or 0.
 #[inline(always)]
 fn mismatch(session: &Session, socket: u64) -> u32 {
+    if session.leave != 0 {
+        return session.leave;
+    }
     if session.state & state::SOURCE_IN == 0 {
         return Reason::NotInserted as u32;
     }
@@ -169,35 +217,42 @@ fn mismatch(session: &Session, socket: u64) -> u32 {
     if kernel::is_multipath(socket) {
         return Reason::Multipath as u32;
     }
-    // Two random initial sequence numbers agree: these are the two ends of one connection.
-    let here = Socket::at(socket);
-    if here.copied_sequence() != Some(session.source_sequence)
-        || here.write_sequence() != Some(session.source_expected)
-    {
-        return Reason::Mispaired as u32;
-    }
     0
 }
 
+/// Puts the context's socket into the map, for the first time in its life.
 #[inline(always)]
-fn insert(ctx: &SockOpsContext, cookie: u64) -> bool {
+fn insert(ctx: &SockOpsContext, mark: &mut Mark, cookie: u64) -> bool {
+    mark.entered = cookie;
     // SAFETY: the context is valid while the program runs.
     SOCKETS.update(cookie, unsafe { &mut *ctx.ops }, u64::from(BPF_NOEXIST)).is_ok()
 }
 
-/// Takes a socket out of the map. Nothing has been redirected to it yet, so nothing is lost.
+/// Takes a session's source out of the map. Nothing has been redirected to it yet, so nothing is lost.
 #[inline(always)]
-fn take_out(cookie: u64) {
-    crate::maps::delete_socket(cookie);
+pub fn take_out(session: &mut Session, reason: u32) {
+    session.reason = reason;
+    if session.state & state::SOURCE_IN != 0 {
+        delete_socket(session.source_cookie);
+        session.state &= !state::SOURCE_IN;
+    }
 }
 
 /// Undoes a half-made record: a table is full.
 #[inline(always)]
 fn forget(session: &Session) {
-    take_out(session.source_cookie);
+    count(counter::TABLE_FULL);
+    delete_socket(session.source_cookie);
     let _ = MEMBERS.remove(&session.source_socket);
-    let _ = BY_TUPLE.remove(&session.tuple);
-    let _ = KNOWN_SESSIONS.remove(&session.source_cookie);
+    let _ = KNOWN_SESSIONS.remove(&session.key);
+}
+
+#[inline(always)]
+fn not_told(key: u64) {
+    if let Some(session) = KNOWN_SESSIONS.get_ptr_mut(&key) {
+        // SAFETY: the map's entry stays valid while the program runs.
+        unsafe { (*session).state &= !state::TOLD };
+    }
 }
 
 /// Asks for the socket's changes of state.
@@ -205,80 +260,3 @@ fn forget(session: &Session) {
 fn watch(ctx: &SockOpsContext) {
     let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
 }
-
-/// The kernel address of the context's socket, 0 when it has none.
-#[inline(always)]
-pub fn socket(ctx: &SockOpsContext) -> u64 {
-    // SAFETY: the context is valid while the program runs.
-    number_of(unsafe { (*ctx.ops).__bindgen_anon_2.sk })
-}
-
-/// The connection from source to destination, seen from the source's or the destination's socket.
-#[inline(always)]
-fn tuple(ctx: &SockOpsContext, from_source: bool) -> Option<Tuple> {
-    let (local, remote) = match ctx.family() {
-        AF_INET => (mapped(ctx.local_ip4()), mapped(ctx.remote_ip4())),
-        AF_INET6 => (local_ip6(ctx), remote_ip6(ctx)),
-        _ => return None,
-    };
-    let local_port = ctx.local_port();
-    let remote_port = u32::from_be(ctx.remote_port());
-    let namespace = if is_loopback(&local) {
-        // SAFETY: the helper only reads the context.
-        unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
-    } else {
-        0
-    };
-    Some(match from_source {
-        true => Tuple {
-            source: local,
-            destination: remote,
-            source_port: local_port,
-            destination_port: remote_port,
-            namespace,
-        },
-        false => Tuple {
-            source: remote,
-            destination: local,
-            source_port: remote_port,
-            destination_port: local_port,
-            namespace,
-        },
-    })
-}
-
-#[inline(always)]
-pub fn mapped(address: u32) -> AddressBytes {
-    let [a, b, c, d] = address.to_ne_bytes();
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
-}
-
-#[inline(always)]
-pub fn is_loopback(address: &AddressBytes) -> bool {
-    let v4 = address[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff] && address[12] == 127;
-    v4 || *address == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
-}
-
-/// The verifier takes loads of 4 bytes only; volatile keeps the compiler from joining them.
-macro_rules! ip6 {
-    ($name:ident, $field:ident) => {
-        #[inline(always)]
-        pub fn $name(ctx: &SockOpsContext) -> AddressBytes {
-            let mut bytes = [0; 16];
-            let mut word = 0;
-            while word < 4 {
-                // SAFETY: the context is valid while the program runs.
-                let value = unsafe { core::ptr::read_volatile(&raw const (*ctx.ops).$field[word]) };
-                let [a, b, c, d] = value.to_ne_bytes();
-                bytes[4 * word] = a;
-                bytes[4 * word + 1] = b;
-                bytes[4 * word + 2] = c;
-                bytes[4 * word + 3] = d;
-                word += 1;
-            }
-            bytes
-        }
-    };
-}
-ip6!(local_ip6, local_ip6);
-ip6!(remote_ip6, remote_ip6);

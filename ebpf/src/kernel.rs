@@ -26,6 +26,14 @@ offsets! {
     OFFSET_COPIED_SEQ copied_seq_offset;
     /// `tcp_sock.is_mptcp`; 0 where the kernel has no multipath TCP.
     OFFSET_IS_MPTCP is_mptcp_offset;
+    /// `tcp_sock.repair`, its byte
+    OFFSET_REPAIR repair_offset;
+    /// `tcp_sock.repair`, its bit in the byte
+    BIT_REPAIR repair_bit;
+    /// `sock.sk_err`
+    OFFSET_ERROR error_offset;
+    /// `sock.sk_flags`
+    OFFSET_FLAGS flags_offset;
     /// `sock.sk_user_data`
     OFFSET_USER_DATA user_data_offset;
     /// `sk_psock.msg_tot_len`; 0 where the kernel has none.
@@ -76,6 +84,24 @@ offsets! {
     OFFSET_GROUP_LEADER group_leader_offset;
     /// `task_struct.comm`
     OFFSET_COMM comm_offset;
+    /// `task_struct.tgid`
+    OFFSET_PROCESS process_offset;
+    /// `task_struct.mm`
+    OFFSET_MEMORY memory_offset;
+    /// `mm_struct.exe_file`
+    OFFSET_EXECUTABLE executable_offset;
+    /// `mm_struct.arg_start`
+    OFFSET_ARGUMENTS arguments_offset;
+    /// `mm_struct.arg_end`
+    OFFSET_ARGUMENTS_END arguments_end_offset;
+    /// `file.f_inode`
+    OFFSET_INODE inode_offset;
+    /// `inode.i_ino`
+    OFFSET_INODE_NUMBER inode_number_offset;
+    /// `inode.i_sb`
+    OFFSET_FILE_SYSTEM file_system_offset;
+    /// `super_block.s_dev`
+    OFFSET_DEVICE device_offset;
     /// `files_struct.fdt`
     OFFSET_FILE_TABLE file_table_offset;
     /// `fdtable.fd`
@@ -110,6 +136,8 @@ offsets! {
 
 /// `SOCK_RCVBUF_LOCK`
 const RECEIVE_BUFFER_LOCK: u64 = 2;
+/// `SOCK_DONE`, as a bit of `sk_flags`.
+const DONE: u64 = 1 << 1;
 /// The third of three numbers of 4 bytes.
 const LARGEST: u64 = 8;
 /// `O_NONBLOCK`, the same on every architecture that this runs on.
@@ -217,12 +245,50 @@ pub fn is_shutdown(number: u64) -> bool {
     number == shutdown_number()
 }
 
-/// The name of the running program: that of its first thread.
+/// Whether the socket is being restored (TCP_REPAIR): its connection was made nowhere.
 #[inline(always)]
-pub fn program() -> Option<ProgramName> {
-    // SAFETY: the helper has no arguments.
-    let task = unsafe { bpf_get_current_task() };
+pub fn is_restored(socket: u64) -> bool {
+    read::<u8>(socket, repair_offset()).is_none_or(|bits| u64::from(bits) >> repair_bit() & 1 != 0)
+}
+
+/// The socket's error that its program has not been told, or 0.
+#[inline(always)]
+pub fn socket_error(socket: u64) -> Option<i32> {
+    read(socket, error_offset())
+}
+
+/// Whether the other end's FIN has come.
+#[inline(always)]
+pub fn has_seen_end(socket: u64) -> bool {
+    read::<u64>(socket, flags_offset()).is_some_and(|flags| flags & DONE != 0)
+}
+
+/// The name of a task's program: that of its first thread.
+#[inline(always)]
+pub fn program_name(task: u64) -> Option<ProgramName> {
     read(read(task, group_leader_offset())?, comm_offset())
+}
+
+/// A task's process.
+#[inline(always)]
+pub fn process(task: u64) -> Option<u32> {
+    read(task, process_offset())
+}
+
+/// The device and the inode of the file that a task executes.
+#[inline(always)]
+pub fn executable(task: u64) -> Option<(u32, u64)> {
+    let file: u64 = read(read(task, memory_offset())?, executable_offset())?;
+    let inode: u64 = read(file, inode_offset())?;
+    let file_system: u64 = read(inode, file_system_offset())?;
+    Some((read(file_system, device_offset())?, read(inode, inode_number_offset())?))
+}
+
+/// Where a task has its arguments, and where they end.
+#[inline(always)]
+pub fn arguments_of(task: u64) -> Option<(u64, u64)> {
+    let memory: u64 = read(task, memory_offset())?;
+    Some((read(memory, arguments_offset())?, read(memory, arguments_end_offset())?))
 }
 
 /// The kernel address of the socket behind a descriptor of the running task. For a descriptor of another

@@ -10,12 +10,15 @@
 
 mod closing;
 mod control;
+mod ends;
 mod established;
 mod habits;
 mod kernel;
-mod listening;
 mod maps;
+mod marks;
+mod pending;
 mod redirect;
+mod scope;
 mod shown;
 mod socket;
 
@@ -35,8 +38,8 @@ pub fn patchbay_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established::source(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established::destination(&ctx),
-        BPF_SOCK_OPS_TCP_CONNECT_CB => listening::connecting(&ctx),
-        BPF_SOCK_OPS_TCP_LISTEN_CB => listening::begun(&ctx),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => scope::connecting(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => scope::listening(&ctx),
         BPF_SOCK_OPS_STATE_CB => closing::state_changed(&ctx),
         _ => {}
     }

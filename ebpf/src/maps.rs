@@ -1,17 +1,22 @@
 //! All maps. Their sizes are set by the agent when it loads the programs.
 
 use aya_ebpf::helpers::generated::bpf_map_delete_elem;
-use aya_ebpf::macros::map;
+use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use patchbay_ebpf_common::{
-    Declaration, DeclarationKey, Event, Listening, ListeningKey, Member, ProgramName, Session, Settings,
-    SourceKey, Tuple,
+    ConnectionName, Declaration, DeclarationKey, DestinationKey, Event, Member, Session, Settings, SourceKey,
+    Treatment, counter,
 };
+
+use crate::marks::Marks;
 
 /// Sessions known at once, unless the agent sets another size.
 const SESSIONS: u32 = 65_536;
-/// Listening sockets, connecting sockets and programs known at once.
-const LISTENERS: u32 = 4_096;
+/// Programs with their ports known at once; those that were not used for longest are forgotten, and treated as
+/// new ones are.
+const SOURCES_KNOWN: u32 = 16_384;
+/// Destinations outside the scope remembered at once; those that were not used for longest are forgotten.
+const OUTSIDE_KNOWN: u32 = 4_096;
 /// Bytes of the ring for shown messages: a power of two of pages.
 const SHOWN_RING_BYTES: u32 = 1 << 18;
 /// Bytes of the event ring: a power of two of pages.
@@ -21,13 +26,13 @@ const EVENT_BYTES: u32 = 1 << 20;
 #[map]
 pub static DECLARED: HashMap<DeclarationKey, Declaration> = HashMap::with_max_entries(SESSIONS, 0);
 
-/// Sessions by the source's socket cookie.
+/// Sessions by their key.
 #[map]
 pub static KNOWN_SESSIONS: HashMap<u64, Session> = HashMap::with_max_entries(SESSIONS, 0);
 
-/// Keys of sessions by their connection.
+/// Keys of sessions whose accepting end is not known yet, 0 where two connections have the same name.
 #[map]
-pub static BY_TUPLE: HashMap<Tuple, u64> = HashMap::with_max_entries(SESSIONS, 0);
+pub static PENDING: HashMap<ConnectionName, u64> = HashMap::with_max_entries(SESSIONS, 0);
 
 /// Sessions by a socket's kernel address.
 #[map]
@@ -37,17 +42,21 @@ pub static MEMBERS: HashMap<u64, Member> = HashMap::with_max_entries(2 * SESSION
 #[map]
 pub static SOCKETS: SockHash<u64> = SockHash::with_max_entries(2 * SESSIONS, 0);
 
-/// Listening sockets of the scope.
-#[map]
-pub static LISTENING: HashMap<ListeningKey, Listening> = HashMap::with_max_entries(LISTENERS, 0);
-
-/// Which program has a connecting socket of the scope, by the socket's kernel address.
-#[map]
-pub static CONNECTING: LruHashMap<u64, ProgramName> = LruHashMap::with_max_entries(LISTENERS, 0);
+/// What every socket of a session has of its own, as long as it lives.
+#[btf_map]
+pub static MARKS: Marks = Marks::new();
 
 /// What happens to sessions of a program with a port.
 #[map]
-pub static SOURCES: HashMap<SourceKey, Listening> = HashMap::with_max_entries(LISTENERS, 0);
+pub static SOURCES: LruHashMap<SourceKey, Treatment> = LruHashMap::with_max_entries(SOURCES_KNOWN, 0);
+
+/// Destinations that were found outside the scope, and until when that holds, in nanoseconds since boot.
+#[map]
+pub static OUTSIDE: LruHashMap<DestinationKey, u64> = LruHashMap::with_max_entries(OUTSIDE_KNOWN, 0);
+
+/// What is counted of all sessions, by [`counter`].
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
 
 /// Messages of sessions that somebody looks at; when it is full they are not shown.
 #[map]
@@ -65,7 +74,7 @@ static SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
-/// Events for the agent; when it is full the event is lost and the agent finds out by comparing.
+/// Events for the agent; when it is full the event is lost and counted, and the agent looks at the records.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
 
@@ -90,17 +99,29 @@ pub fn delete_socket(cookie: u64) {
         unsafe { bpf_map_delete_elem((&raw const SOCKETS).cast_mut().cast(), (&raw const cookie).cast()) };
 }
 
-/// Tells the agent.
+/// Counts one more, by [`counter`].
 #[inline(always)]
-pub fn tell(kind: u32, cause: u32, session: &Session) {
-    if let Some(mut entry) = EVENTS.reserve::<Event>(0) {
-        let event = entry.as_mut_ptr();
-        // SAFETY: the reserved memory is of the event's size and ours until it is submitted.
-        unsafe {
-            (*event).kind = kind;
-            (*event).cause = cause;
-            (*event).session = *session;
-        }
-        entry.submit(0);
+pub fn count(number: u32) {
+    if let Some(counted) = COUNTERS.get_ptr_mut(number) {
+        // SAFETY: the entry is this processor's own while the program runs.
+        unsafe { *counted += 1 };
     }
+}
+
+/// Tells the agent; false when the ring is full.
+#[inline(always)]
+pub fn tell(kind: u32, cause: u32, session: &Session) -> bool {
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
+        count(counter::EVENTS_LOST);
+        return false;
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the reserved memory is of the event's size and ours until it is submitted.
+    unsafe {
+        (*event).kind = kind;
+        (*event).cause = cause;
+        (*event).session = *session;
+    }
+    entry.submit(0);
+    true
 }

@@ -59,7 +59,7 @@ pub fn message(ctx: &SkMsgContext) {
         }
     }
     let direction = session.sent_by(from_source);
-    count(direction, u64::from(size), obstacle);
+    count(direction, Socket::at(socket), u64::from(size), obstacle);
     if direction.window_messages >= WINDOW_MESSAGES {
         let judged = judge(session, from_source);
         if judged != 0 && session.mode == mode::AUTO && session.leave == 0 {
@@ -221,7 +221,13 @@ fn wait_for_room(peer: Socket, size: u32) {
 }
 
 #[inline(always)]
-fn count(direction: &mut Direction, size: u64, obstacle: u32) {
+fn count(direction: &mut Direction, socket: Socket, size: u64, obstacle: u32) {
+    // What TCP took up to now. Not the sizes of messages: the kernel takes back what does not fit into the
+    // socket's buffer, and does not ask about the message after that (seen, Linux 6.18).
+    if let Some(written) = socket.write_sequence() {
+        direction.tcp_bytes += u64::from(written.wrapping_sub(direction.written));
+        direction.written = written;
+    }
     let now = if obstacle == 0 { path::KERNEL } else { path::TCP };
     if direction.path != 0 && direction.path != now {
         direction.switches += 1;
@@ -236,7 +242,6 @@ fn count(direction: &mut Direction, size: u64, obstacle: u32) {
         direction.kernel_bytes += size;
         direction.kernel_messages += 1;
     } else {
-        direction.tcp_bytes += size;
         direction.tcp_messages += 1;
         direction.window_tcp += 1;
         direction.went_tcp = 1;

@@ -18,7 +18,7 @@ pub fn message(ctx: &SkMsgContext, session: &Session, side: u32, path: u32) {
     // SAFETY: the reserved memory is of the record's size and ours until it is submitted; a message's
     // bytes are read inside its bounds.
     unsafe {
-        (*shown).session = session.source_cookie;
+        (*shown).session = session.key;
         (*shown).time = bpf_ktime_get_boot_ns();
         (*shown).size = ctx.size();
         (*shown).side = side;

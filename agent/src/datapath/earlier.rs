@@ -134,8 +134,10 @@ impl Earlier {
             if let Some(session) =
                 raw::look_up(records.as_fd(), &key, value_size)?.as_deref().and_then(raw::lasting)
             {
-                let report = SessionReport { uncounted: true, ..SessionReport::read(&session) };
-                sessions.insert(report.key, report);
+                // Every layout has 8 bytes as a session's key.
+                let key = key.as_slice().try_into().map(u64::from_ne_bytes).unwrap_or_default();
+                let report = SessionReport { uncounted: true, key, ..SessionReport::read(&session) };
+                sessions.insert(key, report);
             }
         }
         Ok(sessions)

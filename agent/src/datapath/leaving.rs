@@ -15,7 +15,7 @@ use patchbay_ebpf_common::{Reason, operation};
 
 use super::earlier::Earlier;
 use super::load::program;
-use super::{CONTROL, Datapath, Error, SessionReport};
+use super::{CONTROL, Datapath, Error, Path, SessionReport};
 
 /// From the last redirected message to the first look; 20 ms lose bytes on a busy machine (seen).
 const SETTLE: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 pub(super) struct Leaving(BTreeMap<u64, Exit>);
 
 struct Exit {
-    destination: u64,
+    sockets: [u64; 2],
     since: Instant,
     was_empty: bool,
 }
@@ -44,7 +44,7 @@ impl Generation<'_> {
 
 impl Leaving {
     pub(super) fn begin(&mut self, report: &SessionReport) {
-        let exit = Exit { destination: report.destination_key, since: Instant::now(), was_empty: false };
+        let exit = Exit { sockets: report.sockets, since: Instant::now(), was_empty: false };
         self.0.entry(report.key).or_insert(exit);
     }
 
@@ -54,13 +54,13 @@ impl Leaving {
 
     /// Lets the sessions out that have been found empty twice.
     pub(super) fn let_out(&mut self, generation: &mut Generation<'_>) -> Result<(), Error> {
-        let due: Vec<(u64, u64, bool)> = self
+        let due: Vec<(u64, [u64; 2], bool)> = self
             .0
             .iter()
             .filter(|(_, exit)| exit.since.elapsed() >= SETTLE)
-            .map(|(key, exit)| (*key, exit.destination, exit.was_empty))
+            .map(|(key, exit)| (*key, exit.sockets, exit.was_empty))
             .collect();
-        for (key, destination, was_empty) in due {
+        for (key, sockets, was_empty) in due {
             let unread = [0, 1].map(|side| generation.control(operation::UNREAD, key, side));
             let [source, there] = unread;
             let (source, there) = (source?, there?);
@@ -70,7 +70,7 @@ impl Leaving {
             }
             let empty = source == 0 && there == 0;
             if empty && was_empty {
-                for cookie in [key, destination] {
+                for cookie in sockets {
                     // One that closed meanwhile is gone already.
                     let _ = generation.sockets.remove(&cookie);
                 }
@@ -100,6 +100,22 @@ impl Datapath {
         }
         self.control(operation::LEAVE, session.key, reason as u64)?;
         self.leaving.begin(session);
+        Ok(())
+    }
+
+    /// Takes sessions back to TCP whose accepting end does not show up within a time.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn leave_unpaired(&mut self, within: Duration) -> Result<(), Error> {
+        let Some(now) = crate::boot_time() else { return Ok(()) };
+        for (session, _) in self.records()? {
+            let unpaired = session.path == Path::Tcp(Reason::Unpaired) && !session.outside;
+            let age = Duration::from_nanos(now.saturating_sub(session.established));
+            if unpaired && session.leaving.is_none() && age > within {
+                self.leave(&session, Reason::Unpaired)?;
+            }
+        }
         Ok(())
     }
 
@@ -134,20 +150,11 @@ impl Datapath {
     /// The kernel refused.
     pub(crate) fn delete_all(&mut self) -> Result<(), Error> {
         for session in self.sessions()? {
-            for cookie in [session.key, session.destination_key] {
+            for cookie in session.sockets {
                 let _ = self.sockets.remove(&cookie);
             }
         }
         Ok(())
-    }
-
-    /// Finds the sessions that an earlier agent did not let out.
-    pub(super) fn find_leaving(&mut self) {
-        for session in self.own_sessions().unwrap_or_default() {
-            if session.leaving.is_some() && !session.outside {
-                self.leaving.begin(&session);
-            }
-        }
     }
 
     /// Unread redirected bytes at the source and at the destination.

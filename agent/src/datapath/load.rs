@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 
-use aya::maps::{Array, HashMap, MapData, MapError, RingBuf, SockHash};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf, SockHash};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, RawTracePoint, SkMsg, SockOps};
 use aya::{Ebpf, EbpfLoader};
@@ -39,7 +39,8 @@ impl Datapath {
             sessions: HashMap::try_from(take(&mut programs, "KNOWN_SESSIONS")?).map_err(map_problem)?,
             sockets: SockHash::try_from(take(&mut programs, "SOCKETS")?).map_err(map_problem)?,
             settings: Array::try_from(take(&mut programs, "SETTINGS")?).map_err(map_problem)?,
-            listening: HashMap::try_from(take(&mut programs, "LISTENING")?).map_err(map_problem)?,
+            counters: PerCpuArray::try_from(take(&mut programs, "COUNTERS")?).map_err(map_problem)?,
+            lost: 0,
             sources: HashMap::try_from(take(&mut programs, "SOURCES")?).map_err(map_problem)?,
             events: watched(&mut programs, "EVENTS")?,
             gathering: None,
@@ -50,13 +51,15 @@ impl Datapath {
                 .any(|(name, at)| *name == "OFFSET_MSG_TOT_LEN" && *at != 0),
             leaving: Leaving::default(),
             earlier,
-            ended: VecDeque::new(),
+            found: VecDeque::new(),
             observing: Vec::new(),
             programs,
             _link: link,
         };
         datapath.set_redirection(true).map_err(|error| Unavailable(error.to_string()))?;
-        datapath.find_leaving();
+        // What an earlier agent was not told.
+        datapath.find_untold().map_err(|error| Unavailable(error.to_string()))?;
+        datapath.find_lost();
         // Only now: until the new programs are attached, the earlier ones take new sessions.
         for earlier in &datapath.earlier {
             earlier.retire().map_err(|error| Unavailable(format!("an earlier version's maps: {error}")))?;
@@ -71,7 +74,7 @@ impl Datapath {
             loader.override_global(name, value, true);
         }
         let limit = options.sessions_limit;
-        for map in ["DECLARED", "KNOWN_SESSIONS", "BY_TUPLE"] {
+        for map in ["DECLARED", "KNOWN_SESSIONS", "PENDING"] {
             loader.map_max_entries(map, limit);
         }
         for map in ["MEMBERS", "SOCKETS"] {

@@ -8,6 +8,7 @@ mod cgroup;
 mod earlier;
 mod leaving;
 mod load;
+mod lost;
 mod observing;
 mod offsets;
 mod pins;
@@ -23,17 +24,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, MapError, RingBuf, SockHash};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf, SockHash};
 use aya::programs::ProgramError;
 use aya::programs::links::FdLink;
 pub use cgroup::{bpf_mount, cgroup_id, cgroup2_mount, pinned_places};
 pub use earlier::is_pinned;
 use patchbay_ebpf_common as common;
-pub use patchbay_ebpf_common::Reason;
 pub use patchbay_ebpf_common::habit;
+pub use patchbay_ebpf_common::{Program, Reason};
 pub use pins::prepare_folder as prepare_pins;
 pub use report::{Cause, Path, SessionEvent, SessionReport, Traffic};
-pub use scope::{ListeningSocket, Scope};
+pub use scope::{Scope, Source};
 pub use shown::{Looker, ShownMessage};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -52,6 +53,9 @@ pub const DEFAULT_IN_FLIGHT_BYTES: u32 = 1 << 20;
 
 /// How long events are gathered before they are taken together: many short connections wake the agent once.
 const GATHERED: Duration = Duration::from_millis(2);
+
+/// States of a record that is no session, or none any more.
+const NO_SESSION: u32 = common::state::ENDED | common::state::TENTATIVE;
 
 /// Why sessions can't be redirected on this node: what is missing and what to do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -144,8 +148,10 @@ pub struct Datapath {
     sessions: HashMap<MapData, u64, common::Session>,
     sockets: SockHash<MapData, u64>,
     settings: Array<MapData, common::Settings>,
-    listening: HashMap<MapData, common::ListeningKey, common::Listening>,
-    sources: HashMap<MapData, common::SourceKey, common::Listening>,
+    counters: PerCpuArray<MapData, u64>,
+    /// Events known to be lost.
+    lost: u64,
+    sources: HashMap<MapData, common::SourceKey, common::Treatment>,
     events: AsyncFd<RingBuf<MapData>>,
     /// Until when events are gathered, before they are taken together.
     gathering: Option<Instant>,
@@ -153,8 +159,8 @@ pub struct Datapath {
     counts_unread: bool,
     leaving: leaving::Leaving,
     earlier: Vec<earlier::Earlier>,
-    /// Ended sessions of earlier layouts, to be told.
-    ended: VecDeque<SessionReport>,
+    /// What was found in the records, to be told.
+    found: VecDeque<SessionEvent>,
     observing: Vec<observing::Attached>,
     programs: Ebpf,
     // Keeps the link alive.
@@ -253,15 +259,21 @@ impl Datapath {
     }
 
     fn own_sessions(&self) -> Result<Vec<SessionReport>, Error> {
-        let mut reports = Vec::new();
+        let living = self.records()?.into_iter().filter(|(_, record)| record.state & NO_SESSION == 0);
+        Ok(living.map(|(report, _)| report).collect())
+    }
+
+    /// What the kernel programs keep, also of what is no session yet or has ended.
+    fn records(&self) -> Result<Vec<(SessionReport, common::Session)>, Error> {
+        let mut records = Vec::new();
         for entry in self.sessions.iter() {
             match entry {
-                Ok((_, session)) => reports.push(SessionReport::read(&session)),
+                Ok((_, session)) => records.push((SessionReport::read(&session), session)),
                 Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(reports)
+        Ok(records)
     }
 
     /// The next event; safe to cancel.
@@ -269,11 +281,10 @@ impl Datapath {
     /// # Errors
     /// The ring can't be watched any more.
     pub async fn next_event(&mut self) -> io::Result<SessionEvent> {
-        if let Some(report) = self.ended.pop_front() {
-            // How it ended is in a ring whose layout is not known here.
-            return Ok(SessionEvent::Closed(report, Cause::SourceFinished));
-        }
         loop {
+            if let Some(event) = self.found.pop_front() {
+                return Ok(event);
+            }
             let mut guard = self.events.readable_mut().await?;
             // While events wait, the kernel programs wake nobody for the next ones.
             tokio::time::sleep_until(*self.gathering.get_or_insert_with(|| Instant::now() + GATHERED)).await;
@@ -282,12 +293,19 @@ impl Datapath {
             }
             guard.clear_ready();
             self.gathering = None;
+            self.find_lost();
         }
     }
 
     /// The next event of those that wait already.
     pub fn waiting_event(&mut self) -> Option<SessionEvent> {
-        next_in(self.events.get_mut(), &mut self.leaving)
+        if let Some(event) = self.found.pop_front() {
+            return Some(event);
+        }
+        next_in(self.events.get_mut(), &mut self.leaving).or_else(|| {
+            self.find_lost();
+            self.found.pop_front()
+        })
     }
 
     /// Looks which sessions of earlier layouts have ended, which [`Self::next_event`] then tells, and removes
@@ -297,7 +315,9 @@ impl Datapath {
     /// The kernel refused.
     pub fn follow_earlier(&mut self) -> io::Result<()> {
         for earlier in &mut self.earlier {
-            self.ended.extend(earlier.look()?);
+            // How it ended is in a ring whose layout is not known here.
+            let ended = earlier.look()?.into_iter();
+            self.found.extend(ended.map(|report| SessionEvent::Closed(report, Cause::SourceFinished)));
         }
         self.earlier.retain(|earlier| !earlier.remove_if_empty());
         Ok(())
@@ -324,7 +344,8 @@ pub fn pinned_sessions(pins: &std::path::Path) -> Result<Vec<SessionReport>, Una
         .map_err(|error| fail(&error))?;
     let sessions: HashMap<_, u64, common::Session> =
         HashMap::try_from(aya::maps::Map::HashMap(map)).map_err(|error| fail(&error))?;
-    Ok(sessions.iter().flatten().map(|(_, session)| SessionReport::read(&session)).collect())
+    let living = sessions.iter().flatten().filter(|(_, session)| session.state & NO_SESSION == 0);
+    Ok(living.map(|(_, session)| SessionReport::read(&session)).collect())
 }
 
 fn key(source_cgroup: u64, destination: SocketAddr) -> common::DeclarationKey {

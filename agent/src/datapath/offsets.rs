@@ -14,10 +14,21 @@ const CAST: &str = "bpf_rdonly_cast";
 
 /// One offset: the programs' variable, the structure, the member, and whether the programs can do
 /// without.
-const WANTED: [(&str, &str, &str, Need); 31] = [
+const WANTED: [(&str, &str, &str, Need); 42] = [
     ("OFFSET_WRITE_SEQ", "tcp_sock", "write_seq", Need::Always),
     ("OFFSET_COPIED_SEQ", "tcp_sock", "copied_seq", Need::Always),
     ("OFFSET_IS_MPTCP", "tcp_sock", "is_mptcp", Need::IfPresent),
+    ("OFFSET_ERROR", "sock", "sk_err", Need::Always),
+    ("OFFSET_FLAGS", "sock", "__sk_common.skc_flags", Need::Always),
+    ("OFFSET_PROCESS", "task_struct", "tgid", Need::Always),
+    ("OFFSET_MEMORY", "task_struct", "mm", Need::Always),
+    ("OFFSET_EXECUTABLE", "mm_struct", "exe_file", Need::Always),
+    ("OFFSET_ARGUMENTS", "mm_struct", "arg_start", Need::Always),
+    ("OFFSET_ARGUMENTS_END", "mm_struct", "arg_end", Need::Always),
+    ("OFFSET_INODE", "file", "f_inode", Need::Always),
+    ("OFFSET_INODE_NUMBER", "inode", "i_ino", Need::Always),
+    ("OFFSET_FILE_SYSTEM", "inode", "i_sb", Need::Always),
+    ("OFFSET_DEVICE", "super_block", "s_dev", Need::Always),
     ("OFFSET_USER_DATA", "sock", "sk_user_data", Need::Always),
     ("OFFSET_MSG_TOT_LEN", "sk_psock", "msg_tot_len", Need::IfPresent),
     ("OFFSET_RMEM_ALLOC", "sock", "sk_backlog.rmem_alloc", Need::Always),
@@ -85,6 +96,9 @@ pub fn read(wants_cast: bool) -> Result<Kernel, Unavailable> {
     let locks = btf.bits("sock", "sk_userlocks");
     let locks = locks.ok_or_else(|| Unavailable("this kernel has no sock.sk_userlocks".into()))?;
     found.extend([("OFFSET_USERLOCKS", locks / 8), ("BIT_USERLOCKS", locks % 8)]);
+    let repair = btf.bits("tcp_sock", "repair");
+    let repair = repair.ok_or_else(|| Unavailable("this kernel has no tcp_sock.repair".into()))?;
+    found.extend([("OFFSET_REPAIR", repair / 8), ("BIT_REPAIR", repair % 8)]);
     found.extend(system_calls(&btf)?);
     let seen = match (btf.function(CAST), btf.structure("tcp_sock"), btf.structure("sk_psock")) {
         (Some(cast), Some(tcp_sock), Some(sk_psock)) if wants_cast => [cast, 1, tcp_sock, sk_psock],

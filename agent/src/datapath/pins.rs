@@ -10,14 +10,15 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::Unavailable;
 
 /// The maps that are pinned, by their name.
-pub const MAPS: [&str; 11] = [
-    "BY_TUPLE",
-    "CONNECTING",
+pub const MAPS: [&str; 12] = [
+    "COUNTERS",
     "DECLARED",
     "EVENTS",
     "KNOWN_SESSIONS",
-    "LISTENING",
+    "MARKS",
     "MEMBERS",
+    "OUTSIDE",
+    "PENDING",
     "SETTINGS",
     "SHOWN",
     "SOCKETS",

@@ -35,14 +35,20 @@ pub enum Path {
 pub struct SessionReport {
     /// The source's address and port.
     pub source: SocketAddr,
-    /// The destination's address and port.
+    /// The destination's address and port, as the source has them.
     pub destination: SocketAddr,
+    /// Where the destination accepted, if its address or port was translated on the way.
+    pub translated: Option<SocketAddr>,
     /// The source instance's id.
     pub source_instance: u64,
     /// The destination instance's id.
     pub destination_instance: u64,
-    /// The program that connected, where there are no declarations; empty when it is not known.
+    /// The name of the program that connected, where there are no declarations; empty when it is not known.
     pub program: String,
+    /// The programs that connected and that began to listen, where there are no declarations.
+    pub programs: [common::Program; 2],
+    /// Their processes, 0 when they are not known.
+    pub processes: [u32; 2],
     /// The path.
     pub path: Path,
     /// From source to destination.
@@ -55,8 +61,8 @@ pub struct SessionReport {
     pub last_activity: u64,
     /// The kernel programs' key.
     pub key: u64,
-    /// Key of the destination's socket in the map, 0 when it is not known.
-    pub destination_key: u64,
+    /// Keys of the source's and the destination's socket in the map, 0 when it is not known.
+    pub sockets: [u64; 2],
     /// Why it is leaving the map, or has left it.
     pub leaving: Option<Reason>,
     /// Whether it is outside the map, where only TCP counts.
@@ -80,6 +86,16 @@ pub enum Cause {
     DestinationFinished,
     /// A reset, a time-out or an error.
     Broken,
+}
+
+impl Cause {
+    pub(super) fn read(code: u32) -> Self {
+        match code {
+            common::cause::SOURCE_FINISHED => Self::SourceFinished,
+            common::cause::DESTINATION_FINISHED => Self::DestinationFinished,
+            _ => Self::Broken,
+        }
+    }
 }
 
 /// Something that happened to a declared session.
@@ -110,14 +126,7 @@ impl SessionEvent {
         let report = SessionReport::read(&event.session);
         match event.kind {
             common::event::ESTABLISHED => Some(Self::Established(report)),
-            common::event::CLOSED => Some(Self::Closed(
-                report,
-                match event.cause {
-                    common::cause::SOURCE_FINISHED => Cause::SourceFinished,
-                    common::cause::DESTINATION_FINISHED => Cause::DestinationFinished,
-                    _ => Cause::Broken,
-                },
-            )),
+            common::event::CLOSED => Some(Self::Closed(report, Cause::read(event.cause))),
             common::event::HABIT => Some(Self::Habit(report)),
             common::event::LEAVING => Some(Self::Leaving(report)),
             _ => None,
@@ -132,16 +141,19 @@ impl SessionReport {
         Self {
             source: nowhere,
             destination: at,
+            translated: None,
             source_instance: source,
             destination_instance: destination,
             program: String::new(),
+            programs: Default::default(),
+            processes: [0; 2],
             path: Path::Tcp(Reason::Unpaired),
             sent: Traffic::default(),
             received: Traffic::default(),
             established: 0,
             last_activity: 0,
             key: 0,
-            destination_key: 0,
+            sockets: [0; 2],
             leaving: None,
             outside: true,
             habits: [0; 2],
@@ -154,19 +166,24 @@ impl SessionReport {
     pub(super) fn read(session: &common::Session) -> Self {
         let common::Tuple { source, destination, source_port, destination_port, .. } = session.tuple;
         let [sent, received] = &session.directions;
+        let dialled = address(destination, destination_port);
+        let accepted = address(session.accepted, session.accepted_port);
         Self {
             source: address(source, source_port),
-            destination: address(destination, destination_port),
+            destination: dialled,
+            translated: (session.accepted_port != 0 && accepted != dialled).then_some(accepted),
             source_instance: session.source_instance,
             destination_instance: session.destination_instance,
-            program: program(&session.source_program),
+            program: program(&session.source_program.name),
+            programs: [session.source_program, session.destination_program],
+            processes: [session.source_process, session.destination_process],
             path: path(session),
             sent: traffic(sent),
             received: traffic(received),
             established: session.established,
             last_activity: sent.last_activity.max(received.last_activity),
-            key: session.source_cookie,
-            destination_key: session.destination_cookie,
+            key: session.key,
+            sockets: [session.source_cookie, session.destination_cookie],
             leaving: Reason::from_code(session.leave),
             outside: session.reason != 0,
             habits: session.habits,

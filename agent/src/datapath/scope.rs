@@ -1,11 +1,8 @@
-//! Redirection without declarations: every connection between two processes of the cgroup, inside one
-//! network namespace, known from who listens there.
-
-use std::net::SocketAddr;
+//! Redirection without declarations: every connection between two processes of the cgroup, in whatever network
+//! namespaces, known from the name that it has at both of its ends.
 
 use patchbay_ebpf_common as common;
 
-use super::report::{address, address_bytes};
 use super::{Datapath, Error, Reason};
 
 /// How connections inside the cgroup are treated at first.
@@ -13,7 +10,7 @@ use super::{Datapath, Error, Reason};
 pub struct Scope {
     /// Whether they stay redirected whatever is seen.
     pub always: bool,
-    /// Why sessions with a new listening socket stay on TCP at first.
+    /// Why sessions of programs that nothing is said of stay on TCP.
     pub refusal: Option<Reason>,
 }
 
@@ -23,62 +20,61 @@ impl Scope {
     }
 }
 
-/// A listening socket of the scope.
+/// A program that connects, as the kernel tells programs apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ListeningSocket {
-    /// Where it listens.
-    pub at: SocketAddr,
-    /// Its network namespace's cookie.
-    pub namespace: u64,
+pub struct Source {
+    /// Its name as the kernel keeps it, at most 15 bytes.
+    pub name: common::ProgramName,
+    /// The device, as the kernel numbers it, and the inode of its file; `None` for whatever file.
+    pub file: Option<(u32, u64)>,
+    /// [`common::arguments_hash`] of its arguments; `None` for whatever arguments.
+    pub arguments: Option<u64>,
+    /// The port it connects to; `None` for every port of which nothing else is said.
+    pub port: Option<u16>,
 }
 
-impl Datapath {
-    /// The listening sockets of the scope.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub fn listening(&self) -> Result<Vec<ListeningSocket>, Error> {
-        self.listening
-            .keys()
-            .map(|key| {
-                let key = key?;
-                Ok(ListeningSocket { at: address(key.address, key.port), namespace: key.namespace })
-            })
-            .collect()
-    }
-
-    /// Says what happens to further sessions with a listening socket.
-    ///
-    /// # Errors
-    /// The table is full, or the kernel refused.
-    pub fn set_listening(&mut self, socket: ListeningSocket, refusal: Option<Reason>) -> Result<(), Error> {
-        let key = common::ListeningKey {
-            namespace: socket.namespace,
-            address: address_bytes(socket.at.ip()),
-            port: u32::from(socket.at.port()),
-            padding: 0,
-        };
-        Ok(self.listening.insert(key, self.treatment(refusal), 0)?)
-    }
-
-    /// Says what happens to further sessions of a program with a port.
-    ///
-    /// # Errors
-    /// The table is full, or the kernel refused.
-    pub fn set_source(&mut self, program: &str, port: u16, refusal: Option<Reason>) -> Result<(), Error> {
+impl Source {
+    /// Every program of a name with a port.
+    pub fn named(program: &str, port: u16) -> Self {
         let mut name = common::ProgramName::default();
         // The last byte stays zero, as in the kernel.
         for (to, from) in name[..15].iter_mut().zip(program.bytes()) {
             *to = from;
         }
-        let key = common::SourceKey { program: name, port: port.into(), padding: 0 };
-        Ok(self.sources.insert(key, self.treatment(refusal), 0)?)
+        Self { name, file: None, arguments: None, port: Some(port) }
     }
 
-    fn treatment(&self, refusal: Option<Reason>) -> common::Listening {
-        common::Listening {
+    fn key(self) -> common::SourceKey {
+        let (device, inode) = self.file.unwrap_or_default();
+        common::SourceKey {
+            name: self.name,
+            inode,
+            arguments: self.arguments.unwrap_or_default(),
+            device,
+            port: self.port.unwrap_or_default().into(),
+        }
+    }
+}
+
+impl Datapath {
+    /// How often sockets of the scope have begun to listen.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn listened(&self) -> Result<u64, Error> {
+        self.counted(common::counter::LISTENED)
+    }
+
+    /// Says what happens to further sessions of a program. What was said longest ago, and not used since, is
+    /// forgotten when the table is full.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn set_source(&mut self, source: Source, refusal: Option<Reason>) -> Result<(), Error> {
+        let treatment = common::Treatment {
             refusal: refusal.map_or(0, |reason| reason as u32),
             mode: self.options.scope.map_or(common::mode::AUTO, Scope::mode),
-        }
+        };
+        Ok(self.sources.insert(source.key(), treatment, 0)?)
     }
 }

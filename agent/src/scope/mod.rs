@@ -18,14 +18,14 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::warn;
 
 use crate::core::profiles::{Endpoint, Ends, Profiles, Traffic, known_habits};
-use crate::datapath::{Datapath, Options, Reason, Scope, SessionEvent, SessionReport};
+use crate::datapath::{Datapath, Options, Reason, Scope, SessionEvent, SessionReport, Source};
 use crate::guard::Guard;
-use crate::{boot_time, profile_file};
+use crate::profile_file;
 
 /// How often what was seen becomes decisions.
 const DECIDE_EVERY: Duration = Duration::from_millis(100);
-/// A connection whose other end does not show up leaves the map after this time, in nanoseconds.
-const PAIRED_WITHIN: u64 = 1_000_000_000;
+/// A connection whose other end does not show up leaves the map after this time.
+const PAIRED_WITHIN: Duration = Duration::from_secs(1);
 /// Between a program's name and its port in the name of a profile.
 const TO: &str = " to ";
 /// Programs that connect, known at once; further ones stay on TCP.
@@ -62,8 +62,8 @@ struct Runner {
     datapath: Datapath,
     pins: PathBuf,
     cgroup: PathBuf,
-    /// Listening sockets at the last look.
-    listening: usize,
+    /// How often sockets had begun to listen at the last look.
+    listened: u64,
     /// Which program connects to which port, and what was told to the kernel of it.
     sources: BTreeMap<(String, u16), Option<Result<(), Reason>>>,
     mode: Mode,
@@ -98,7 +98,7 @@ impl Runner {
             datapath,
             pins,
             cgroup,
-            listening: 0,
+            listened: 0,
             sources: BTreeMap::new(),
             mode,
             name,
@@ -133,7 +133,7 @@ impl Runner {
         for ((program, port), told) in &mut self.sources {
             let verdict = profiles.verdict(&ends_at(&self.name, program, *port), u32::MAX);
             if *told != Some(verdict) {
-                self.datapath.set_source(program, *port, verdict.err())?;
+                self.datapath.set_source(Source::named(program, *port), verdict.err())?;
                 *told = Some(verdict);
             }
         }
@@ -199,15 +199,11 @@ impl Runner {
     }
 
     fn look(&mut self) -> Result<()> {
-        let now = boot_time().context("the boot clock can't be read")?;
         let mut learned = false;
         for session in self.datapath.sessions()? {
             learned |= self.learn(&session, false);
-            let unpaired = session.path == crate::datapath::Path::Tcp(Reason::Unpaired) && !session.outside;
-            if unpaired && session.leaving.is_none() && now > session.established + PAIRED_WITHIN {
-                self.datapath.leave(&session, Reason::Unpaired)?;
-            }
         }
+        self.datapath.leave_unpaired(PAIRED_WITHIN)?;
         if learned {
             self.keep();
         }
@@ -220,9 +216,9 @@ impl Runner {
             self.datapath.observe(!learned || self.guard.looks())?;
         }
         if self.mode == Mode::Auto {
-            let listening = self.datapath.listening()?;
-            if listening.len() != self.listening {
-                self.listening = listening.len();
+            let listened = self.datapath.listened()?;
+            if listened != self.listened {
+                self.listened = listened;
                 self.know_programs();
             }
         }

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use super::{Mode, Runner, STATE, base_name, existing};
+use super::{Mode, Runner, STATE, base_name};
 use crate::datapath::{Options, cgroup2_mount};
 use crate::require_root;
 
@@ -45,13 +45,7 @@ pub async fn run(standalone: &Standalone) -> Result<()> {
         standalone.mode,
         &standalone.state_dir,
     )?;
-    let refusal = standalone.mode.refusal();
-    let mut found = 0;
-    for socket in existing::listening(&cgroup).context("who listens in the cgroup can't be found out")? {
-        runner.datapath.set_listening(socket, refusal)?;
-        found += 1;
-    }
-    info!(cgroup = %cgroup.display(), listening = found, "ready: new connections inside are redirected");
+    info!(cgroup = %cgroup.display(), "ready: new connections inside are redirected");
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::select! {
         failed = runner.work() => failed?,

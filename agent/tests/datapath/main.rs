@@ -4,6 +4,7 @@
 
 mod peers;
 mod place;
+mod reuse;
 mod stress;
 mod upgrade;
 

@@ -58,12 +58,16 @@ impl Peer {
     }
 
     fn start(place: &Place, end: &str, arguments: &[&str]) -> Self {
+        Self::run(place, end, &place.namespace(end), "peer.py", arguments)
+    }
+
+    fn run(place: &Place, end: &str, namespace: &str, script: &str, arguments: &[&str]) -> Self {
         // The shell enters the cgroup before the program makes its sockets.
         let mut child = Command::new("sh")
             .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
             .arg(place.cgroup().join(end).join("cgroup.procs"))
-            .args(["ip", "netns", "exec", &place.namespace(end), "python3"])
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/datapath/peer.py"))
+            .args(["ip", "netns", "exec", namespace, "python3"])
+            .arg(format!("{}/tests/datapath/{script}", env!("CARGO_MANIFEST_DIR")))
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -109,6 +113,11 @@ impl Peer {
         let status = self.child.wait().expect("it has ended");
         assert!(status.success(), "a peer failed: {status}");
     }
+}
+
+/// A script in the source's cgroup and namespace.
+pub fn script(place: &Place, file: &str, arguments: &[&str]) -> Peer {
+    Peer::run(place, "s", &place.namespace("s"), file, arguments)
 }
 
 impl Drop for Peer {
