@@ -19,8 +19,8 @@ use crate::{kernel, marks, scope};
 /// Where a session's key has how often its source was connected before: cookies count up from 1.
 const LIVES_SHIFT: u64 = 48;
 
-/// The connecting end. It is always the first of the two, except with TCP Fast Open; then the session stays on
-/// TCP. Where both ends open at once, neither is seen here.
+/// The connecting end. It is always the first of the two, except with data of TCP Fast Open; then the session
+/// stays on TCP. Where both ends open at once, neither is seen here.
 #[inline(always)]
 pub fn source(ctx: &SockOpsContext) {
     let socket = socket(ctx);
@@ -41,11 +41,13 @@ pub fn source(ctx: &SockOpsContext) {
         return;
     };
     let Some(session) = begin(ctx, socket, &tuple, &declaration, mark) else { return };
-    if declared.is_none() {
-        session.state |= state::TENTATIVE;
-    }
+    // One acknowledged byte is the SYN; more is data of TCP Fast Open.
+    // SAFETY: the context is valid while the program runs.
+    let has_data = unsafe { (*ctx.ops).bytes_acked } > 1;
+    let known = declared.is_some() || (has_data && pending::came_early(session));
+    session.state |= if known { state::TOLD } else { state::TENTATIVE };
     if session.reason == 0 {
-        session.reason = obstacle(ctx, socket, &tuple, mark, session.source_cookie);
+        session.reason = obstacle(socket, &tuple, mark, session.source_cookie, has_data);
     }
     if session.reason == 0 {
         match insert(ctx, mark, session.source_cookie) {
@@ -54,9 +56,6 @@ pub fn source(ctx: &SockOpsContext) {
         }
     }
     let member = Member { session: session.key, side: 0, reader: 0, writer: 0, run: 0 };
-    if declared.is_some() {
-        session.state |= state::TOLD;
-    }
     if KNOWN_SESSIONS.insert(&session.key, &*session, 0).is_err()
         || MEMBERS.insert(&socket, &member, 0).is_err()
     {
@@ -77,7 +76,7 @@ pub fn source(ctx: &SockOpsContext) {
         }
     }
     watch(ctx);
-    if declared.is_some() && !tell(event::ESTABLISHED, 0, session) {
+    if known && !tell(event::ESTABLISHED, 0, session) {
         not_told(session.key);
     }
 }
@@ -88,7 +87,11 @@ pub fn destination(ctx: &SockOpsContext) {
     let socket = socket(ctx);
     let here = Socket::at(socket);
     let (Some(write), Some(copied)) = (here.write_sequence(), here.copied_sequence()) else { return };
-    let Some(key) = pending::take(&ConnectionName { source: copied, destination: write }) else {
+    let name = ConnectionName { source: copied, destination: write };
+    let Some(key) = pending::take(&name) else {
+        if kernel::is_fast_open(socket) {
+            pending::note_early(&name);
+        }
         return;
     };
     let Some(session) = KNOWN_SESSIONS.get_ptr_mut(&key) else { return };
@@ -146,7 +149,9 @@ fn begin(
     mark: &mut Mark,
 ) -> Option<&'static mut Session> {
     let here = Socket::at(socket);
-    let (write, copied) = (here.write_sequence()?, here.copied_sequence()?);
+    let copied = here.copied_sequence()?;
+    // SAFETY: the context is valid while the program runs.
+    let (acknowledged, bytes) = unsafe { ((*ctx.ops).snd_una, (*ctx.ops).bytes_acked) };
     let room = NEW_SESSION.get_ptr_mut(0)?;
     // SAFETY: the entry is this processor's own while the program runs, and any bytes are a record.
     let session = unsafe {
@@ -166,9 +171,10 @@ fn begin(
     session.destination_instance = declaration.destination_instance;
     // SAFETY: the helper has no arguments.
     session.established = unsafe { bpf_ktime_get_boot_ns() };
-    session.source_sequence = write;
+    // The SYN is the first of the bytes acknowledged; any more came with it.
+    session.source_sequence = acknowledged.wrapping_sub(bytes as u32).wrapping_add(1);
     session.source_expected = copied;
-    session.directions[0].written = write;
+    session.directions[0].written = session.source_sequence;
     session.directions[1].written = copied;
     session.reason = declaration.refusal;
     session.mode = declaration.mode;
@@ -178,7 +184,7 @@ fn begin(
 
 /// Why the source must not enter the map, or 0.
 #[inline(always)]
-fn obstacle(ctx: &SockOpsContext, socket: u64, tuple: &Tuple, mark: &Mark, cookie: u64) -> u32 {
+fn obstacle(socket: u64, tuple: &Tuple, mark: &Mark, cookie: u64, has_data: bool) -> u32 {
     if kernel::is_multipath(socket) {
         return Reason::Multipath as u32;
     }
@@ -192,9 +198,7 @@ fn obstacle(ctx: &SockOpsContext, socket: u64, tuple: &Tuple, mark: &Mark, cooki
     if tuple.source == tuple.destination && tuple.source_port == tuple.destination_port {
         return Reason::NotAccepted as u32;
     }
-    // One acknowledged byte is the SYN; more, or more written, is data of TCP Fast Open.
-    // SAFETY: the context is valid while the program runs.
-    if unsafe { (*ctx.ops).bytes_acked } > 1 {
+    if has_data {
         return Reason::FastOpen as u32;
     }
     0

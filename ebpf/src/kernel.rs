@@ -30,6 +30,8 @@ offsets! {
     OFFSET_REPAIR repair_offset;
     /// `tcp_sock.repair`, its bit in the byte
     BIT_REPAIR repair_bit;
+    /// `tcp_sock.fastopen_rsk`
+    OFFSET_FAST_OPEN fast_open_offset;
     /// `sock.sk_err`
     OFFSET_ERROR error_offset;
     /// `sock.sk_flags`
@@ -249,6 +251,12 @@ pub fn is_shutdown(number: u64) -> bool {
 #[inline(always)]
 pub fn is_restored(socket: u64) -> bool {
     read::<u8>(socket, repair_offset()).is_none_or(|bits| u64::from(bits) >> repair_bit() & 1 != 0)
+}
+
+/// Whether the socket was accepted with its connection request (TCP Fast Open).
+#[inline(always)]
+pub fn is_fast_open(socket: u64) -> bool {
+    read::<u64>(socket, fast_open_offset()).is_some_and(|request| request != 0)
 }
 
 /// The socket's error that its program has not been told, or 0.

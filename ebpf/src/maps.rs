@@ -17,6 +17,8 @@ const SESSIONS: u32 = 65_536;
 const SOURCES_KNOWN: u32 = 16_384;
 /// Destinations outside the scope remembered at once; those that were not used for longest are forgotten.
 const OUTSIDE_KNOWN: u32 = 4_096;
+/// Accepting ends that came before their sources remembered at once.
+const EARLY_KNOWN: u32 = 1_024;
 /// Bytes of the ring for shown messages: a power of two of pages.
 const SHOWN_RING_BYTES: u32 = 1 << 18;
 /// Bytes of the event ring: a power of two of pages.
@@ -33,6 +35,10 @@ pub static KNOWN_SESSIONS: HashMap<u64, Session> = HashMap::with_max_entries(SES
 /// Keys of sessions whose accepting end is not known yet, 0 where two connections have the same name.
 #[map]
 pub static PENDING: HashMap<ConnectionName, u64> = HashMap::with_max_entries(SESSIONS, 0);
+
+/// Connections whose accepting end of the scope was there first (TCP Fast Open); those that came first go first.
+#[map]
+pub static EARLY: LruHashMap<ConnectionName, u32> = LruHashMap::with_max_entries(EARLY_KNOWN, 0);
 
 /// Sessions by a socket's kernel address.
 #[map]

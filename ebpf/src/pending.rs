@@ -7,7 +7,7 @@
 use patchbay_ebpf_common::{ConnectionName, Reason, Session};
 
 use crate::established::take_out;
-use crate::maps::{KNOWN_SESSIONS, PENDING};
+use crate::maps::{EARLY, KNOWN_SESSIONS, PENDING};
 
 /// `BPF_NOEXIST`
 const ONLY_NEW: u64 = 1;
@@ -69,4 +69,16 @@ pub fn forget(session: &Session) {
     {
         let _ = PENDING.remove(&name);
     }
+}
+
+/// Notes an accepting end whose source is not there yet.
+#[inline(always)]
+pub fn note_early(name: &ConnectionName) {
+    let _ = EARLY.insert(name, &0, 0);
+}
+
+/// Whether a session's accepting end came before its source.
+#[inline(always)]
+pub fn came_early(session: &Session) -> bool {
+    EARLY.remove(&name(session)).is_ok()
 }

@@ -8,11 +8,13 @@ use crate::command::{exists, progress, run_quietly};
 use crate::{toolchain, workspace};
 
 /// Programs that building, the demo or the tests run, and the Debian packages that bring them.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("cc", "gcc"),
     ("ld", "binutils"),
     ("pkg-config", "pkg-config"),
     ("ip", "iproute2"),
+    ("iptables", "iptables"),
+    ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("python3", "python3"),
     ("redis-server", "redis-server"),

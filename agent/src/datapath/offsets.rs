@@ -14,10 +14,11 @@ const CAST: &str = "bpf_rdonly_cast";
 
 /// One offset: the programs' variable, the structure, the member, and whether the programs can do
 /// without.
-const WANTED: [(&str, &str, &str, Need); 42] = [
+const WANTED: [(&str, &str, &str, Need); 43] = [
     ("OFFSET_WRITE_SEQ", "tcp_sock", "write_seq", Need::Always),
     ("OFFSET_COPIED_SEQ", "tcp_sock", "copied_seq", Need::Always),
     ("OFFSET_IS_MPTCP", "tcp_sock", "is_mptcp", Need::IfPresent),
+    ("OFFSET_FAST_OPEN", "tcp_sock", "fastopen_rsk", Need::Always),
     ("OFFSET_ERROR", "sock", "sk_err", Need::Always),
     ("OFFSET_FLAGS", "sock", "__sk_common.skc_flags", Need::Always),
     ("OFFSET_PROCESS", "task_struct", "tgid", Need::Always),

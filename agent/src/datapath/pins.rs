@@ -10,9 +10,10 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::Unavailable;
 
 /// The maps that are pinned, by their name.
-pub const MAPS: [&str; 12] = [
+pub const MAPS: [&str; 13] = [
     "COUNTERS",
     "DECLARED",
+    "EARLY",
     "EVENTS",
     "KNOWN_SESSIONS",
     "MARKS",

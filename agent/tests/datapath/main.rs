@@ -2,10 +2,12 @@
 //!
 //! Needs root and a kernel with BPF; without these the tests fail, they are not skipped.
 
+mod identity;
 mod peers;
 mod place;
 mod reuse;
 mod stress;
+mod tables;
 mod upgrade;
 
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! The two ends of a session: a Python program each, checking every byte by its position.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -40,6 +40,7 @@ pub enum Work {
 pub struct Peer {
     child: Child,
     output: BufReader<ChildStdout>,
+    within: Duration,
 }
 
 impl Peer {
@@ -74,7 +75,7 @@ impl Peer {
             .spawn()
             .expect("python3 is installed");
         let output = BufReader::new(child.stdout.take().expect("piped"));
-        Self { child, output }
+        Self { child, output, within: PEER_TIMEOUT }
     }
 
     /// Where the end listens.
@@ -103,11 +104,25 @@ impl Peer {
         format!("{program}\n{}{}{}", told("syscall"), told("stack"), sockets.unwrap_or_default())
     }
 
+    /// Lets it live longer than others.
+    pub fn within(mut self, seconds: u64) -> Self {
+        self.within = Duration::from_secs(seconds);
+        self
+    }
+
+    /// What it printed, once it has ended well.
+    pub fn output(mut self) -> String {
+        let mut printed = String::new();
+        self.output.read_to_string(&mut printed).expect("text");
+        self.succeed();
+        printed
+    }
+
     /// Waits for the end and asserts that all was as it should be.
     pub fn succeed(mut self) {
         let begun = Instant::now();
         while self.is_running() {
-            assert!(begun.elapsed() < PEER_TIMEOUT, "a peer hangs:\n{}", self.whereabouts());
+            assert!(begun.elapsed() < self.within, "a peer hangs:\n{}", self.whereabouts());
             std::thread::sleep(Duration::from_millis(5));
         }
         let status = self.child.wait().expect("it has ended");
