@@ -12,7 +12,6 @@ pub mod data_folder;
 pub mod datapath;
 pub mod declared;
 pub mod detach;
-mod guard;
 pub mod instance_listener;
 pub mod manager_link;
 pub mod manager_route;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::core::profiles::{Profiles, Traffic, habit_names};
+use crate::core::profiles::{Profile, Profiles, Traffic};
 use crate::datapath::Reason;
 use crate::{profile_file, scope, show};
 
@@ -63,12 +63,16 @@ fn text(folder: &Path, profiles: &Profiles) -> String {
     };
     line(["PLUG OR SOCKET", "CALLS", "SESSIONS", "HABITS", "AUTO"]);
     for (end, profile) in &profiles.endpoints {
-        let verdict = profile.verdict(u32::MAX).map_or_else(|reason| reason.text(), |()| "redirected");
+        let verdict = match profile.verdict(0) {
+            Ok(()) => "redirected",
+            Err(Reason::Habit) => "TCP",
+            Err(reason) => reason.text(),
+        };
         line([
             &end.to_string(),
             &profile.calls.to_string(),
             &profile.sessions.to_string(),
-            &habit_names(profile.habits),
+            &habits(profile),
             verdict,
         ]);
     }
@@ -92,18 +96,44 @@ fn text(folder: &Path, profiles: &Profiles) -> String {
     text
 }
 
+/// What keeps it on TCP, with when that was seen first; `-` for nothing.
+fn habits(profile: &Profile) -> String {
+    let seen: Vec<String> =
+        profile.habits.iter().map(|it| format!("{} (since {})", it.name, time(it.seen))).collect();
+    match (seen.is_empty(), profile.examined) {
+        (true, true) => "-".into(),
+        (true, false) => "its files were not read yet".into(),
+        _ => seen.join(", "),
+    }
+}
+
+/// A time of the calendar, in UTC.
+fn time(seconds: u64) -> String {
+    const DAY: u64 = 86_400;
+    let (mut day, second) = (seconds / DAY, seconds % DAY);
+    // Days are counted from a 1 March, in eras of 400 years.
+    day += 719_468;
+    let (era, day) = (day / 146_097, day % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let (of_month, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    let year = era * 400 + year + u64::from(month <= 2);
+    format!("{year}-{month:02}-{of_month:02} {:02}:{:02} UTC", second / 3_600, second % 3_600 / 60)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::profiles::{Endpoint, Profile};
-    use patchbay_ebpf_common::habit;
+    use crate::core::profiles::{Endpoint, SeenHabit};
 
     #[test]
     fn decisions_and_their_numbers_can_be_read() {
         let mut profiles = Profiles::default();
-        let known = Profile { sessions: 3, calls: 1_000, habits: 0 };
+        let known = Profile { sessions: 3, calls: 1_000, examined: true, habits: Vec::new() };
         profiles.endpoints.insert(Endpoint::new(&"web", &"cache"), known);
-        let splices = Profile { sessions: 1, calls: 2, habits: habit::SPLICE };
+        let habit = SeenHabit { name: "splice".into(), code: 6 << 56 | 275, seen: 1_700_000_000 };
+        let splices = Profile { sessions: 1, calls: 2, examined: true, habits: vec![habit] };
         profiles.endpoints.insert(Endpoint::new(&"proxy", &"in"), splices);
         profiles
             .connections
@@ -111,7 +141,8 @@ mod tests {
         let text = text(Path::new("/state"), &profiles);
         let line = |name: &str| text.lines().find(|line| line.contains(name)).expect("a line").to_owned();
         assert!(line("web.cache  ").contains("redirected"));
-        assert!(line("proxy.in").contains("unsafe habit") && line("proxy.in").contains("splice"));
+        assert!(line("proxy.in").contains("TCP  "));
+        assert!(line("proxy.in").contains("splice (since 2023-11-14 22:13 UTC)"));
         assert!(line("→").contains("TCP: 3 streams of small writes"));
     }
 }

@@ -1,6 +1,6 @@
 //! The data path as the agent uses it: loaded, or absent with a reason.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,7 +11,6 @@ use tracing::{debug, info, warn};
 use crate::core::{Declare, Event};
 use crate::datapath::{Datapath, Declaration, Options, SessionEvent, SessionReport};
 use crate::declared::{Declared, Pair};
-use crate::guard::Guard;
 use crate::instance_listener::Directory;
 use crate::reports::Reports;
 use crate::socket_table;
@@ -31,9 +30,9 @@ enum Kind {
 pub struct Redirection {
     kind: Kind,
     declared: Declared,
-    /// Declarations whose programs are observed, and whether there is still something to learn.
-    observed: BTreeMap<(InstanceId, SocketAddr), bool>,
-    guard: Guard,
+    /// Declarations whose programs are observed: until something is known of them, and as long as they are
+    /// redirected.
+    observed: BTreeSet<(InstanceId, SocketAddr)>,
     observes: bool,
     reports: Reports,
 }
@@ -77,8 +76,7 @@ impl Redirection {
         Self {
             kind,
             declared: Declared::default(),
-            observed: BTreeMap::new(),
-            guard: Guard::new(TICK),
+            observed: BTreeSet::new(),
             observes: false,
             reports: Reports::default(),
         }
@@ -112,14 +110,14 @@ impl Redirection {
             source_instance: declare.source.0,
             destination_instance: declare.destination.0,
             redirect: declare.redirect,
+            about: declare.about,
             always: declare.always,
         };
         match datapath.declare(&declaration) {
             Ok(()) => {
                 self.declared.insert(declared);
                 if declare.observe {
-                    let learning = declare.redirect == Err(Reason::Learning);
-                    self.observed.insert((declare.source, declare.at), learning);
+                    self.observed.insert((declare.source, declare.at));
                     self.set_observing();
                 }
             }
@@ -178,11 +176,10 @@ impl Redirection {
         self.set_observing();
     }
 
-    /// Observes programs while there is one to learn about, and now and then those that are known.
+    /// Observes programs while there is one to learn about, or one that is redirected and could do something new.
     fn set_observing(&mut self) {
         let Kind::Kernel(datapath) = &mut self.kind else { return };
-        let learning = self.observed.values().any(|learning| *learning);
-        let wanted = learning || (self.guard.looks() && !self.observed.is_empty());
+        let wanted = !self.observed.is_empty();
         if wanted != datapath.is_observing() {
             match datapath.observe(wanted) {
                 Ok(()) => debug!(on = wanted, "observing programs' habits"),
@@ -204,9 +201,8 @@ impl Redirection {
         }
     }
 
-    /// Guards known programs and follows sessions of earlier versions. To be called each [`TICK`].
+    /// Follows sessions of earlier versions. To be called each [`TICK`].
     pub fn tick(&mut self) {
-        self.guard.tick();
         self.set_observing();
         let Kind::Kernel(datapath) = &mut self.kind else { return };
         if let Err(error) = datapath.follow_earlier() {

@@ -94,15 +94,15 @@ pub fn report_messages<'a>(
 /// One item of `x_sessions` (docs/protocol.md).
 fn item(session: &SessionReport, open: bool) -> String {
     let state = if open { "open" } else { "closed" };
-    let (path, reason) = match session.path {
-        Path::Kernel => ("kernel", "-"),
-        Path::Tcp(reason) => ("tcp", reason.text()),
+    let (path, reason) = match session.why() {
+        None => ("kernel", "-".to_owned()),
+        Some(why) => ("tcp", why),
     };
     let (sent, received) = (&session.sent, &session.received);
     let latest = |path: Option<Path>| match path {
-        None => "-",
-        Some(Path::Kernel) => "kernel",
-        Some(Path::Tcp(reason)) => reason.text(),
+        None => "-".to_owned(),
+        Some(Path::Kernel) => "kernel".to_owned(),
+        Some(Path::Tcp(reason)) => session.text(reason),
     };
     let idle = match (session.last_activity, monotonic_time()) {
         (0, _) | (_, None) => "-".to_owned(),

@@ -170,7 +170,7 @@ pub async fn run(arguments: Run) -> Result<()> {
     let redirects = Redirects {
         description: redirection.describe(),
         observes: redirection.observes(),
-        harmful: options.harmful,
+        harmless: options.harmless,
     };
     let profiles = profile_file::read(&places.state)?;
     let mut core = Core::new(address, node.clone(), redirects, repository, profiles);
@@ -220,7 +220,7 @@ async fn test_kernel(arguments: &Run, options: &mut Options) -> bool {
     }
     match probe::try_everything().await {
         Ok(matrix) => {
-            options.harmful = matrix.harmful();
+            options.harmless = matrix.harmless();
             info!(kernel = matrix.kernel, milliseconds = matrix.milliseconds, "self-test done");
             matrix.redirects
         }

@@ -123,6 +123,7 @@ mod tests {
             at,
             redirect: Err(Reason::Never),
             always: false,
+            about: patchbay_ebpf_common::Habit::NONE,
             observe: false,
         };
         sessions.declare(77, &declare);

@@ -31,6 +31,8 @@ pub struct Declaration {
     pub refusal: u32,
     /// One of [`mode`].
     pub mode: u32,
+    /// The [`crate::Habit`] that the refusal is about, or 0.
+    pub about: u64,
 }
 
 /// How a session is treated that may be redirected.
@@ -49,6 +51,8 @@ pub struct Treatment {
     pub refusal: u32,
     /// One of [`mode`].
     pub mode: u32,
+    /// The [`crate::Habit`] that the refusal is about, or 0.
+    pub about: u64,
 }
 
 /// A program's name as the kernel keeps it for a process: at most 15 bytes, the rest zero.
@@ -180,8 +184,8 @@ pub struct Mark {
 
 const _: () = {
     assert!(size_of::<DeclarationKey>() == 32);
-    assert!(size_of::<Declaration>() == 32);
-    assert!(size_of::<Treatment>() == 8);
+    assert!(size_of::<Declaration>() == 40);
+    assert!(size_of::<Treatment>() == 16);
     assert!(size_of::<Program>() == 40);
     assert!(size_of::<SourceKey>() == 40);
     assert!(size_of::<Tuple>() == 48);

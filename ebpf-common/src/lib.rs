@@ -3,9 +3,11 @@
 //! Everything is `repr(C)` without hidden padding, its size asserted: both sides read the same bytes.
 #![no_std]
 
+pub mod habit;
 mod keys;
 mod reason;
 
+pub use habit::Habit;
 pub use keys::*;
 pub use reason::Reason;
 
@@ -61,7 +63,7 @@ pub mod path {
 
 /// Number of the layout of all maps. It grows with every change of a key or a value, so that an agent never
 /// reads another version's maps as its own.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// The first bytes of a [`Session`], up to `leave`, which keep their places in every layout: the sessions of
 /// an earlier version are followed by them.
@@ -101,12 +103,18 @@ pub struct Session {
     pub mode: u32,
     /// 0, or the [`Reason`] to take the session back to TCP for good.
     pub leave: u32,
-    /// Bits of [`habit`] seen at the source's and the destination's end.
-    pub habits: [u32; 2],
+    /// The process that last received or sent at the source's and the destination's end, 0 while none was seen.
+    pub users: [u32; 2],
     /// 0, or 1 + bytes of each message to be shown.
     pub trace: u32,
-    /// Always zero.
-    pub padding: u32,
+    /// [`Settings::watch`] when it was established.
+    pub watch: u32,
+    /// The [`Habit`] that `reason` or `leave` is about, or 0.
+    pub about: u64,
+    /// What each end was seen to do that is not on the list: the first [`habit::NAMED`] habits.
+    pub habits: [[u64; habit::NAMED]; 2],
+    /// Bytes that receiving calls of each end took, modulo 2^32, while it was observed.
+    pub taken: [u32; 2],
     /// Where the kernel keeps whether TCP is short of memory, or 0.
     pub memory_pressure: u64,
     /// The session's key: no other session has it while the machine runs.
@@ -132,68 +140,23 @@ pub struct Session {
 }
 
 impl Session {
+    /// What one end was seen to do that is not on the list.
+    #[inline(always)]
+    pub fn habits_of(&mut self, source: bool) -> &mut [u64; habit::NAMED] {
+        if source { &mut self.habits[0] } else { &mut self.habits[1] }
+    }
+
+    /// Bytes that one end's receiving calls took.
+    #[inline(always)]
+    pub fn taken_by(&mut self, source: bool) -> &mut u32 {
+        if source { &mut self.taken[0] } else { &mut self.taken[1] }
+    }
+
     /// What one end sends. No index is computed: the kernel's check of the programs can't follow it.
     #[inline(always)]
     pub fn sent_by(&mut self, source: bool) -> &mut Direction {
         if source { &mut self.directions[0] } else { &mut self.directions[1] }
     }
-}
-
-/// What a program does that behaves differently on a redirected socket, as bits.
-pub mod habit {
-    /// Receives with MSG_WAITALL.
-    pub const WAIT_ALL: u32 = 1;
-    /// Sends or receives urgent data.
-    pub const URGENT: u32 = 2;
-    /// Sends with MSG_ZEROCOPY.
-    pub const ZERO_COPY: u32 = 4;
-    /// Asks how much is unread (FIONREAD).
-    pub const UNREAD_SIZE: u32 = 8;
-    /// Moves bytes out of the socket with splice.
-    pub const SPLICE: u32 = 16;
-    /// Blocks in a receiving call while another thread sends.
-    pub const CONCURRENT: u32 = 32;
-    /// Asks how much is unsent (SIOCOUTQ).
-    pub const UNSENT_SIZE: u32 = 64;
-    /// Asks for a minimum of bytes (SO_RCVLOWAT).
-    pub const MINIMUM: u32 = 128;
-    /// Blocks in receiving calls.
-    pub const BLOCKING: u32 = 256;
-    /// Sends more than [`LONG_RUN_BYTES`] without receiving.
-    pub const LONG_RUN: u32 = 512;
-    /// Ends its sending and goes on receiving.
-    pub const HALF_CLOSE: u32 = 1024;
-    /// Asks to be told with each message how much is unread (TCP_INQ).
-    pub const QUEUE_SIZE: u32 = 2048;
-
-    /// What a program may send without receiving before it counts as [`LONG_RUN`], in bytes.
-    pub const LONG_RUN_BYTES: u32 = 128 << 10;
-
-    /// Whether habits harm, of those that do on this kernel. A blocking reader is woken by space that
-    /// becomes free after a long send, and by the acknowledgement of its own half-close, and then returns
-    /// EAGAIN (seen, Linux 6.18).
-    pub const fn is_harmful(habits: u32, harmful: u32) -> bool {
-        const WAKES: u32 = LONG_RUN | HALF_CLOSE;
-        let alone = habits & harmful & !(BLOCKING | WAKES) != 0;
-        let blocks = habits & harmful & BLOCKING != 0;
-        alone || (blocks && habits & harmful & WAKES != 0)
-    }
-
-    /// All of them with a name for people.
-    pub const NAMES: [(u32, &str); 12] = [
-        (WAIT_ALL, "MSG_WAITALL"),
-        (URGENT, "urgent data"),
-        (ZERO_COPY, "MSG_ZEROCOPY"),
-        (UNREAD_SIZE, "FIONREAD"),
-        (SPLICE, "splice"),
-        (CONCURRENT, "blocking reader with concurrent writer"),
-        (UNSENT_SIZE, "SIOCOUTQ"),
-        (MINIMUM, "SO_RCVLOWAT"),
-        (BLOCKING, "blocking reads"),
-        (LONG_RUN, "long sends"),
-        (HALF_CLOSE, "half-close"),
-        (QUEUE_SIZE, "TCP_INQ"),
-    ];
 }
 
 /// Operations of the program that the agent calls, with the session's key and a value.
@@ -242,12 +205,8 @@ pub struct Member {
     pub session: u64,
     /// 0 the source, 1 the destination.
     pub side: u32,
-    /// The thread that last received in a blocking call, 0 for none.
-    pub reader: u32,
-    /// The thread that last sent, 0 for none.
-    pub writer: u32,
-    /// Bytes sent since something was received.
-    pub run: u32,
+    /// Always zero.
+    pub padding: u32,
 }
 
 /// What can be changed while the programs run.
@@ -264,8 +223,14 @@ pub struct Settings {
     pub scope_refusal: u32,
     /// For programs of the scope that nothing is said of: one of [`mode`].
     pub scope_mode: u32,
-    /// Bits of [`habit`] that redirection would break on this kernel.
-    pub harmful: u32,
+    /// Bits of [`habit::tried`] that redirection leaves as they are on this kernel.
+    pub harmless: u32,
+    /// Another number each time that programs begin to be observed, 0 while they are not.
+    pub watch: u32,
+    /// Always zero.
+    pub padding: u32,
+    /// Device and inode of the agent's PID namespace, 0 in the first one of the system.
+    pub processes: [u64; 2],
 }
 
 /// The call of `bpf_rdonly_cast` as it stands in the programs' file: a call of a kernel function (`0x85` with 2 as
@@ -343,12 +308,15 @@ pub mod cause {
 
 const _: () = {
     assert!(size_of::<Direction>() == 160);
-    assert!(size_of::<Session>() == 48 + 8 * 8 + 10 * 4 + 8 + 24 + 16 + 16 + 2 * 40 + 2 * 160);
+    assert!(
+        size_of::<Session>()
+            == 48 + 8 * 8 + 10 * 4 + 8 + 16 * habit::NAMED + 16 + 24 + 16 + 16 + 2 * 40 + 2 * 160
+    );
     assert!(core::mem::offset_of!(Session, source_cookie) == 48);
     assert!(core::mem::offset_of!(Session, source_instance) == 88);
     assert!(core::mem::offset_of!(Session, leave) == LASTING_BYTES - 4);
-    assert!(size_of::<Member>() == 24);
-    assert!(size_of::<Settings>() == 24);
+    assert!(size_of::<Member>() == 16);
+    assert!(size_of::<Settings>() == 48);
     assert!(size_of::<Shown>() == 32 + SHOWN_BYTES);
     assert!(size_of::<Event>() == 8 + size_of::<Session>());
 };

@@ -109,7 +109,7 @@ impl Reason {
             Self::Unavailable => "node cannot redirect",
             Self::FastOpen => "TCP Fast Open",
             Self::Learning => "program being observed",
-            Self::Habit => "program has an unsafe habit",
+            Self::Habit => "program uses what is not known to be safe",
             Self::SmallWrites => "stream of small writes",
             Self::ShortOfMemory => "TCP is short of memory",
             Self::OutrunsReader => "stream outruns its reader",

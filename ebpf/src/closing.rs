@@ -6,7 +6,7 @@ use patchbay_ebpf_common::{Session, cause, event, path, state};
 use crate::ends::socket;
 use crate::maps::{KNOWN_SESSIONS, MEMBERS, delete_socket, tell};
 use crate::socket::Socket;
-use crate::{kernel, marks, pending, scope};
+use crate::{habits, kernel, marks, pending, scope};
 
 /// States of a TCP socket (`BPF_TCP_*`).
 const ESTABLISHED: u32 = 1;
@@ -22,10 +22,13 @@ const CLOSING: u32 = 11;
 #[inline(always)]
 pub fn state_changed(ctx: &SockOpsContext) {
     let (old, new) = (ctx.arg(0), ctx.arg(1));
+    let socket = socket(ctx);
+    if matches!(new, FIN_WAIT1 | LAST_ACK) {
+        finishes(socket);
+    }
     if new != CLOSE {
         return;
     }
-    let socket = socket(ctx);
     if is_disconnected(socket, old)
         && let Some(mark) = marks::of(ctx)
         && mark.entered != 0
@@ -47,6 +50,16 @@ pub fn state_changed(ctx: &SockOpsContext) {
         return;
     }
     end(session, cause_of(old, from_source));
+}
+
+/// The socket stops sending.
+#[inline(always)]
+fn finishes(socket: u64) {
+    // SAFETY: the value is copied out at once.
+    let Some(member) = (unsafe { MEMBERS.get(&socket) }).copied() else { return };
+    let Some(session) = KNOWN_SESSIONS.get_ptr_mut(&member.session) else { return };
+    // SAFETY: the map's entry stays valid while the program runs.
+    habits::finishes(unsafe { &mut *session }, socket, member.side == 0);
 }
 
 /// Both ends of a session are closed.

@@ -11,10 +11,10 @@ use patchbay_ebpf_common::{
 };
 
 use crate::ends::{self, socket};
-use crate::maps::{DECLARED, KNOWN_SESSIONS, MEMBERS, NEW_SESSION, SOCKETS, count, delete_socket, tell};
+use crate::maps::{DECLARED, KNOWN_SESSIONS, MEMBERS, NEW_SESSION, SETTINGS, SOCKETS, count, delete_socket, tell};
 use crate::pending::{self, Noted};
 use crate::socket::Socket;
-use crate::{kernel, marks, scope};
+use crate::{habits, kernel, marks, scope};
 
 /// Where a session's key has how often its source was connected before: cookies count up from 1.
 const LIVES_SHIFT: u64 = 48;
@@ -46,6 +46,10 @@ pub fn source(ctx: &SockOpsContext) {
     let has_data = unsafe { (*ctx.ops).bytes_acked } > 1;
     let known = declared.is_some() || (has_data && pending::came_early(session));
     session.state |= if known { state::TOLD } else { state::TENTATIVE };
+    habits::inherited(ctx, socket, session, true);
+    if session.reason == 0 {
+        session.reason = session.leave;
+    }
     if session.reason == 0 {
         session.reason = obstacle(socket, &tuple, mark, session.source_cookie, has_data);
     }
@@ -55,7 +59,7 @@ pub fn source(ctx: &SockOpsContext) {
             false => session.reason = Reason::NotInserted as u32,
         }
     }
-    let member = Member { session: session.key, side: 0, reader: 0, writer: 0, run: 0 };
+    let member = Member { session: session.key, side: 0, padding: 0 };
     if KNOWN_SESSIONS.insert(&session.key, &*session, 0).is_err()
         || MEMBERS.insert(&socket, &member, 0).is_err()
     {
@@ -109,11 +113,12 @@ pub fn destination(ctx: &SockOpsContext) {
         session.destination_program = mark.program;
         session.destination_process = mark.process;
     }
-    let member = Member { session: key, side: 1, reader: 0, writer: 0, run: 0 };
+    let member = Member { session: key, side: 1, padding: 0 };
     if MEMBERS.insert(&socket, &member, 0).is_err() && session.reason == 0 {
         session.reason = Reason::TableFull as u32;
     }
     watch(ctx);
+    habits::inherited(ctx, socket, session, false);
     if session.reason == 0 {
         session.reason = mismatch(session, socket);
     }
@@ -178,6 +183,8 @@ fn begin(
     session.directions[1].written = copied;
     session.reason = declaration.refusal;
     session.mode = declaration.mode;
+    session.about = declaration.about;
+    session.watch = SETTINGS.get(0).map_or(0, |settings| settings.watch);
     session.memory_pressure = kernel::memory_pressure(socket);
     Some(session)
 }

@@ -1,159 +1,278 @@
-//! What programs do with their sockets that behaves differently once they are redirected.
+//! What programs do with their sockets: whatever is not on the list is noted, and keeps them on TCP.
 
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_pidns_info, bpf_sock};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use patchbay_ebpf_common::{Member, Reason, Session, event, habit, mode};
+use aya_ebpf::helpers::generated::{bpf_get_ns_current_pid_tgid, bpf_sk_storage_get};
+use aya_ebpf::programs::{SockOpsContext, SockoptContext, TracePointContext};
+use patchbay_ebpf_common::habit::{
+    self, IPPROTO_TCP, NAMED, SO_ATTACH_FILTER, SO_MAX_PACING_RATE, SO_PEEK_OFF, SO_RCVLOWAT, SO_TIMESTAMPING,
+    SOL_SOCKET, TCP_ULP, manner, receive_flag,
+};
+use patchbay_ebpf_common::{Habit, Member, Reason, Session, event, mode, state};
 
+use crate::calls::{CALLS_RECEIVING, CALLS_SENDING, Call, argument, has};
 use crate::kernel;
-use crate::maps::{KNOWN_SESSIONS, MEMBERS, SETTINGS, tell};
+use crate::maps::{KNOWN_SESSIONS, MEMBERS, OPTIONS, SETTINGS, number_of, tell};
 use crate::socket::Socket;
 
-/// `MSG_OOB`
-const URGENT: u64 = 0x1;
-/// `MSG_DONTWAIT`, which the kernel adds for sockets that are non-blocking.
-const DO_NOT_WAIT: u64 = 0x40;
-/// `MSG_WAITALL`
-const WAIT_ALL: u64 = 0x100;
-/// `MSG_ZEROCOPY`
-const ZERO_COPY: u64 = 0x400_0000;
-/// `FIONREAD`
-const UNREAD_SIZE: u64 = 0x541b;
-/// `SHUT_WR`
-const END_SENDING: u64 = 1;
-/// `SIOCOUTQ`
-const UNSENT_SIZE: u64 = 0x5411;
-/// `IPPROTO_TCP`
-const OF_TCP: u64 = 6;
-/// `TCP_INQ`
-const QUEUE_SIZE: u64 = 36;
+/// Options longer than this reach the kernel only if the program says that it left them alone (a page).
+const MAX_SEEN_OPTION: i32 = 4_096;
 
 /// A receiving call has ended.
 #[inline(always)]
-pub fn received(socket: u64, flags: u64) {
+pub fn received(socket: u64, result: i32, flags: u32) {
     let Some((member, session)) = find(socket) else { return };
-    let side = side(member);
-    call(session, side);
-    let mut seen = 0;
-    if flags & WAIT_ALL != 0 {
-        seen |= habit::WAIT_ALL;
+    let source = member.side == 0;
+    count_call(session, source);
+    if result > 0 && flags & receive_flag::PEEK == 0 {
+        let taken = session.taken_by(source);
+        *taken = taken.wrapping_add(result as u32);
     }
-    if flags & URGENT != 0 {
-        seen |= habit::URGENT;
+    note(session, source, Habit::received_with(flags));
+    if flags & receive_flag::DO_NOT_WAIT == 0 {
+        note(session, source, Habit::manner(manner::BLOCKS));
     }
-    member.run = 0;
     if !matches!(Socket::at(socket).minimum_asked(), Some(..=1)) {
-        seen |= habit::MINIMUM;
+        note(session, source, Habit::set(SOL_SOCKET, SO_RCVLOWAT));
     }
-    if flags & DO_NOT_WAIT == 0 {
-        seen |= habit::BLOCKING;
-        member.reader = thread();
-        if member.writer != 0 && member.writer != member.reader {
-            seen |= habit::CONCURRENT;
-        }
+    match Call::current().number {
+        Some(number) if has(&CALLS_RECEIVING, number) => {}
+        Some(number) => note(session, source, Habit::call(number)),
+        None => note(session, source, Habit::manner(manner::RING)),
     }
-    remember(session, side, seen);
 }
 
 /// A sending call has ended.
 #[inline(always)]
-pub fn sent(socket: u64, taken: u64, flags: u64) {
+pub fn sent(socket: u64) {
     let Some((member, session)) = find(socket) else { return };
-    let side = side(member);
-    call(session, side);
-    let mut seen = 0;
-    if flags & URGENT != 0 {
-        seen |= habit::URGENT;
+    let source = member.side == 0;
+    count_call(session, source);
+    let call = Call::current();
+    match call.number {
+        Some(number) if has(&CALLS_SENDING, number) => {}
+        Some(number) => note(session, source, Habit::call(number)),
+        None => note(session, source, Habit::manner(manner::RING)),
     }
-    if flags & ZERO_COPY != 0 {
-        seen |= habit::ZERO_COPY;
+    note(session, source, Habit::sent_with(call.send_flags()));
+    if call.has_control_data() {
+        note(session, source, Habit::manner(manner::CONTROL_DATA));
     }
-    // An error is negative, in 32 bits.
-    if taken & 0x8000_0000 == 0 {
-        member.run = member.run.saturating_add(taken as u32);
-    }
-    if member.run > habit::LONG_RUN_BYTES {
-        seen |= habit::LONG_RUN;
-    }
-    member.writer = thread();
-    if member.reader != 0 && member.reader != member.writer {
-        seen |= habit::CONCURRENT;
-    }
-    remember(session, side, seen);
 }
 
-/// A system call begins.
+/// A system call on a descriptor begins.
 #[inline(always)]
-pub fn system_call(registers: u64, number: u64) {
-    let (splice, shutdown) = (kernel::is_splice(number), kernel::is_shutdown(number));
-    let setsockopt = kernel::is_setsockopt(number);
-    if !splice && !shutdown && !setsockopt && !kernel::is_ioctl(number) {
+fn on_descriptor(descriptor: u64, habit: Habit) {
+    if habit == Habit::NONE {
         return;
     }
-    let Some([descriptor, second, third]) = kernel::arguments(registers) else { return };
-    let (second, third) = (second & 0xffff_ffff, third & 0xffff_ffff);
-    let seen = if splice {
-        habit::SPLICE
-    } else if shutdown {
-        if second != END_SENDING {
-            return;
-        }
-        habit::HALF_CLOSE
-    } else if setsockopt {
-        if second != OF_TCP || third != QUEUE_SIZE {
-            return;
-        }
-        habit::QUEUE_SIZE
-    } else if second == UNREAD_SIZE {
-        habit::UNREAD_SIZE
-    } else if second == UNSENT_SIZE {
-        habit::UNSENT_SIZE
-    } else {
-        return;
-    };
     let Some(socket) = kernel::socket_of(descriptor & 0xffff_ffff) else { return };
     let Some((member, session)) = find(socket) else { return };
-    remember(session, side(member), seen);
+    note(session, member.side == 0, habit);
+}
+
+/// `ioctl` begins.
+#[inline(always)]
+pub fn ioctl(ctx: &TracePointContext) {
+    on_descriptor(argument(ctx.as_ptr(), 0), Habit::ioctl(argument(ctx.as_ptr(), 1) as u32));
+}
+
+/// `getsockopt` begins.
+#[inline(always)]
+pub fn getsockopt(ctx: &TracePointContext) {
+    let (level, option) = (argument(ctx.as_ptr(), 1) as u32, argument(ctx.as_ptr(), 2) as u32);
+    on_descriptor(argument(ctx.as_ptr(), 0), Habit::got(level, option));
+}
+
+/// `splice` begins: its first argument is where bytes come from.
+#[inline(always)]
+pub fn splice(ctx: &TracePointContext) {
+    on_descriptor(argument(ctx.as_ptr(), 0), this_call(ctx));
+}
+
+/// `sendfile` begins: its second argument is where bytes come from.
+#[inline(always)]
+pub fn sendfile(ctx: &TracePointContext) {
+    on_descriptor(argument(ctx.as_ptr(), 1), this_call(ctx));
+}
+
+/// The call that the tracepoint tells of.
+#[inline(always)]
+fn this_call(ctx: &TracePointContext) -> Habit {
+    /// Behind a pointer of the kernel's.
+    const NUMBER: usize = 8;
+    // SAFETY: every system call's tracepoint has its number there.
+    Habit::call(unsafe { core::ptr::read_volatile(ctx.as_ptr().cast::<u8>().add(NUMBER).cast()) })
+}
+
+/// An option of a TCP socket is about to be set, on whatever socket of the cgroup: what a listening socket has
+/// is inherited by those that it accepts.
+#[inline(always)]
+pub fn option_set(ctx: &SockoptContext) {
+    let option = ctx.sockopt;
+    // SAFETY: the context is valid while the program runs.
+    let (level, name, length) = unsafe { ((*option).level, (*option).optname, (*option).optlen) };
+    if length > MAX_SEEN_OPTION {
+        // SAFETY: as above; the kernel then takes the program's own bytes.
+        unsafe { (*option).optlen = 0 };
+    }
+    let habit = Habit::set(level as u32, name as u32);
+    if habit == Habit::NONE {
+        return;
+    }
+    // SAFETY: as above.
+    let socket = unsafe { (*option).__bindgen_anon_1.sk };
+    // SAFETY: the socket lives while one of its options is set.
+    if socket.is_null() || unsafe { (*socket).protocol } != IPPROTO_TCP {
+        return;
+    }
+    if let Some(set) = options(socket, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) {
+        add(set, habit);
+    }
+    if let Some((member, session)) = find(number_of(socket)) {
+        note(session, member.side == 0, habit);
+    }
+}
+
+/// What was set on the socket itself or on the one that accepted it, at its establishment.
+#[inline(always)]
+pub fn inherited(ctx: &SockOpsContext, socket: u64, session: &mut Session, source: bool) {
+    // SAFETY: the context is valid while the program runs.
+    let known = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if !known.is_null()
+        && let Some(set) = options(known, 0)
+    {
+        let mut index = 0;
+        while index < NAMED {
+            note(session, source, Habit(set[index]));
+            index += 1;
+        }
+    }
+    // What was set before anybody looked shows in the socket itself.
+    let here = Socket::at(socket);
+    if here.read::<u64>(kernel::filter_offset()) != Some(0) {
+        note(session, source, Habit::set(SOL_SOCKET, SO_ATTACH_FILTER));
+    }
+    if here.read::<u64>(kernel::upper_layer_offset()) != Some(0) {
+        note(session, source, Habit::set(IPPROTO_TCP, TCP_ULP));
+    }
+    if !matches!(here.read::<i32>(kernel::peek_offset_offset()), Some(..0)) {
+        note(session, source, Habit::set(SOL_SOCKET, SO_PEEK_OFF));
+    }
+    if here.read::<u64>(kernel::pacing_rate_offset()) != Some(u64::MAX) {
+        note(session, source, Habit::set(SOL_SOCKET, SO_MAX_PACING_RATE));
+    }
+    if here.read::<u32>(kernel::time_stamps_offset()) != Some(0) {
+        note(session, source, Habit::set(SOL_SOCKET, SO_TIMESTAMPING));
+    }
+}
+
+/// An end of a session on TCP stops sending: were all bytes that it has read so far seen to be received?
+#[inline(always)]
+pub fn finishes(session: &mut Session, socket: u64, source: bool) {
+    let watch = SETTINGS.get(0).map_or(0, |settings| settings.watch);
+    let [there, back] = &session.directions;
+    if session.reason == 0 || session.watch != watch || there.kernel_messages + back.kernel_messages != 0 {
+        return;
+    }
+    let begun = if source { session.source_expected } else { session.source_sequence };
+    let taken = *session.taken_by(source);
+    let Some(copied) = Socket::at(socket).copied_sequence() else { return };
+    // The other end's FIN counts as a byte.
+    if copied.wrapping_sub(begun).wrapping_sub(taken) > 1 {
+        note(session, source, Habit::manner(manner::UNSEEN));
+    }
+}
+
+/// The options that were set on a socket and are not on the list.
+#[inline(always)]
+fn options(socket: *mut bpf_sock, flags: u64) -> Option<&'static mut [u64; NAMED]> {
+    // SAFETY: a map of this kind, and a socket that lives while the program runs.
+    let set = unsafe {
+        bpf_sk_storage_get(
+            (&raw const OPTIONS).cast_mut().cast(),
+            socket.cast(),
+            core::ptr::null_mut(),
+            flags,
+        )
+    };
+    // SAFETY: the storage stays valid while the program runs; a lost update only delays what is noted.
+    unsafe { set.cast::<[u64; NAMED]>().as_mut() }
 }
 
 #[inline(always)]
-fn find(socket: u64) -> Option<(&'static mut Member, &'static mut Session)> {
-    let member = MEMBERS.get_ptr_mut(&socket)?;
-    // SAFETY: the map's entry stays valid while the program runs; a lost update of a thread's number
-    // only delays what is learned from it.
-    let member = unsafe { &mut *member };
+fn find(socket: u64) -> Option<(&'static Member, &'static mut Session)> {
+    let member = MEMBERS.get_ptr(&socket)?;
+    // SAFETY: the map's entry stays valid while the program runs.
+    let member = unsafe { &*member };
     let session = KNOWN_SESSIONS.get_ptr_mut(&member.session)?;
-    // SAFETY: as above; the fields written here are written nowhere else.
+    // SAFETY: as above; a lost update of what is written here only delays what is noted.
     Some((member, unsafe { &mut *session }))
 }
 
 #[inline(always)]
-fn side(member: &Member) -> usize {
-    usize::from(member.side != 0)
-}
-
-#[inline(always)]
-fn call(session: &mut Session, side: usize) {
-    let direction = session.sent_by(side == 0);
+fn count_call(session: &mut Session, source: bool) {
+    let direction = session.sent_by(source);
     direction.calls = direction.calls.saturating_add(1);
-}
-
-#[inline(always)]
-fn thread() -> u32 {
-    (bpf_get_current_pid_tgid() & 0xffff_ffff) as u32
-}
-
-#[inline(always)]
-fn remember(session: &mut Session, side: usize, seen: u32) {
-    let new = seen & !session.habits[side];
-    if new == 0 {
-        return;
+    let process = process();
+    if source {
+        session.users[0] = process;
+    } else {
+        session.users[1] = process;
     }
-    session.habits[side] |= new;
-    let harmful = match SETTINGS.get(0) {
-        Some(settings) => habit::is_harmful(session.habits[side], settings.harmful),
-        None => true,
+}
+
+/// The running process, in the agent's PID namespace; 0 when it is not of it.
+#[inline(always)]
+fn process() -> u32 {
+    let Some(settings) = SETTINGS.get(0) else { return 0 };
+    let [device, inode] = settings.processes;
+    if inode == 0 {
+        return (bpf_get_current_pid_tgid() >> 32) as u32;
+    }
+    let mut found = bpf_pidns_info { pid: 0, tgid: 0 };
+    // SAFETY: the room is of the size that is told.
+    let failed = unsafe {
+        bpf_get_ns_current_pid_tgid(device, inode, &raw mut found, size_of::<bpf_pidns_info>() as u32)
     };
-    if harmful && session.mode == mode::AUTO && session.reason == 0 && session.leave == 0 {
-        session.leave = Reason::Habit as u32;
+    if failed == 0 { found.tgid } else { 0 }
+}
+
+/// Puts a habit among those of an end. False when it is there already, or there is no room for more.
+#[inline(always)]
+fn add(noted: &mut [u64; NAMED], habit: Habit) -> bool {
+    let mut index = 0;
+    while index < NAMED {
+        if noted[index] == habit.0 {
+            return false;
+        }
+        if noted[index] == 0 {
+            noted[index] = habit.0;
+            return true;
+        }
+        index += 1;
     }
-    tell(event::HABIT, 0, session);
+    false
+}
+
+/// Notes a habit; one that can harm takes a session of mode `auto` back to TCP.
+#[inline(always)]
+fn note(session: &mut Session, source: bool, habit: Habit) {
+    if habit != Habit::NONE && add(session.habits_of(source), habit) {
+        noted(session, habit);
+    }
+}
+
+/// Once for each habit: a function of its own keeps the programs small.
+#[inline(never)]
+fn noted(session: &mut Session, habit: Habit) {
+    let harmless = SETTINGS.get(0).map_or(0, |settings| settings.harmless);
+    if habit.harms(harmless) && session.mode == mode::AUTO && session.reason == 0 && session.leave == 0 {
+        session.leave = Reason::Habit as u32;
+        session.about = habit.0;
+    }
+    if session.state & state::TENTATIVE == 0 {
+        tell(event::HABIT, 0, session);
+    }
 }

@@ -126,14 +126,22 @@ offsets! {
     TYPE_TCP_SOCK tcp_sock_type;
     /// Number of the type `struct sk_psock` for it
     TYPE_SK_PSOCK sk_psock_type;
-    /// Number of the system call `ioctl`
-    NUMBER_IOCTL ioctl_number;
-    /// Number of the system call `splice`
-    NUMBER_SPLICE splice_number;
-    /// Number of the system call `shutdown`
-    NUMBER_SHUTDOWN shutdown_number;
-    /// Number of the system call `setsockopt`
-    NUMBER_SETSOCKOPT setsockopt_number;
+    /// Fourth argument of a system call in `pt_regs`
+    OFFSET_FOURTH_ARGUMENT fourth_argument_offset;
+    /// The system call's number in `pt_regs`
+    OFFSET_CALL_NUMBER call_number_offset;
+    /// `task_struct.flags`
+    OFFSET_TASK_FLAGS task_flags_offset;
+    /// `sock.sk_filter`
+    OFFSET_FILTER filter_offset;
+    /// `inet_connection_sock.icsk_ulp_ops`
+    OFFSET_UPPER_LAYER upper_layer_offset;
+    /// `sock.sk_peek_off`
+    OFFSET_PEEK_OFFSET peek_offset_offset;
+    /// `sock.sk_max_pacing_rate`
+    OFFSET_PACING_RATE pacing_rate_offset;
+    /// `sock.sk_tsflags`
+    OFFSET_TIME_STAMPS time_stamps_offset;
 }
 
 /// `SOCK_RCVBUF_LOCK`
@@ -211,40 +219,6 @@ pub fn cgroup_id(socket: u64) -> Option<u64> {
     let cgroup = read::<u64>(socket, cgroup_offset())?;
     let node = read::<u64>(cgroup, kernfs_node_offset())?;
     read(node, kernfs_id_offset())
-}
-
-/// The first three arguments of a system call, from its registers.
-#[inline(always)]
-pub fn arguments(registers: u64) -> Option<[u64; 3]> {
-    Some([
-        read(registers, first_argument_offset())?,
-        read(registers, second_argument_offset())?,
-        read(registers, third_argument_offset())?,
-    ])
-}
-
-/// Whether a number is that of `ioctl`.
-#[inline(always)]
-pub fn is_ioctl(number: u64) -> bool {
-    number == ioctl_number()
-}
-
-/// Whether a number is that of `splice`.
-#[inline(always)]
-pub fn is_splice(number: u64) -> bool {
-    number == splice_number()
-}
-
-/// Whether a number is that of `setsockopt`.
-#[inline(always)]
-pub fn is_setsockopt(number: u64) -> bool {
-    number == setsockopt_number()
-}
-
-/// Whether a number is that of `shutdown`.
-#[inline(always)]
-pub fn is_shutdown(number: u64) -> bool {
-    number == shutdown_number()
 }
 
 /// Whether the socket is being restored (TCP_REPAIR): its connection was made nowhere.

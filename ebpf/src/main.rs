@@ -2,12 +2,13 @@
 //!
 //! `sock_ops` sees connections of this node's instances become established and close, and puts both
 //! sockets of a declared session into the map, or neither. `sk_msg` decides for every message whether
-//! it is redirected. Raw tracepoints observe what programs do, while that is still to be learned.
+//! it is redirected. Tracepoints and a program for options observe what programs do.
 #![no_std]
 #![no_main]
 // Its inline assembler; the toolchain allows it for this crate.
 #![feature(asm_experimental_arch)]
 
+mod calls;
 mod closing;
 mod control;
 mod ends;
@@ -26,8 +27,10 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
 };
-use aya_ebpf::macros::{raw_tracepoint, sk_msg, sock_ops};
-use aya_ebpf::programs::{RawTracePointContext, SkMsgContext, SockOpsContext};
+use aya_ebpf::macros::{cgroup_sockopt, raw_tracepoint, sk_msg, sock_ops, tracepoint};
+use aya_ebpf::programs::{
+    RawTracePointContext, SkMsgContext, SockOpsContext, SockoptContext, TracePointContext,
+};
 
 /// `sk_action`: let the message go on, redirected if a target was set.
 const SK_PASS: u32 = 1;
@@ -58,22 +61,51 @@ pub fn patchbay_sk_msg(ctx: SkMsgContext) -> u32 {
 /// Sees every receiving call on the node while programs are observed (tracepoint of Linux 6.3).
 #[raw_tracepoint(tracepoint = "sock_recv_length")]
 pub fn patchbay_received(ctx: RawTracePointContext) -> u32 {
-    habits::received(ctx.arg(0), ctx.arg(2));
+    habits::received(ctx.arg(0), ctx.arg::<u64>(1) as i32, ctx.arg::<u64>(2) as u32);
     0
 }
 
 /// Sees every sending call on the node while programs are observed (tracepoint of Linux 6.3).
 #[raw_tracepoint(tracepoint = "sock_send_length")]
 pub fn patchbay_sent(ctx: RawTracePointContext) -> u32 {
-    habits::sent(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    habits::sent(ctx.arg(0));
     0
 }
 
-/// Sees every system call on the node while programs are observed.
-#[raw_tracepoint(tracepoint = "sys_enter")]
-pub fn patchbay_system_call(ctx: RawTracePointContext) -> u32 {
-    habits::system_call(ctx.arg(0), ctx.arg(1));
+/// Sees the node's calls of `ioctl`, and of no other, while programs are observed; so do the three below.
+#[tracepoint]
+pub fn patchbay_ioctl(ctx: TracePointContext) -> u32 {
+    habits::ioctl(&ctx);
     0
+}
+
+/// `getsockopt`
+#[tracepoint]
+pub fn patchbay_getsockopt(ctx: TracePointContext) -> u32 {
+    habits::getsockopt(&ctx);
+    0
+}
+
+/// `splice`
+#[tracepoint]
+pub fn patchbay_splice(ctx: TracePointContext) -> u32 {
+    habits::splice(&ctx);
+    0
+}
+
+/// `sendfile`
+#[tracepoint]
+pub fn patchbay_sendfile(ctx: TracePointContext) -> u32 {
+    habits::sendfile(&ctx);
+    0
+}
+
+/// Sees the options that the programs of the cgroup set, before the kernel does.
+#[cgroup_sockopt(setsockopt)]
+pub fn patchbay_setsockopt(ctx: SockoptContext) -> i32 {
+    habits::option_set(&ctx);
+    // The kernel goes on.
+    1
 }
 
 /// Called by the agent, attached nowhere.

@@ -1,8 +1,10 @@
 //! All maps. Their sizes are set by the agent when it loads the programs.
 
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_ebpf::helpers::generated::bpf_map_delete_elem;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
+use patchbay_ebpf_common::habit::NAMED;
 use patchbay_ebpf_common::{
     ConnectionName, Declaration, DeclarationKey, DestinationKey, Event, Member, Session, Settings, SourceKey,
     Treatment, counter,
@@ -83,6 +85,29 @@ pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 /// Events for the agent; when it is full the event is lost and counted, and the agent looks at the records.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
+
+/// A map that keeps habits with each socket, which an accepted one inherits: aya's has no way to say that.
+#[repr(C)]
+pub struct WithSocket {
+    r#type: *const [i32; bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const [u64; NAMED],
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: the pointers are never followed; they only carry types for whoever loads the map.
+unsafe impl Sync for WithSocket {}
+
+/// Options that were set on a socket and are not on the list.
+#[btf_map]
+pub static OPTIONS: WithSocket = WithSocket {
+    r#type: core::ptr::null(),
+    key: core::ptr::null(),
+    value: core::ptr::null(),
+    max_entries: core::ptr::null(),
+    map_flags: core::ptr::null(),
+};
 
 /// A pointer as a number. The verifier lets nobody compute with a socket's pointer; through a map it
 /// becomes a number that `bpf_probe_read_kernel` takes.

@@ -65,13 +65,14 @@ pub fn declaration(tuple: &Tuple, mark: &Mark) -> Option<Declaration> {
         return None;
     }
     let treatment = treatment(&mark.program, tuple.destination_port)
-        .unwrap_or(Treatment { refusal: settings.scope_refusal, mode: settings.scope_mode });
+        .unwrap_or(Treatment { refusal: settings.scope_refusal, mode: settings.scope_mode, about: 0 });
     Some(Declaration {
         destination_cgroup: 0,
         source_instance: 0,
         destination_instance: 0,
         refusal: treatment.refusal,
         mode: treatment.mode,
+        about: treatment.about,
     })
 }
 

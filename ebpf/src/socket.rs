@@ -67,6 +67,12 @@ impl Socket {
         Self(Seen::new(address, tcp_sock_type()))
     }
 
+    /// A value inside, at its offset.
+    #[inline(always)]
+    pub fn read<T: Copy>(self, offset: u64) -> Option<T> {
+        self.0.read(offset)
+    }
+
     /// The next sequence number that it will write.
     #[inline(always)]
     pub fn write_sequence(self) -> Option<u32> {

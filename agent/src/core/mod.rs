@@ -5,6 +5,7 @@ mod adapted;
 mod asked;
 mod closing;
 mod ending;
+pub mod habit_names;
 mod instances;
 mod observed;
 pub mod profiles;
@@ -20,7 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use patchbay_ebpf_common::Reason;
+use patchbay_ebpf_common::{Habit, Reason};
 use ssmmp::{
     Address, Envelope, Hop, InitiationRequest, InstanceId, Message, MessageId, Name, NameList,
     PlugConfiguration, Port, SocketConfiguration, Status,
@@ -171,6 +172,8 @@ pub struct Declare {
     pub at: SocketAddr,
     /// Whether to redirect.
     pub redirect: Result<(), Reason>,
+    /// What the reason is about, if it is [`Reason::Habit`].
+    pub about: Habit,
     /// Whether it stays redirected whatever is seen.
     pub always: bool,
     /// Whether its programs are to be observed.
@@ -232,8 +235,8 @@ pub struct Redirects {
     pub description: String,
     /// Whether programs can be observed, so that unknown ones may be redirected later.
     pub observes: bool,
-    /// Bits of [`crate::datapath::habit`] that redirection would break on this kernel.
-    pub harmful: u32,
+    /// Bits of [`crate::datapath::habit::tried`] that redirection leaves as they are on this kernel.
+    pub harmless: u32,
 }
 
 /// The agent's state and its only owner.

@@ -4,8 +4,8 @@ use patchbay_ebpf_common::Reason;
 use ssmmp::InstanceId;
 use tracing::info;
 
-use super::profiles::{Ends, Traffic, habit_names};
-use super::{Core, Declare, Declared, Effect};
+use super::profiles::{Ends, Traffic};
+use super::{Core, Declare, Declared, Effect, habit_names};
 use crate::datapath::SessionReport;
 
 impl Core {
@@ -14,6 +14,7 @@ impl Core {
         let decided = declare.redirect.is_err() || declare.always;
         if !decided {
             declare.redirect = self.verdict(&ends);
+            declare.about = self.profiles.about(&ends, self.redirects.harmless);
             declare.observe = self.redirects.observes && !ends.all_tested();
         }
         let key = (declare.source, declare.at);
@@ -26,7 +27,7 @@ impl Core {
     }
 
     fn verdict(&self, ends: &Ends) -> Result<(), Reason> {
-        let verdict = self.profiles.verdict(ends, self.redirects.harmful);
+        let verdict = self.profiles.verdict(ends, self.redirects.harmless);
         match verdict {
             Err(Reason::Learning) if !self.redirects.observes => Err(Reason::NoProfile),
             verdict => verdict,
@@ -45,16 +46,16 @@ impl Core {
         if ended && report.sent.kernel_messages > 0 && report.leaving.is_none() {
             self.profiles.remember_traffic(&ends, None);
         }
-        let harmful = self.redirects.harmful;
+        let harmless = self.redirects.harmless;
         let both = [&ends.source, &ends.destination];
-        let harmed = both.map(|end| self.profiles.harms(end, harmful));
-        if !self.profiles.learn(&ends, report.habits, report.calls, ended) {
+        let harmed = both.map(|end| self.profiles.harms(end, harmless));
+        if !self.profiles.learn(&ends, report, ended) {
             return;
         }
         for (end, harmed) in both.into_iter().zip(harmed) {
-            if !harmed && self.profiles.harms(end, harmful) {
-                let habits = self.profiles.endpoints.get(end).map_or(0, |profile| profile.habits);
-                info!(endpoint = %end, habits = habit_names(habits), "it stays on TCP");
+            if let (None, Some(habit)) = (harmed, self.profiles.harms(end, harmless)) {
+                let (uses, advice) = (habit_names::name(habit), habit_names::advice(habit));
+                info!(endpoint = %end, uses, advice, "it stays on TCP");
             }
         }
         self.decide_again();
@@ -63,7 +64,7 @@ impl Core {
     /// A session is on its way out of the map.
     pub(super) fn left(&mut self, report: &SessionReport) {
         let Some(ends) = self.ends(report) else { return };
-        let reason = report.leaving.map_or("unknown", Reason::text);
+        let reason = report.leaving.map_or_else(|| "unknown".to_owned(), |reason| report.text(reason));
         info!(source = %report.source, destination = %report.destination, reason, "back to TCP");
         if report.leaving.is_some_and(Traffic::counts) {
             self.profiles.remember_traffic(&ends, report.leaving);
@@ -88,6 +89,7 @@ impl Core {
         for (key, verdict) in changed {
             if let Some(declared) = self.declared.get_mut(&key) {
                 declared.declare.redirect = verdict;
+                declared.declare.about = self.profiles.about(&declared.ends, self.redirects.harmless);
                 let declare = declared.declare.clone();
                 self.effect(Effect::Declare(declare));
             }

@@ -2,26 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use patchbay_ebpf_common::{Reason, habit};
+use patchbay_ebpf_common::{Habit, Reason};
 use serde::{Deserialize, Serialize};
+
+use super::habit_names;
+use crate::datapath::SessionReport;
 
 /// Sending and receiving calls that must have been seen in one session before a program counts as known.
 pub const ENOUGH_CALLS: u32 = 1_000;
 /// Or sessions that must have ended.
 pub const ENOUGH_SESSIONS: u32 = 50;
 
-/// Habits of programs that Patchbay knows, by file name, so that they need not be found out.
-const KNOWN_HABITS: [(&str, u32); 4] = [
-    ("haproxy", habit::SPLICE),
-    ("java", habit::UNREAD_SIZE),
-    ("nginx", habit::UNREAD_SIZE),
-    ("dotnet", habit::UNREAD_SIZE),
-];
-
-/// The habits that a program is known for, by its file name.
-pub fn known_habits(program: &str) -> u32 {
-    KNOWN_HABITS.iter().find(|(name, _)| *name == program).map_or(0, |(_, habits)| *habits)
-}
+/// Habits kept of one plug or socket; further ones are not, the first one has decided already.
+pub const MAX_HABITS: usize = 16;
 
 /// A plug or socket of a service, `service.name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -42,28 +35,56 @@ impl std::fmt::Display for Endpoint {
 }
 
 /// What was seen at one plug or socket.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Profile {
     /// Sessions that ended while they were observed.
     pub sessions: u32,
     /// Sending and receiving calls that were seen.
     pub calls: u32,
-    /// Bits of [`habit`].
-    pub habits: u32,
+    /// Whether the program's files were asked what it could do.
+    pub examined: bool,
+    /// What it does that is not on the list; at most [`MAX_HABITS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub habits: Vec<SeenHabit>,
+}
+
+/// A habit and when it was seen first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenHabit {
+    /// For people.
+    pub name: String,
+    /// [`Habit`]
+    pub code: u64,
+    /// Seconds since 1970.
+    pub seen: u64,
 }
 
 impl Profile {
-    /// Whether the program may be redirected, or why not.
+    /// Whether the program may be redirected, or why not; `harmless` are bits of
+    /// [`patchbay_ebpf_common::habit::tried`].
     ///
     /// # Errors
     /// The reason for TCP.
-    pub fn verdict(self, harmful: u32) -> Result<(), Reason> {
-        if habit::is_harmful(self.habits, harmful) {
+    pub fn verdict(&self, harmless: u32) -> Result<(), Reason> {
+        if self.harmful(harmless).is_some() {
             Err(Reason::Habit)
-        } else if self.calls >= ENOUGH_CALLS || self.sessions >= ENOUGH_SESSIONS {
+        } else if self.examined && (self.calls >= ENOUGH_CALLS || self.sessions >= ENOUGH_SESSIONS) {
             Ok(())
         } else {
             Err(Reason::Learning)
+        }
+    }
+
+    /// The first habit that keeps it on TCP.
+    pub fn harmful(&self, harmless: u32) -> Option<Habit> {
+        self.habits.iter().map(|seen| Habit(seen.code)).find(|habit| habit.harms(harmless))
+    }
+
+    fn add(&mut self, habit: Habit, seen: u64) {
+        if self.habits.len() < MAX_HABITS && self.habits.iter().all(|known| known.code != habit.0) {
+            self.habits.push(SeenHabit { name: habit_names::name(habit), code: habit.0, seen });
         }
     }
 }
@@ -138,13 +159,14 @@ impl Profiles {
     ///
     /// # Errors
     /// The reason for TCP.
-    pub fn verdict(&self, ends: &Ends, harmful: u32) -> Result<(), Reason> {
+    pub fn verdict(&self, ends: &Ends, harmless: u32) -> Result<(), Reason> {
         if let Some(reason) = self.connections.get(&ends.connection()).and_then(|it| it.better_over_tcp()) {
             return Err(reason);
         }
-        let of = |end: &Endpoint, tested| match tested {
-            true => Ok(()),
-            false => self.endpoints.get(end).copied().unwrap_or_default().verdict(harmful),
+        let of = |end: &Endpoint, tested| match (tested, self.endpoints.get(end)) {
+            (true, _) => Ok(()),
+            (false, Some(profile)) => profile.verdict(harmless),
+            (false, None) => Err(Reason::Learning),
         };
         // A habit of one end says more than that the other is still observed.
         match (of(&ends.source, ends.tested[0]), of(&ends.destination, ends.tested[1])) {
@@ -153,37 +175,41 @@ impl Profiles {
         }
     }
 
+    /// What the verdict is about, if it is [`Reason::Habit`].
+    pub fn about(&self, ends: &Ends, harmless: u32) -> Habit {
+        [(&ends.source, ends.tested[0]), (&ends.destination, ends.tested[1])]
+            .into_iter()
+            .filter(|(_, tested)| !tested)
+            .find_map(|(end, _)| self.endpoints.get(end)?.harmful(harmless))
+            .unwrap_or(Habit::NONE)
+    }
+
     /// Learns from a session so far; `ended` when there is nothing more to come from it. Returns whether
     /// anything changed that should be kept.
-    pub fn learn(&mut self, ends: &Ends, habits: [u32; 2], calls: [u32; 2], ended: bool) -> bool {
+    pub fn learn(&mut self, ends: &Ends, report: &SessionReport, ended: bool) -> bool {
         let mut changed = false;
         for (index, end) in [&ends.source, &ends.destination].into_iter().enumerate() {
-            if ends.tested[index] || (calls[index] == 0 && habits[index] == 0) {
+            let (calls, habits) = (report.calls[index], &report.habits[index]);
+            if ends.tested[index] || (calls == 0 && habits.is_empty()) {
                 continue;
             }
             let profile = self.endpoints.entry(end.clone()).or_default();
-            let before = *profile;
-            profile.habits |= habits[index];
+            let before = (profile.sessions, profile.calls, profile.examined, profile.habits.len());
+            for habit in habits {
+                profile.add(*habit, report.read_at);
+            }
+            profile.examined |= report.examined[index];
             // More than enough says no more, and would be written down again and again.
-            profile.calls = profile.calls.max(calls[index].min(ENOUGH_CALLS));
+            profile.calls = profile.calls.max(calls.min(ENOUGH_CALLS));
             profile.sessions = (profile.sessions + u32::from(ended)).min(ENOUGH_SESSIONS);
-            changed |= *profile != before;
+            changed |= (profile.sessions, profile.calls, profile.examined, profile.habits.len()) != before;
         }
         changed
     }
 
-    /// Whether what is known of an end forbids redirection.
-    pub fn harms(&self, end: &Endpoint, harmful: u32) -> bool {
-        self.endpoints.get(end).is_some_and(|profile| habit::is_harmful(profile.habits, harmful))
-    }
-
-    /// Adds habits that are known without having been seen.
-    pub fn know(&mut self, end: &Endpoint, habits: u32) -> bool {
-        if habits == 0 || self.endpoints.get(end).is_some_and(|profile| profile.habits & habits == habits) {
-            return false;
-        }
-        self.endpoints.entry(end.clone()).or_default().habits |= habits;
-        true
+    /// What is known of an end that forbids redirection.
+    pub fn harms(&self, end: &Endpoint, harmless: u32) -> Option<Habit> {
+        self.endpoints.get(end).and_then(|profile| profile.harmful(harmless))
     }
 
     /// Remembers what a redirected session carried, when it has ended, or has left for a reason that
@@ -199,50 +225,77 @@ impl Profiles {
     }
 }
 
-/// The names of habits, for people; `-` for none.
-pub fn habit_names(habits: u32) -> String {
-    let names: Vec<&str> =
-        habit::NAMES.iter().filter(|(bit, _)| habits & bit != 0).map(|(_, name)| *name).collect();
-    if names.is_empty() { "-".into() } else { names.join(", ") }
-}
-
 #[cfg(test)]
 mod tests {
+    use patchbay_ebpf_common::habit::{FIONREAD, tried};
+
     use super::*;
 
     fn ends(tested: [bool; 2]) -> Ends {
         Ends { source: Endpoint::new(&"web", &"cache"), destination: Endpoint::new(&"redis", &"in"), tested }
     }
 
+    fn report(calls: [u32; 2], habits: [&[Habit]; 2]) -> SessionReport {
+        let mut report = SessionReport::between(1, 2, "127.0.0.1:1".parse().expect("an address"));
+        report.calls = calls;
+        report.habits = habits.map(<[Habit]>::to_vec);
+        report.examined = [true, true];
+        report
+    }
+
     #[test]
     fn a_program_is_known_after_enough_calls_or_sessions() {
         let mut profiles = Profiles::default();
         let ends = ends([true, false]);
-        assert_eq!(profiles.verdict(&ends, u32::MAX), Err(Reason::Learning));
-        assert!(profiles.learn(&ends, [0, 0], [9, ENOUGH_CALLS - 1], true));
-        assert_eq!(profiles.verdict(&ends, u32::MAX), Err(Reason::Learning));
-        assert!(profiles.learn(&ends, [0, 0], [9, ENOUGH_CALLS], false));
-        assert_eq!(profiles.verdict(&ends, u32::MAX), Ok(()));
+        assert_eq!(profiles.verdict(&ends, 0), Err(Reason::Learning));
+        assert!(profiles.learn(&ends, &report([9, ENOUGH_CALLS - 1], [&[], &[]]), true));
+        assert_eq!(profiles.verdict(&ends, 0), Err(Reason::Learning));
+        assert!(profiles.learn(&ends, &report([9, ENOUGH_CALLS], [&[], &[]]), false));
+        assert_eq!(profiles.verdict(&ends, 0), Ok(()));
         assert!(!profiles.endpoints.contains_key(&ends.source), "what is tested is not learned");
     }
 
     #[test]
-    fn a_habit_is_never_forgotten_and_counts_where_it_harms() {
+    fn a_program_whose_files_were_not_asked_is_not_known() {
+        let mut profiles = Profiles::default();
+        let mut seen = report([ENOUGH_CALLS; 2], [&[], &[]]);
+        seen.examined = [true, false];
+        profiles.learn(&ends([false, false]), &seen, true);
+        assert_eq!(profiles.verdict(&ends([false, false]), 0), Err(Reason::Learning));
+        seen.examined = [true, true];
+        assert!(profiles.learn(&ends([false, false]), &seen, true));
+        assert_eq!(profiles.verdict(&ends([false, false]), 0), Ok(()));
+    }
+
+    #[test]
+    fn a_habit_is_named_never_forgotten_and_counts_where_it_harms() {
         let mut profiles = Profiles::default();
         let ends = ends([false, false]);
-        profiles.learn(&ends, [0, habit::SPLICE], [0, 1], false);
+        let asks = Habit::ioctl(FIONREAD);
+        profiles.learn(&ends, &report([0, 1], [&[], &[asks]]), false);
         for _ in 0..ENOUGH_SESSIONS {
-            profiles.learn(&ends, [0, 0], [ENOUGH_CALLS, ENOUGH_CALLS], true);
+            profiles.learn(&ends, &report([ENOUGH_CALLS; 2], [&[], &[]]), true);
         }
-        assert_eq!(profiles.verdict(&ends, u32::MAX), Err(Reason::Habit));
-        assert_eq!(profiles.verdict(&ends, !habit::SPLICE), Ok(()));
-        assert_eq!(habit_names(habit::SPLICE | habit::URGENT), "urgent data, splice");
+        assert_eq!(profiles.verdict(&ends, 0), Err(Reason::Habit));
+        assert_eq!(profiles.about(&ends, 0), asks);
+        assert_eq!(profiles.endpoints[&ends.destination].habits[0].name, "ioctl FIONREAD");
+        assert_eq!(profiles.verdict(&ends, tried::UNREAD_SIZE), Ok(()));
+        assert_eq!(profiles.about(&ends, tried::UNREAD_SIZE), Habit::NONE);
+    }
+
+    #[test]
+    fn habits_are_bounded() {
+        let mut profiles = Profiles::default();
+        for option in 0..100 {
+            profiles.learn(&ends([false, true]), &report([1, 1], [&[Habit::set(99, option)], &[]]), false);
+        }
+        assert_eq!(profiles.endpoints[&ends([false, true]).source].habits.len(), MAX_HABITS);
     }
 
     #[test]
     fn a_session_without_a_call_teaches_nothing() {
         let mut profiles = Profiles::default();
-        assert!(!profiles.learn(&ends([false, false]), [0, 0], [0, 0], true));
+        assert!(!profiles.learn(&ends([false, false]), &report([0, 0], [&[], &[]]), true));
         assert_eq!(profiles, Profiles::default());
     }
 
@@ -250,11 +303,11 @@ mod tests {
     fn small_writes_are_remembered_for_their_connection_only_and_when_they_are_usual() {
         let mut profiles = Profiles::default();
         profiles.remember_traffic(&ends([true, true]), Some(Reason::SmallWrites));
-        assert_eq!(profiles.verdict(&ends([true, true]), u32::MAX), Err(Reason::SmallWrites));
+        assert_eq!(profiles.verdict(&ends([true, true]), 0), Err(Reason::SmallWrites));
         let other = Ends { source: Endpoint::new(&"shop", &"cache"), ..ends([true, true]) };
-        assert_eq!(profiles.verdict(&other, u32::MAX), Ok(()));
+        assert_eq!(profiles.verdict(&other, 0), Ok(()));
         profiles.remember_traffic(&ends([true, true]), None);
-        assert_eq!(profiles.verdict(&ends([true, true]), u32::MAX), Ok(()));
+        assert_eq!(profiles.verdict(&ends([true, true]), 0), Ok(()));
     }
 
     #[test]
@@ -262,26 +315,21 @@ mod tests {
         let mut profiles = Profiles::default();
         for _ in 1..ENOUGH_OUTRAN {
             profiles.remember_traffic(&ends([true, true]), Some(Reason::OutrunsReader));
-            assert_eq!(profiles.verdict(&ends([true, true]), u32::MAX), Ok(()));
+            assert_eq!(profiles.verdict(&ends([true, true]), 0), Ok(()));
         }
         profiles.remember_traffic(&ends([true, true]), Some(Reason::OutrunsReader));
-        assert_eq!(profiles.verdict(&ends([true, true]), u32::MAX), Err(Reason::OutrunsReader));
+        assert_eq!(profiles.verdict(&ends([true, true]), 0), Err(Reason::OutrunsReader));
         for _ in 0..ENOUGH_OUTRAN {
             profiles.remember_traffic(&ends([true, true]), None);
         }
-        assert_eq!(profiles.verdict(&ends([true, true]), u32::MAX), Ok(()));
-    }
-
-    #[test]
-    fn programs_that_are_known_need_not_be_found_out() {
-        assert_eq!(known_habits("nginx"), habit::UNREAD_SIZE);
-        assert_eq!(known_habits("redis-server"), 0);
+        assert_eq!(profiles.verdict(&ends([true, true]), 0), Ok(()));
     }
 
     #[test]
     fn profiles_survive_their_file() {
         let mut profiles = Profiles::default();
-        profiles.learn(&ends([false, false]), [1, 2], [3, 4], true);
+        let seen = report([3, 4], [&[Habit::received_with(0x20)], &[Habit::manner(1), Habit(u64::MAX >> 8)]]);
+        profiles.learn(&ends([false, false]), &seen, true);
         profiles.remember_traffic(&ends([false, false]), Some(Reason::SmallWrites));
         let text = toml::to_string(&profiles).expect("plain values");
         assert_eq!(toml::from_str::<Profiles>(&text).expect("its own text"), profiles);

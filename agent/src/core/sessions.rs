@@ -3,14 +3,14 @@
 
 use std::net::SocketAddr;
 
-use patchbay_ebpf_common::Reason;
+use patchbay_ebpf_common::{Habit, Reason};
 use ssmmp::{
     Envelope, Hop, InstanceId, Message, Name, Port, SessionAck, SessionResponse,
     SourceServiceSessionCloseInfo, Status,
 };
 
 use super::asked::Asked;
-use super::profiles::{Endpoint, Ends, known_habits};
+use super::profiles::{Endpoint, Ends};
 use super::{Core, Declare, END_WITHIN, Effect, Live, resync};
 use crate::repository::Kind;
 
@@ -172,13 +172,9 @@ impl Core {
                 at,
                 redirect: self.may_redirect(&response, envelope.extension("x_redirect")),
                 always: envelope.extension("x_redirect") == Some("always"),
+                about: Habit::NONE,
                 observe: false,
             };
-            for (end, id) in [(&ends.source, source), (&ends.destination, declare.destination)] {
-                let entry = self.instances.get(&id).and_then(|i| self.repository.get(&i.start.service));
-                let program = entry.and_then(|entry| entry.program.file_name()?.to_str());
-                self.profiles.know(end, program.map_or(0, known_habits));
-            }
             self.declare(declare, ends);
         } else if response.status.is_final() {
             self.asked.remove(source, response.message_id);

@@ -8,7 +8,7 @@ use ssmmp::{Address, Envelope, InstanceId, Message, Status};
 
 use super::profiles::{ENOUGH_CALLS, Profiles};
 use super::{Core, Effect, Event, Redirects};
-use crate::datapath::{Reason, SessionReport, habit};
+use crate::datapath::{Habit, Reason, SessionReport};
 use crate::repository::parse;
 
 const REPOSITORY: &str = r#"
@@ -35,7 +35,7 @@ impl Node {
     fn registered() -> Self {
         let repository = parse("r", REPOSITORY).expect("good");
         let address = Address("10.0.0.1".parse().expect("an address"));
-        let redirects = Redirects { description: "kernel".into(), observes: true, harmful: u32::MAX };
+        let redirects = Redirects { description: "kernel".into(), observes: true, harmless: 0 };
         let mut node = Self(Core::new(address, "n".into(), redirects, repository, Profiles::default()));
         node.register();
         node
@@ -331,13 +331,14 @@ fn a_program_is_redirected_once_its_habits_are_known() {
     assert_eq!(redirect_of(&effects), Err(Reason::Learning));
     let mut report = SessionReport::between(7, 8, "10.0.0.1:54009".parse().expect("an address"));
     report.calls = [0, ENOUGH_CALLS];
+    report.examined = [true, true];
     let effects = node.0.handle(Event::Observed(vec![report.clone()]));
     assert!(
         matches!(&effects[..], [Effect::Keep(_), Effect::Declare(d)] if d.redirect.is_ok()),
         "{effects:?}"
     );
     assert!(node.0.handle(Event::Observed(vec![report.clone()])).is_empty(), "nothing new");
-    report.habits = [0, habit::SPLICE];
+    report.habits[1].push(Habit::call(275));
     let effects = node.0.handle(Event::Habit(report));
     assert!(
         matches!(&effects[..], [Effect::Keep(_), Effect::Declare(d)] if d.redirect == Err(Reason::Habit))

@@ -11,6 +11,7 @@ use patchbay_ebpf_common::CAST_CALL;
 use tokio::io::unix::AsyncFd;
 
 use super::earlier::Earlier;
+use super::examining::Examiner;
 use super::leaving::Leaving;
 use super::offsets::Kernel;
 use super::{CONTROL, Datapath, Options, PROGRAMS, Unavailable, offsets, pins, raw};
@@ -52,7 +53,10 @@ impl Datapath {
             leaving: Leaving::default(),
             earlier,
             found: VecDeque::new(),
-            observing: Vec::new(),
+            observing: None,
+            examiner: Examiner::new().map_err(|error| Unavailable(format!("no thread: {error}")))?,
+            redirects: true,
+            watch: 0,
             programs,
             _link: link,
         };
@@ -72,6 +76,9 @@ impl Datapath {
         let mut loader = EbpfLoader::new();
         for (name, value) in &kernel.variables {
             loader.override_global(name, value, true);
+        }
+        for (name, numbers) in &kernel.calls {
+            loader.override_global(name, &numbers[..], true);
         }
         let limit = options.sessions_limit;
         for map in ["DECLARED", "KNOWN_SESSIONS", "PENDING"] {

@@ -6,6 +6,7 @@
 mod btf;
 mod cgroup;
 mod earlier;
+mod examining;
 mod leaving;
 mod load;
 mod lost;
@@ -16,6 +17,7 @@ mod raw;
 mod report;
 mod scope;
 mod shown;
+mod tracepoints;
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,9 +31,9 @@ use aya::programs::ProgramError;
 use aya::programs::links::FdLink;
 pub use cgroup::{bpf_mount, cgroup_id, cgroup2_mount, pinned_places};
 pub use earlier::is_pinned;
+pub use offsets::{RECEIVING_CALLS, SENDING_CALLS};
 use patchbay_ebpf_common as common;
-pub use patchbay_ebpf_common::habit;
-pub use patchbay_ebpf_common::{Program, Reason};
+pub use patchbay_ebpf_common::{Habit, Program, Reason, habit};
 pub use pins::prepare_folder as prepare_pins;
 pub use report::{Cause, Path, SessionEvent, SessionReport, Traffic};
 pub use scope::{Scope, Source};
@@ -93,8 +95,8 @@ pub struct Options {
     pub in_flight_budget: u32,
     /// Redirects without declarations whatever stays inside the cgroup.
     pub scope: Option<Scope>,
-    /// Bits of [`habit`] that take a session of mode `auto` back to TCP.
-    pub harmful: u32,
+    /// Bits of [`habit::tried`] that do not take a session of mode `auto` back to TCP.
+    pub harmless: u32,
     /// Reads the kernel's structures like memory where the kernel can check that (Linux 6.2), which costs least.
     pub reads_like_memory: bool,
     /// Number of the maps' layout; another than the programs' own only to try an upgrade.
@@ -110,7 +112,7 @@ impl Options {
             sessions_limit: DEFAULT_SESSIONS_LIMIT,
             in_flight_budget: DEFAULT_IN_FLIGHT_BYTES,
             scope: None,
-            harmful: u32::MAX,
+            harmless: 0,
             reads_like_memory: true,
             layout: common::LAYOUT,
         }
@@ -137,6 +139,8 @@ pub struct Declaration {
     pub destination_instance: u64,
     /// Whether to redirect, or why not.
     pub redirect: Result<(), Reason>,
+    /// What the reason is about, if it is [`Reason::Habit`].
+    pub about: Habit,
     /// Whether it stays redirected whatever is seen.
     pub always: bool,
 }
@@ -161,7 +165,12 @@ pub struct Datapath {
     earlier: Vec<earlier::Earlier>,
     /// What was found in the records, to be told.
     found: VecDeque<SessionEvent>,
-    observing: Vec<observing::Attached>,
+    observing: Option<observing::Observing>,
+    examiner: examining::Examiner,
+    /// Whether messages are redirected now.
+    redirects: bool,
+    /// [`common::Settings::watch`]
+    watch: u32,
     programs: Ebpf,
     // Keeps the link alive.
     _link: Option<FdLink>,
@@ -182,6 +191,7 @@ impl Datapath {
                 true => common::mode::ALWAYS,
                 false => common::mode::AUTO,
             },
+            about: declaration.about.0,
         };
         let key = key(declaration.source_cgroup, declaration.destination);
         self.declared.insert(key, value, 0).map_err(|error| match &error {
@@ -208,6 +218,7 @@ impl Datapath {
                     source_instance: value.source_instance,
                     destination_instance: value.destination_instance,
                     redirect: Reason::from_code(value.refusal).map_or(Ok(()), Err),
+                    about: Habit(value.about),
                     always: value.mode == common::mode::ALWAYS,
                 })
             })
@@ -236,14 +247,22 @@ impl Datapath {
     /// # Errors
     /// The kernel refused.
     pub fn set_redirection(&mut self, on: bool) -> Result<(), Error> {
+        self.redirects = on;
+        self.set_settings()
+    }
+
+    fn set_settings(&mut self) -> Result<(), Error> {
         let scope = self.options.scope;
         let settings = common::Settings {
-            redirect: u32::from(on),
+            redirect: u32::from(self.redirects),
             in_flight_budget: self.options.in_flight_budget,
             scope: u32::from(scope.is_some()),
             scope_refusal: scope.map_or(0, |scope| scope.refusal.map_or(0, |reason| reason as u32)),
             scope_mode: scope.map_or(0, |scope| scope.mode()),
-            harmful: self.options.harmful,
+            harmless: self.options.harmless,
+            watch: self.watch,
+            padding: 0,
+            processes: examining::namespace(),
         };
         Ok(self.settings.set(0, settings, 0)?)
     }
@@ -254,6 +273,9 @@ impl Datapath {
     /// The kernel refused; a session that ends meanwhile is left out.
     pub fn sessions(&self) -> Result<Vec<SessionReport>, Error> {
         let mut reports = self.own_sessions()?;
+        for report in &mut reports {
+            self.examiner.add_to(report);
+        }
         reports.extend(self.earlier.iter().flat_map(earlier::Earlier::sessions).cloned());
         Ok(reports)
     }
@@ -288,7 +310,8 @@ impl Datapath {
             let mut guard = self.events.readable_mut().await?;
             // While events wait, the kernel programs wake nobody for the next ones.
             tokio::time::sleep_until(*self.gathering.get_or_insert_with(|| Instant::now() + GATHERED)).await;
-            if let Some(event) = next_in(guard.get_inner_mut(), &mut self.leaving) {
+            if let Some(mut event) = next_in(guard.get_inner_mut(), &mut self.leaving) {
+                self.examiner.add_to(event.report_mut());
                 return Ok(event);
             }
             guard.clear_ready();
@@ -302,10 +325,12 @@ impl Datapath {
         if let Some(event) = self.found.pop_front() {
             return Some(event);
         }
-        next_in(self.events.get_mut(), &mut self.leaving).or_else(|| {
-            self.find_lost();
-            self.found.pop_front()
-        })
+        if let Some(mut event) = next_in(self.events.get_mut(), &mut self.leaving) {
+            self.examiner.add_to(event.report_mut());
+            return Some(event);
+        }
+        self.find_lost();
+        self.found.pop_front()
     }
 
     /// Looks which sessions of earlier layouts have ended, which [`Self::next_event`] then tells, and removes

@@ -12,9 +12,12 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Lets programs read the kernel's structures like memory (Linux 6.2).
 const CAST: &str = "bpf_rdonly_cast";
 
+/// System calls that each of the programs' lists has room for.
+const CALLS: usize = 8;
+
 /// One offset: the programs' variable, the structure, the member, and whether the programs can do
 /// without.
-const WANTED: [(&str, &str, &str, Need); 43] = [
+const WANTED: [(&str, &str, &str, Need); 49] = [
     ("OFFSET_WRITE_SEQ", "tcp_sock", "write_seq", Need::Always),
     ("OFFSET_COPIED_SEQ", "tcp_sock", "copied_seq", Need::Always),
     ("OFFSET_IS_MPTCP", "tcp_sock", "is_mptcp", Need::IfPresent),
@@ -58,6 +61,12 @@ const WANTED: [(&str, &str, &str, Need); 43] = [
     ("OFFSET_DESCRIPTOR_COUNT", "fdtable", "max_fds", Need::Always),
     ("OFFSET_PRIVATE_DATA", "file", "private_data", Need::Always),
     ("OFFSET_SOCK", "socket", "sk", Need::Always),
+    ("OFFSET_TASK_FLAGS", "task_struct", "flags", Need::Always),
+    ("OFFSET_FILTER", "sock", "sk_filter", Need::Always),
+    ("OFFSET_UPPER_LAYER", "inet_connection_sock", "icsk_ulp_ops", Need::Always),
+    ("OFFSET_PEEK_OFFSET", "sock", "sk_peek_off", Need::Always),
+    ("OFFSET_PACING_RATE", "sock", "sk_max_pacing_rate", Need::Always),
+    ("OFFSET_TIME_STAMPS", "sock", "sk_tsflags", Need::Always),
 ];
 
 #[derive(PartialEq)]
@@ -70,6 +79,8 @@ enum Need {
 pub struct Kernel {
     /// Their variables and the values.
     pub variables: Vec<(&'static str, u32)>,
+    /// Their lists of system calls.
+    pub calls: [(&'static str, [u32; CALLS]); 3],
     /// The number of the function `bpf_rdonly_cast`; 0 where there is none (before Linux 6.2).
     pub cast: u32,
 }
@@ -100,7 +111,7 @@ pub fn read(wants_cast: bool) -> Result<Kernel, Unavailable> {
     let repair = btf.bits("tcp_sock", "repair");
     let repair = repair.ok_or_else(|| Unavailable("this kernel has no tcp_sock.repair".into()))?;
     found.extend([("OFFSET_REPAIR", repair / 8), ("BIT_REPAIR", repair % 8)]);
-    found.extend(system_calls(&btf)?);
+    found.extend(registers(&btf)?);
     let seen = match (btf.function(CAST), btf.structure("tcp_sock"), btf.structure("sk_psock")) {
         (Some(cast), Some(tcp_sock), Some(sk_psock)) if wants_cast => [cast, 1, tcp_sock, sk_psock],
         _ => [0; 4],
@@ -108,26 +119,56 @@ pub fn read(wants_cast: bool) -> Result<Kernel, Unavailable> {
     found.extend(
         ["SEEN_AS_MEMORY", "TYPE_TCP_SOCK", "TYPE_SK_PSOCK"].into_iter().zip(seen[1..].iter().copied()),
     );
-    Ok(Kernel { variables: found, cast: seen[0] })
+    Ok(Kernel { variables: found, calls: system_calls(), cast: seen[0] })
 }
 
-/// Where a system call's first three arguments are, and the numbers of those that are observed.
-fn system_calls(btf: &Btf<'_>) -> Result<[(&'static str, u32); 7], Unavailable> {
-    let x86 = || {
-        let of = |register| btf.offset("pt_regs", register);
-        Some([of("di")?, of("si")?, of("dx")?])
+/// Where a system call's number and its first four arguments are.
+fn registers(btf: &Btf<'_>) -> Result<[(&'static str, u32); 5], Unavailable> {
+    let of = |register| btf.offset("pt_regs", register);
+    let x86 = || Some([of("di")?, of("si")?, of("dx")?, of("r10")?, of("orig_ax")?]);
+    let others = || {
+        let first = of("regs")?;
+        Some([first, first + 8, first + 16, first + 24, of("syscallno")?])
     };
-    let others = || btf.offset("pt_regs", "regs").map(|first| [first, first + 8, first + 16]);
-    let [first, second, third] = x86()
+    let [first, second, third, fourth, number] = x86()
         .or_else(others)
         .ok_or_else(|| Unavailable("this kernel's registers are not known to Patchbay".into()))?;
     Ok([
         ("OFFSET_FIRST_ARGUMENT", first),
         ("OFFSET_SECOND_ARGUMENT", second),
         ("OFFSET_THIRD_ARGUMENT", third),
-        ("NUMBER_IOCTL", u32::try_from(libc::SYS_ioctl).unwrap_or(u32::MAX)),
-        ("NUMBER_SPLICE", u32::try_from(libc::SYS_splice).unwrap_or(u32::MAX)),
-        ("NUMBER_SETSOCKOPT", u32::try_from(libc::SYS_setsockopt).unwrap_or(u32::MAX)),
-        ("NUMBER_SHUTDOWN", u32::try_from(libc::SYS_shutdown).unwrap_or(u32::MAX)),
+        ("OFFSET_FOURTH_ARGUMENT", fourth),
+        ("OFFSET_CALL_NUMBER", number),
     ])
 }
+
+/// The system calls by which programs receive and send, and those of them that have flags of their own, of which
+/// `sendmsg` must be the first.
+fn system_calls() -> [(&'static str, [u32; CALLS]); 3] {
+    let list = |numbers: &[libc::c_long]| {
+        let mut list = [u32::MAX; CALLS];
+        for (place, number) in list.iter_mut().zip(numbers) {
+            *place = u32::try_from(*number).unwrap_or(u32::MAX);
+        }
+        list
+    };
+    [
+        ("CALLS_RECEIVING", list(&RECEIVING_CALLS)),
+        ("CALLS_SENDING", list(&SENDING_CALLS)),
+        ("CALLS_WITH_FLAGS", list(&[libc::SYS_sendmsg, libc::SYS_sendto, libc::SYS_sendmmsg])),
+    ]
+}
+
+/// Calls by which programs may receive.
+pub const RECEIVING_CALLS: [libc::c_long; 5] =
+    [libc::SYS_read, libc::SYS_readv, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_recvmmsg];
+/// Calls by which programs may send; the last two take bytes from a file or a pipe.
+pub const SENDING_CALLS: [libc::c_long; 7] = [
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_sendfile,
+    libc::SYS_splice,
+];

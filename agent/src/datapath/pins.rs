@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::Unavailable;
 
 /// The maps that are pinned, by their name.
-pub const MAPS: [&str; 13] = [
+pub const MAPS: [&str; 14] = [
     "COUNTERS",
     "DECLARED",
     "EARLY",
@@ -18,6 +18,7 @@ pub const MAPS: [&str; 13] = [
     "KNOWN_SESSIONS",
     "MARKS",
     "MEMBERS",
+    "OPTIONS",
     "OUTSIDE",
     "PENDING",
     "SETTINGS",

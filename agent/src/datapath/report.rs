@@ -1,8 +1,11 @@
 //! What the kernel programs know, in the agent's terms.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::SystemTime;
 
-use patchbay_ebpf_common::{self as common, Reason};
+use patchbay_ebpf_common::{self as common, Habit, Reason};
+
+use crate::core::habit_names;
 
 /// One direction of a session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,8 +70,16 @@ pub struct SessionReport {
     pub leaving: Option<Reason>,
     /// Whether it is outside the map, where only TCP counts.
     pub outside: bool,
-    /// Bits of [`common::habit`] seen at the source and at the destination.
-    pub habits: [u32; 2],
+    /// What the reason is about, if it is [`Reason::Habit`].
+    pub about: Habit,
+    /// What the source and the destination were seen to do, or could do, that is not on the list.
+    pub habits: [Vec<Habit>; 2],
+    /// Whether the programs at both ends were asked what they could do.
+    pub examined: [bool; 2],
+    /// The processes that last used both ends, 0 while none was seen.
+    pub users: [u32; 2],
+    /// When this was read, seconds since 1970.
+    pub read_at: u64,
     /// Sending and receiving calls seen at the source and at the destination while they were observed.
     pub calls: [u32; 2],
     /// Unread redirected bytes towards the destination and back, when they were looked at.
@@ -122,6 +133,15 @@ impl SessionEvent {
         }
     }
 
+    pub(super) fn report_mut(&mut self) -> &mut SessionReport {
+        match self {
+            Self::Established(report)
+            | Self::Closed(report, _)
+            | Self::Habit(report)
+            | Self::Leaving(report) => report,
+        }
+    }
+
     pub(super) fn read(event: &common::Event) -> Option<Self> {
         let report = SessionReport::read(&event.session);
         match event.kind {
@@ -135,6 +155,24 @@ impl SessionEvent {
 }
 
 impl SessionReport {
+    /// Why it is on TCP, for people, without separators of the protocol; `None` when it is not.
+    pub fn why(&self) -> Option<String> {
+        match self.path {
+            Path::Kernel => None,
+            Path::Tcp(reason) => Some(self.text(reason)),
+        }
+    }
+
+    /// A reason for people, with what it is about.
+    pub fn text(&self, reason: Reason) -> String {
+        match reason {
+            Reason::Habit if self.about != Habit::NONE => {
+                format!("program uses {}", habit_names::name(self.about))
+            }
+            reason => reason.text().to_owned(),
+        }
+    }
+
     /// A session that nothing is known of but its instances and where it goes.
     pub fn between(source: u64, destination: u64, at: SocketAddr) -> Self {
         let nowhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
@@ -156,7 +194,11 @@ impl SessionReport {
             sockets: [0; 2],
             leaving: None,
             outside: true,
-            habits: [0; 2],
+            about: Habit::NONE,
+            habits: Default::default(),
+            examined: [false; 2],
+            users: [0; 2],
+            read_at: now(),
             calls: [0; 2],
             in_flight: [0; 2],
             uncounted: false,
@@ -186,12 +228,20 @@ impl SessionReport {
             sockets: [session.source_cookie, session.destination_cookie],
             leaving: Reason::from_code(session.leave),
             outside: session.reason != 0,
-            habits: session.habits,
+            about: Habit(session.about),
+            habits: session.habits.map(|noted| noted.into_iter().filter(|it| *it != 0).map(Habit).collect()),
+            examined: [false; 2],
+            users: session.users,
+            read_at: now(),
             calls: [sent.calls, received.calls],
             in_flight: [0; 2],
             uncounted: false,
         }
     }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The session's path: in the kernel when it is paired and its latest messages were redirected. What

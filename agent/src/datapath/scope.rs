@@ -3,7 +3,7 @@
 
 use patchbay_ebpf_common as common;
 
-use super::{Datapath, Error, Reason};
+use super::{Datapath, Error, Habit, Reason};
 
 /// How connections inside the cgroup are treated at first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,10 +70,11 @@ impl Datapath {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn set_source(&mut self, source: Source, refusal: Option<Reason>) -> Result<(), Error> {
+    pub fn set_source(&mut self, source: Source, refusal: Option<Reason>, about: Habit) -> Result<(), Error> {
         let treatment = common::Treatment {
             refusal: refusal.map_or(0, |reason| reason as u32),
             mode: self.options.scope.map_or(common::mode::AUTO, Scope::mode),
+            about: about.0,
         };
         Ok(self.sources.insert(source.key(), treatment, 0)?)
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::datapath::habit;
+use crate::datapath::habit::tried;
 
 /// A difference that a kernel may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -26,6 +26,8 @@ pub enum Fault {
     HalfClose,
     /// A blocking read gives EAGAIN before ECONNRESET.
     Reset,
+    /// A blocking read gives EAGAIN after a signal whose handler asks for calls to go on.
+    Signal,
     /// Deleting a socket from the map loses its unread bytes.
     Delete,
     /// Unread redirected bytes count into the receive buffer.
@@ -34,7 +36,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::UnreadSizeMixed,
         Self::UnreadSize,
         Self::Splice,
@@ -44,6 +46,7 @@ impl Fault {
         Self::ZeroCopy,
         Self::HalfClose,
         Self::Reset,
+        Self::Signal,
         Self::Delete,
         Self::Charged,
     ];
@@ -60,22 +63,23 @@ impl Fault {
             Self::ZeroCopy => "zero-copy",
             Self::HalfClose => "half-close",
             Self::Reset => "reset",
+            Self::Signal => "signal",
             Self::Delete => "delete",
             Self::Charged => "charged",
         }
     }
 
-    /// The habit that is unsafe with it; 0 when it concerns no habit.
-    pub fn habit(self) -> u32 {
+    /// The bit of [`tried`] that is unsafe with it; 0 when it concerns no habit.
+    pub fn tried(self) -> u32 {
         match self {
-            Self::UnreadSizeMixed | Self::UnreadSize => habit::UNREAD_SIZE,
-            Self::Splice => habit::SPLICE,
-            Self::WaitAll => habit::WAIT_ALL,
-            Self::Minimum => habit::MINIMUM,
-            Self::Urgent => habit::URGENT,
-            Self::ZeroCopy => habit::ZERO_COPY,
-            Self::HalfClose => habit::HALF_CLOSE,
-            Self::Reset | Self::Delete | Self::Charged => 0,
+            Self::UnreadSizeMixed | Self::UnreadSize => tried::UNREAD_SIZE,
+            Self::Splice => tried::SPLICE,
+            Self::WaitAll => tried::WAIT_ALL,
+            Self::Minimum => tried::MINIMUM,
+            Self::Urgent => tried::URGENT,
+            Self::ZeroCopy => tried::ZERO_COPY,
+            Self::HalfClose | Self::Reset | Self::Signal => tried::BLOCKS,
+            Self::Delete | Self::Charged => 0,
         }
     }
 
@@ -91,6 +95,7 @@ impl Fault {
             Self::ZeroCopy => "MSG_ZEROCOPY completion",
             Self::HalfClose => "blocking read, half-close",
             Self::Reset => "blocking read, reset",
+            Self::Signal => "blocking read, signal",
             Self::Delete => "delete loses unread bytes",
             Self::Charged => "unread bytes are charged",
         }
@@ -99,7 +104,6 @@ impl Fault {
     /// What Patchbay does where it is present.
     pub fn answer(self) -> &'static str {
         match self {
-            Self::Reset => "EAGAIN once, then ECONNRESET: documented, nothing is lost",
             Self::Delete => "sockets leave the map only when they are read empty",
             Self::Charged => "the budget leaves TCP its own room in the receive buffer",
             _ => "programs that do it stay on TCP under auto",

@@ -63,14 +63,15 @@ pub struct Found {
 }
 
 impl Matrix {
-    /// Bits of [`crate::datapath::habit`] that redirection breaks here. What could not be tried counts.
-    pub fn harmful(&self) -> u32 {
+    /// Bits of [`crate::datapath::habit::tried`] that redirection leaves as they are here. What could not be
+    /// tried is not among them.
+    pub fn harmless(&self) -> u32 {
         let habits_of = |faults: &dyn Fn(&Found) -> bool| {
-            self.faults.iter().filter(|found| faults(found)).fold(0, |all, found| all | found.fault.habit())
+            self.faults.iter().filter(|found| faults(found)).fold(0, |all, found| all | found.fault.tried())
         };
         let absent = |found: &Found| found.present == Some(false);
         let (harmless, harmful) = (habits_of(&absent), habits_of(&|found| !absent(found)));
-        !(harmless & !harmful)
+        harmless & !harmful
     }
 }
 

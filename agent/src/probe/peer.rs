@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 
 use super::Fault;
@@ -154,6 +155,22 @@ fn check(listener: &TcpListener, fault: Fault) -> io::Result<bool> {
             later.join().map_err(|_| io::Error::other("the closer failed"))?;
             Ok(got != Err(nix::errno::Errno::ECONNRESET))
         }
+        Fault::Signal => {
+            let Pair { mut source, destination } = pair;
+            let reader = nix::sys::pthread::pthread_self();
+            go_on_after(Signal::SIGUSR1)?;
+            let later = std::thread::spawn(move || {
+                std::thread::sleep(MOMENT);
+                nix::sys::pthread::pthread_kill(reader, Signal::SIGUSR1)?;
+                std::thread::sleep(MOMENT);
+                source.write_all(b"x")
+            });
+            // Without a time limit, with which TCP too would end the call.
+            destination.set_read_timeout(None)?;
+            let got = recv(destination.as_raw_fd(), &mut [0], MsgFlags::empty());
+            later.join().map_err(|_| io::Error::other("the writer failed"))??;
+            Ok(got != Ok(1))
+        }
         Fault::Delete => {
             pair.source.write_all(b"0123456789")?;
             ask("delete")?;
@@ -164,6 +181,16 @@ fn check(listener: &TcpListener, fault: Fault) -> io::Result<bool> {
             Ok(receive_memory(&pair.destination)? >= 10_000)
         }
     }
+}
+
+/// Calls that the signal interrupts go on after it.
+#[expect(unsafe_code, reason = "setting a handler is declared unsafe for what it may call")]
+fn go_on_after(signal: Signal) -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(signal, &action) }?;
+    Ok(())
 }
 
 fn readable(stream: &TcpStream) -> io::Result<bool> {

@@ -1,7 +1,6 @@
 //! Redirection without a Manager: inside one cgroup, by who listens there.
 
 mod exec;
-mod existing;
 mod left;
 mod standalone;
 mod summary;
@@ -17,9 +16,9 @@ pub use summary::Summary;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::warn;
 
-use crate::core::profiles::{Endpoint, Ends, Profiles, Traffic, known_habits};
-use crate::datapath::{Datapath, Options, Reason, Scope, SessionEvent, SessionReport, Source};
-use crate::guard::Guard;
+use crate::core::habit_names;
+use crate::core::profiles::{Endpoint, Ends, Profiles, Traffic};
+use crate::datapath::{Datapath, Habit, Options, Reason, Scope, SessionEvent, SessionReport, Source};
 use crate::profile_file;
 
 /// How often what was seen becomes decisions.
@@ -57,15 +56,15 @@ impl Mode {
     }
 }
 
+/// Whether to redirect, or why not, and what that is about.
+type Verdict = (Result<(), Reason>, Habit);
+
 /// One cgroup whose inner connections are redirected.
 struct Runner {
     datapath: Datapath,
     pins: PathBuf,
-    cgroup: PathBuf,
-    /// How often sockets had begun to listen at the last look.
-    listened: u64,
     /// Which program connects to which port, and what was told to the kernel of it.
-    sources: BTreeMap<(String, u16), Option<Result<(), Reason>>>,
+    sources: BTreeMap<(String, u16), Option<Verdict>>,
     mode: Mode,
     /// Names the profiles of this scope.
     name: String,
@@ -73,12 +72,10 @@ struct Runner {
     profiles: Profiles,
     summary: Summary,
     decide: Interval,
-    guard: Guard,
 }
 
 impl Runner {
     fn load(options: Options, name: String, mode: Mode, state: &Path) -> Result<Self> {
-        let cgroup = options.cgroup.clone();
         let state = state.to_owned();
         std::fs::create_dir_all(&state).with_context(|| format!("{} can't be made", state.display()))?;
         let profiles = profile_file::read(&state)?;
@@ -97,8 +94,6 @@ impl Runner {
         let mut runner = Self {
             datapath,
             pins,
-            cgroup,
-            listened: 0,
             sources: BTreeMap::new(),
             mode,
             name,
@@ -106,7 +101,6 @@ impl Runner {
             profiles,
             summary: Summary::default(),
             decide,
-            guard: Guard::new(DECIDE_EVERY),
         };
         runner.know_sources();
         runner.decide_sources()?;
@@ -131,10 +125,11 @@ impl Runner {
         }
         let profiles = &self.profiles;
         for ((program, port), told) in &mut self.sources {
-            let verdict = profiles.verdict(&ends_at(&self.name, program, *port), u32::MAX);
-            if *told != Some(verdict) {
-                self.datapath.set_source(Source::named(program, *port), verdict.err())?;
-                *told = Some(verdict);
+            let ends = ends_at(&self.name, program, *port);
+            let (verdict, about) = (profiles.verdict(&ends, 0), profiles.about(&ends, 0));
+            if *told != Some((verdict, about)) {
+                self.datapath.set_source(Source::named(program, *port), verdict.err(), about)?;
+                *told = Some((verdict, about));
             }
         }
         Ok(())
@@ -185,7 +180,7 @@ impl Runner {
     /// Whether there was anything to learn.
     fn learn(&mut self, report: &SessionReport, ended: bool) -> bool {
         let ends = self.ends(report);
-        self.mode == Mode::Auto && self.profiles.learn(&ends, report.habits, report.calls, ended)
+        self.mode == Mode::Auto && self.profiles.learn(&ends, report, ended)
     }
 
     fn ends(&self, report: &SessionReport) -> Ends {
@@ -209,30 +204,7 @@ impl Runner {
         }
         self.datapath.let_out()?;
         self.decide_sources()?;
-        self.guard.tick();
-        if self.mode == Mode::Auto {
-            let learned = !self.sources.is_empty()
-                && self.sources.values().all(|told| *told != Some(Err(Reason::Learning)));
-            self.datapath.observe(!learned || self.guard.looks())?;
-        }
-        if self.mode == Mode::Auto {
-            let listened = self.datapath.listened()?;
-            if listened != self.listened {
-                self.listened = listened;
-                self.know_programs();
-            }
-        }
         Ok(())
-    }
-
-    /// Programs with known habits need not be found out.
-    fn know_programs(&mut self) {
-        for (port, program) in existing::programs(&self.cgroup).unwrap_or_default() {
-            let end = ends_at(&self.name, "", port).destination;
-            if self.profiles.know(&end, known_habits(&program)) {
-                self.keep();
-            }
-        }
     }
 
     /// Takes all sessions back to TCP, so that nothing is lost when the programs go.
@@ -280,9 +252,10 @@ impl Runner {
             .endpoints
             .iter()
             .filter(|(endpoint, _)| used.contains(endpoint))
-            .filter(|(endpoint, _)| self.profiles.harms(endpoint, u32::MAX))
-            .map(|(endpoint, profile)| {
-                (endpoint.to_string(), crate::core::profiles::habit_names(profile.habits))
+            .filter_map(|(endpoint, profile)| {
+                let first = self.profiles.harms(endpoint, 0)?;
+                let names: Vec<&str> = profile.habits.iter().map(|seen| &*seen.name).collect();
+                Some((endpoint.to_string(), format!("{} ({})", names.join(", "), habit_names::advice(first))))
             })
             .collect()
     }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::datapath::{Path, SessionReport};
+use crate::datapath::SessionReport;
 
 /// Ports that are printed, those with most bytes.
 const SHOWN_PORTS: usize = 12;
@@ -32,7 +32,7 @@ pub struct Port {
     /// Messages through the kernel, both ways.
     pub kernel_messages: u64,
     /// Why sessions were over TCP, or went back to it, with how many.
-    pub reasons: BTreeMap<&'static str, u64>,
+    pub reasons: BTreeMap<String, u64>,
 }
 
 impl Summary {
@@ -46,8 +46,8 @@ impl Summary {
         port.kernel_bytes += kernel;
         port.tcp_bytes += both.iter().map(|traffic| traffic.tcp_bytes).sum::<u64>();
         port.kernel_messages += both.iter().map(|traffic| traffic.kernel_messages).sum::<u64>();
-        if let Path::Tcp(reason) = report.path {
-            *port.reasons.entry(reason.text()).or_default() += 1;
+        if let Some(why) = report.why() {
+            *port.reasons.entry(why).or_default() += 1;
         }
     }
 
@@ -108,7 +108,7 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::{Reason, Traffic};
+    use crate::datapath::{Path, Reason, Traffic};
 
     #[test]
     fn sessions_are_counted_by_port_with_their_reasons() {

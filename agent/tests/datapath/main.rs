@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use patchbay_agent::datapath::{
-    Cause, Datapath, Declaration, Options, Path, Reason, SessionEvent, SessionReport,
+    Cause, Datapath, Declaration, Habit, Options, Path, Reason, SessionEvent, SessionReport,
 };
 use peers::{Peer, Work};
 use place::Place;
@@ -72,6 +72,7 @@ fn declare(datapath: &mut Datapath, place: &Place, at: SocketAddr, redirect: Res
             source_instance: 7,
             destination_instance: 9,
             redirect,
+            about: Habit::NONE,
             always: false,
         })
         .expect("there is room");
@@ -187,6 +188,7 @@ async fn a_socket_connected_to_itself_stays_outside() {
             source_instance: 7,
             destination_instance: 7,
             redirect: ALLOWED,
+            about: Habit::NONE,
             always: false,
         };
         datapath.declare(&declaration).expect("there is room");
@@ -211,6 +213,7 @@ async fn a_destination_in_another_cgroup_leaves_both_sockets_outside() {
             source_instance: 7,
             destination_instance: 9,
             redirect: ALLOWED,
+            about: Habit::NONE,
             always: false,
         })
         .expect("there is room");

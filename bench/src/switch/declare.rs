@@ -97,7 +97,7 @@ impl<'a> Host<'a> {
         let verdict = match self.declare.mode {
             Mode::Nothing => return Ok(()),
             Mode::Always => Ok(()),
-            Mode::Auto => self.profiles.verdict(&self.ends, u32::MAX),
+            Mode::Auto => self.profiles.verdict(&self.ends, 0),
         };
         if self.verdict != Some(verdict) {
             self.datapath.declare(&Declaration {
@@ -107,6 +107,7 @@ impl<'a> Host<'a> {
                 source_instance: 1,
                 destination_instance: 2,
                 redirect: verdict,
+                about: self.profiles.about(&self.ends, 0),
                 always: self.declare.mode == Mode::Always,
             })?;
             self.verdict = Some(verdict);
@@ -151,7 +152,7 @@ impl<'a> Host<'a> {
 
     fn learn(&mut self, report: &SessionReport, ended: bool) {
         if self.declare.mode == Mode::Auto {
-            self.profiles.learn(&self.ends, report.habits, report.calls, ended);
+            self.profiles.learn(&self.ends, report, ended);
         }
     }
 

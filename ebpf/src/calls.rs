@@ -1,0 +1,127 @@
+//! The system call that the running task is in.
+
+use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+
+use crate::kernel::{
+    call_number_offset, first_argument_offset, fourth_argument_offset, second_argument_offset,
+    task_flags_offset, third_argument_offset,
+};
+
+/// Calls that the lists below have room for.
+const CALLS: usize = 8;
+/// No system call's number.
+const NONE: u32 = u32::MAX;
+/// `PF_IO_WORKER`, `PF_USER_WORKER` and `PF_KTHREAD`: tasks of the kernel, in no system call.
+const OF_THE_KERNEL: u32 = 0x10 | 0x4000 | 0x20_0000;
+/// `msghdr.msg_controllen`, the same on all architectures of 64 bits.
+const CONTROL_LENGTH: u64 = 40;
+
+macro_rules! numbers {
+    ($( $(#[$doc:meta])* $name:ident; )*) => { $(
+        $(#[$doc])*
+        #[unsafe(no_mangle)]
+        pub static $name: [u32; CALLS] = [NONE; CALLS];
+    )* };
+}
+
+numbers! {
+    /// Calls by which programs receive, set by the agent for its architecture.
+    CALLS_RECEIVING;
+    /// Calls by which programs send.
+    CALLS_SENDING;
+    /// Those of them with flags: `sendto` and `sendmmsg` in their fourth argument, `sendmsg` in its third.
+    CALLS_WITH_FLAGS;
+}
+
+/// A list of the agent's.
+#[inline(always)]
+pub fn has(list: &'static [u32; CALLS], number: u32) -> bool {
+    let mut index = 0;
+    while index < CALLS {
+        // SAFETY: inside the array; volatile, because the agent replaces its values at load time.
+        if unsafe { core::ptr::read_volatile(&raw const list[index]) } == number {
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
+
+/// A system call and its arguments.
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// Its number; `None` for a task of the kernel, as io_uring's workers are.
+    pub number: Option<u32>,
+    registers: *const u8,
+}
+
+impl Call {
+    /// The running task's.
+    #[inline(always)]
+    pub fn current() -> Self {
+        // SAFETY: both helpers may be called in every program for tracepoints.
+        let (task, registers) = unsafe {
+            let task = bpf_get_current_task_btf();
+            (task.cast::<u8>(), bpf_task_pt_regs(task) as *const u8)
+        };
+        // SAFETY: the kernel has checked the places when it loaded the program.
+        let flags: u32 = unsafe { read(task.cast_const(), task_flags_offset()) };
+        if flags & OF_THE_KERNEL != 0 {
+            return Self { number: None, registers };
+        }
+        // SAFETY: as above.
+        let number = unsafe { read(registers, call_number_offset()) };
+        Self { number: Some(number), registers }
+    }
+
+    /// The flags of a sending call.
+    #[inline(always)]
+    pub fn send_flags(self) -> u32 {
+        let Some(number) = self.number else { return 0 };
+        if !has(&CALLS_WITH_FLAGS, number) {
+            return 0;
+        }
+        let at = if number == with_message() { third_argument_offset() } else { fourth_argument_offset() };
+        // SAFETY: the kernel has checked the place when it loaded the program.
+        unsafe { read(self.registers, at) }
+    }
+
+    /// Whether it is `sendmsg` with control data.
+    #[inline(always)]
+    pub fn has_control_data(self) -> bool {
+        if self.number != Some(with_message()) {
+            return false;
+        }
+        // SAFETY: as above; the second call checks the address itself.
+        unsafe {
+            let message: u64 = read(self.registers, second_argument_offset());
+            bpf_probe_read_user((message + CONTROL_LENGTH) as *const u64).unwrap_or(0) != 0
+        }
+    }
+}
+
+/// The number of `sendmsg`: the first of [`CALLS_WITH_FLAGS`].
+#[inline(always)]
+fn with_message() -> u32 {
+    // SAFETY: inside the array; volatile, because the agent replaces its values at load time.
+    unsafe { core::ptr::read_volatile(&raw const CALLS_WITH_FLAGS[0]) }
+}
+
+/// # Safety
+///
+/// The kernel's check of the program must allow the read.
+#[inline(always)]
+unsafe fn read<T: Copy>(base: *const u8, offset: u64) -> T {
+    // SAFETY: the caller's.
+    unsafe { core::ptr::read_volatile(base.add(offset as usize).cast()) }
+}
+
+/// An argument of the system call that a tracepoint of its own tells of.
+#[inline(always)]
+pub fn argument(context: *const core::ffi::c_void, index: usize) -> u64 {
+    /// Before the arguments are a pointer of the kernel's and the call's number.
+    const FIRST: usize = 16;
+    // SAFETY: the kernel checks when it attaches the program that the call has so many arguments.
+    unsafe { core::ptr::read_volatile(context.cast::<u8>().add(FIRST + 8 * index).cast()) }
+}
