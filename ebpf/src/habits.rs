@@ -149,6 +149,10 @@ pub fn inherited(ctx: &SockOpsContext, socket: u64, session: &mut Session, sourc
             index += 1;
         }
     }
+    // Multipath TCP is an upper layer too, and says so itself.
+    if kernel::is_multipath(socket) {
+        return;
+    }
     // What was set before anybody looked shows in the socket itself.
     let here = Socket::at(socket);
     if here.read::<u64>(kernel::filter_offset()) != Some(0) {
@@ -173,7 +177,9 @@ pub fn inherited(ctx: &SockOpsContext, socket: u64, session: &mut Session, sourc
 pub fn finishes(session: &mut Session, socket: u64, source: bool) {
     let watch = SETTINGS.get(0).map_or(0, |settings| settings.watch);
     let [there, back] = &session.directions;
-    if session.reason == 0 || session.watch != watch || there.kernel_messages + back.kernel_messages != 0 {
+    // Of multipath TCP another socket is read.
+    let is_whole = session.reason != 0 && session.reason != Reason::Multipath as u32;
+    if !is_whole || watch == 0 || session.watch != watch || there.kernel_messages + back.kernel_messages != 0 {
         return;
     }
     let begun = if source { session.source_expected } else { session.source_sequence };
