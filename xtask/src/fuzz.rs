@@ -10,8 +10,9 @@ use serde_json::Value;
 use crate::command::{progress, run as run_command};
 use crate::workspace;
 
-/// The codec, then the two listeners' bytes through framing and codec into the real cores.
-const TARGETS: [&str; 4] = ["envelope", "conversation", "manager", "agent"];
+/// The codec, then the two listeners' bytes through framing and codec into the real cores, then a session's peer that
+/// writes anything anywhere into its shared memory.
+const TARGETS: [&str; 5] = ["envelope", "conversation", "manager", "agent", "memory"];
 /// Time for each target, in seconds, unless set otherwise.
 const SECONDS: u32 = 15;
 /// What cargo-fuzz would pass: coverage that libFuzzer can follow.

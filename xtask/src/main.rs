@@ -6,6 +6,7 @@ mod demo;
 mod fuzz;
 mod licences;
 mod lint;
+mod models;
 mod setup;
 mod simulate;
 mod soak;
@@ -47,7 +48,9 @@ enum Task {
     Instructions(bench::Bench),
     /// Set up and run every test there is
     Test,
-    /// Run the fuzz targets of the codec and of both listeners
+    /// Try every order in which two ends of a session can meet in shared memory
+    Models,
+    /// Run the fuzz targets of the codec, of both listeners, and of shared memory
     Fuzz(fuzz::Fuzz),
     /// Run programs that nobody here wrote, with redirection off and on, and compare their results
     Transparency(transparency::Transparency),
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Task::Profile(bench) => bench::profile(&bench),
         Task::Instructions(bench) => bench::instructions(&bench),
         Task::Test => test::run(),
+        Task::Models => models::run(),
         Task::Fuzz(fuzz) => setup::run().and_then(|()| fuzz::run(&fuzz)),
         Task::Transparency(transparency) => transparency::run(&transparency),
         Task::Simulate(simulate) => setup::run().and_then(|()| simulate::run(&simulate)),

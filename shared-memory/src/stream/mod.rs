@@ -1,0 +1,380 @@
+//! A session's end as a tokio stream: through shared memory as long as that goes, over its TCP connection otherwise.
+
+#[cfg(test)]
+mod tests;
+mod wakers;
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::coop;
+
+use crate::bytes::Byte;
+use crate::endpoint::{Endpoint, Gone, Read, Wakes, Way, Write};
+use crate::error::Unusable;
+use crate::memory;
+use crate::offer::Offer;
+use crate::signal::{self, FLOOD_BYTES, Signalled};
+use crate::spin::Spin;
+use wakers::{Task, Wakers};
+
+/// Times that one poll looks again before other tasks get their turn. A peer that signals without end costs no more.
+const LOOKS: u32 = 8;
+/// Times that a poll looks again at once before it lets other tasks run: about a microsecond.
+const LOOKS_AT_ONCE: u32 = 48;
+
+/// One end of a session. Reads and writes like the TCP stream that it was made from, and can be used in two tasks by
+/// `tokio::io::split`.
+///
+/// Dropping it closes the session: the peer reads what was written before, then the end.
+#[derive(Debug)]
+pub struct MemoryStream {
+    endpoint: Endpoint<Bell>,
+    tcp: TcpStream,
+    wakers: Arc<Wakers>,
+    /// Wakes both tasks: a descriptor keeps one waker.
+    both: Waker,
+    reader_spin: Spin,
+    writer_spin: Spin,
+}
+
+/// The signal.
+#[derive(Debug)]
+struct Bell(UnixStream);
+
+impl Wakes for Bell {
+    fn wake(&self) {
+        signal::send(&self.0);
+    }
+}
+
+impl MemoryStream {
+    /// Takes memory for the session of a TCP connection over which so many bytes were written and read before. Bytes go
+    /// through memory as soon as both ends have it; until then, and if one never does, over TCP. Waits at most `spin`
+    /// without sleeping, see [`crate::DEFAULT_SPIN`]; zero is never.
+    ///
+    /// # Errors
+    /// The memory can't be used: the connection comes back, and the session stays on it.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O.
+    pub fn new(
+        tcp: TcpStream,
+        counts: (u64, u64),
+        offer: Offer,
+        spin: Duration,
+    ) -> Result<Self, (TcpStream, Unusable)> {
+        let region = match memory::open(&offer.memory, true) {
+            Ok(region) => region,
+            Err(error) => return Err((tcp, error)),
+        };
+        let signal = std::os::unix::net::UnixStream::from(offer.signal);
+        let signal = match signal.set_nonblocking(true).and_then(|()| UnixStream::from_std(signal)) {
+            Ok(signal) => signal,
+            Err(_) => return Err((tcp, Unusable::kernel("epoll_ctl")(nix::Error::last()))),
+        };
+        let wakers = Arc::new(Wakers::default());
+        Ok(Self {
+            endpoint: Endpoint::new(Arc::new(region), offer.side, counts, Bell(signal)),
+            tcp,
+            both: Waker::from(wakers.clone()),
+            wakers,
+            reader_spin: Spin::new(spin),
+            writer_spin: Spin::new(spin),
+        })
+    }
+
+    /// The session's TCP connection. Bytes that are read from it or written to it are lost to the session.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    /// Which way goes what this end writes, and what it reads.
+    pub fn ways(&self) -> (Way, Way) {
+        (self.endpoint.outgoing(), self.endpoint.incoming())
+    }
+
+    /// Bytes that this end wrote to memory, and read from it.
+    pub fn through_memory(&self) -> (u64, u64) {
+        self.endpoint.through_memory()
+    }
+
+    /// Moves the session to TCP without losing a byte: this end's bytes from the next write on, the peer's from when it
+    /// next reads or writes.
+    pub fn move_to_tcp(&mut self) {
+        self.endpoint.move_to_tcp();
+    }
+
+    /// Gives the free pages of the ring that this end writes back to the system, for a session that idles.
+    ///
+    /// # Errors
+    /// The peer misbehaved.
+    pub fn give_back(&mut self) -> io::Result<()> {
+        self.endpoint.give_back()
+    }
+
+    /// Waits for bytes and hands out those in memory where they lie, at most so many; then takes as many as `take` says.
+    /// `None` at the end of what comes through memory: use [`AsyncRead`] then. The peer can change the bytes
+    /// while they are looked at. Cancel safe.
+    ///
+    /// # Errors
+    /// As reading.
+    ///
+    /// # Panics
+    /// When more is taken than was there.
+    pub async fn peek<T>(
+        &mut self,
+        most: usize,
+        mut take: impl FnMut([&[Byte]; 2]) -> (usize, T),
+    ) -> io::Result<Option<T>> {
+        std::future::poll_fn(|cx| {
+            let found =
+                ready!(self.poll_until(cx, Task::Reader, |this, _| match this.endpoint.peek(most)? {
+                    Ok(peeked) => Ok(Some(Some(take(peeked.parts())))),
+                    Err(Read::Nothing) => Ok(None),
+                    Err(_) => Ok(Some(None)),
+                }))?;
+            Poll::Ready(Ok(found.map(|(taken, result)| {
+                self.endpoint.consume(taken);
+                result
+            })))
+        })
+        .await
+    }
+
+    /// Waits for room and hands it out to be filled in place, at most so many bytes; then sends as many as `fill` says.
+    /// `None` where this end writes to TCP: use [`AsyncWrite`] then. Cancel safe.
+    ///
+    /// # Errors
+    /// As writing.
+    ///
+    /// # Panics
+    /// When more is sent than there was room for.
+    pub async fn reserve<T>(
+        &mut self,
+        most: usize,
+        mut fill: impl FnMut([&[Byte]; 2]) -> (usize, T),
+    ) -> io::Result<Option<T>> {
+        std::future::poll_fn(|cx| {
+            let found =
+                ready!(self.poll_until(cx, Task::Writer, |this, _| match this.endpoint.reserve(most)? {
+                    Ok(room) => Ok(Some(Some(fill(room.parts())))),
+                    Err(Write::Full) => Ok(None),
+                    Err(_) => Ok(Some(None)),
+                }))?;
+            Poll::Ready(Ok(found.map(|(filled, result)| {
+                self.endpoint.commit(filled);
+                result
+            })))
+        })
+        .await
+    }
+
+    /// Tries until it succeeds: at once, spinning, or after sleeping.
+    fn poll_until<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        task: Task,
+        mut attempt: impl FnMut(&mut Self, &mut Context<'_>) -> io::Result<Option<T>>,
+    ) -> Poll<io::Result<T>> {
+        // One that always finds something lets other tasks run too.
+        let turn = ready!(coop::poll_proceed(cx));
+        for _ in 0..LOOKS {
+            if let Some(found) = attempt(self, cx)? {
+                turn.made_progress();
+                self.answered(task);
+                return Poll::Ready(Ok(found));
+            }
+            if self.spins(task) {
+                if let Some(found) = self.look_a_while(task, &mut attempt, cx)? {
+                    turn.made_progress();
+                    return Poll::Ready(Ok(found));
+                }
+                // Other tasks have their turn, and then this one looks again.
+                break;
+            }
+            self.wakers.register(task, cx.waker());
+            let ready = match task {
+                Task::Reader => self.endpoint.reader_sleeps()?,
+                Task::Writer => self.endpoint.writer_sleeps()?,
+            };
+            if !ready && self.poll_peer(task)?.is_pending() {
+                return Poll::Pending;
+            }
+            self.awake(task);
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn look_a_while<T>(
+        &mut self,
+        task: Task,
+        attempt: &mut impl FnMut(&mut Self, &mut Context<'_>) -> io::Result<Option<T>>,
+        cx: &mut Context<'_>,
+    ) -> io::Result<Option<T>> {
+        for _ in 0..LOOKS_AT_ONCE {
+            std::hint::spin_loop();
+            if (task == Task::Writer || self.endpoint.is_stirred())
+                && let Some(found) = attempt(self, cx)?
+            {
+                self.answered(task);
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    fn spins(&mut self, task: Task) -> bool {
+        match task {
+            Task::Reader => self.reader_spin.again(),
+            Task::Writer => self.writer_spin.again(),
+        }
+    }
+
+    fn answered(&mut self, task: Task) {
+        match task {
+            Task::Reader => self.reader_spin.answered(),
+            Task::Writer => self.writer_spin.answered(),
+        }
+        self.awake(task);
+    }
+
+    fn awake(&mut self, task: Task) {
+        match task {
+            Task::Reader => self.endpoint.reader_awake(),
+            Task::Writer => self.endpoint.writer_awake(),
+        }
+    }
+
+    /// Ready when there is a reason to look again; else a waker stands by.
+    fn poll_peer(&mut self, task: Task) -> io::Result<Poll<()>> {
+        let mut cx = Context::from_waker(&self.both);
+        let mut bytes = [0; FLOOD_BYTES];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        if !self.endpoint.is_gone()
+            && let Poll::Ready(read) = Pin::new(&mut self.endpoint.wakes().0).poll_read(&mut cx, &mut buffer)
+        {
+            match signal::found(read.map(|()| buffer.filled().len())) {
+                Ok(Signalled::Gone) => self.endpoint.signal_is_closed(),
+                Ok(Signalled::Yes | Signalled::No) => {}
+                Err(error) => return Err(self.endpoint.fail(error)),
+            }
+            // It may have been the other task that was meant.
+            self.wakers.wake(task.other());
+            return Ok(Poll::Ready(()));
+        }
+        if self.endpoint.incoming() != Way::Ring || self.endpoint.is_gone() {
+            return Ok(Poll::Pending);
+        }
+        match self.tcp.poll_peek(&mut cx, &mut ReadBuf::new(&mut [0])) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Ok(0)) => self.endpoint.peer_is_gone(Gone::Closed),
+            Poll::Ready(Ok(_)) => {
+                self.endpoint.tcp_has_bytes()?;
+                // The mark is there; a writer does not wait for it to be read.
+                if task == Task::Writer {
+                    return Ok(Poll::Pending);
+                }
+            }
+            Poll::Ready(Err(error)) => {
+                self.endpoint.peer_is_gone(Gone::Failed(error.raw_os_error().unwrap_or(nix::libc::EIO)));
+            }
+        }
+        self.wakers.wake(task.other());
+        Ok(Poll::Ready(()))
+    }
+
+    /// Reads TCP before the ring has begun, at most so many bytes. `None` when there are none yet, or the ring has begun.
+    fn read_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        most: usize,
+    ) -> io::Result<Option<Read>> {
+        let most = buf.remaining().min(most);
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+        let Poll::Ready(read) = Pin::new(&mut self.tcp).poll_read(cx, &mut part) else { return Ok(None) };
+        read?;
+        let bytes = part.filled().len();
+        let ended = self.endpoint.tcp_read(bytes);
+        Ok(match bytes {
+            0 if ended => Some(Read::Ended),
+            0 => None,
+            _ => Some(Read::Bytes(bytes)),
+        })
+    }
+}
+
+impl AsyncRead for MemoryStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let read = ready!(this.poll_until(cx, Task::Reader, |this, cx| {
+            // Only as many bytes are made valid as will be written.
+            let most = buf.remaining().min(this.endpoint.unread());
+            Ok(match this.endpoint.read(buf.initialize_unfilled_to(most))? {
+                Read::Nothing => None,
+                Read::Tcp(most) if this.endpoint.incoming() == Way::First => {
+                    this.read_first(cx, buf, most)?
+                }
+                other => Some(other),
+            })
+        }))?;
+        match read {
+            Read::Bytes(bytes) => buf.advance(bytes),
+            Read::Tcp(_) => return Pin::new(&mut this.tcp).poll_read(cx, buf),
+            Read::Ended | Read::Nothing => {}
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for MemoryStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(this.poll_until(cx, Task::Writer, |this, _| {
+            Ok(match this.endpoint.write(bufs)? {
+                Write::Full => None,
+                other => Some(other),
+            })
+        }))?;
+        match written {
+            Write::Bytes(bytes) => Poll::Ready(Ok(bytes)),
+            _ => {
+                let written = ready!(Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs))?;
+                this.endpoint.tcp_written(written);
+                Poll::Ready(Ok(written))
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What was written is in the ring, or with the kernel.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.endpoint.end() { Pin::new(&mut this.tcp).poll_shutdown(cx) } else { Poll::Ready(Ok(())) }
+    }
+}
