@@ -41,7 +41,7 @@ pub struct Direction {
     pub window_answered: u64,
     /// Messages of the present window.
     pub window_messages: u32,
-    /// Those of them that went over TCP.
+    /// Those of its bytes that went over TCP.
     pub window_tcp: u32,
     /// Windows in a row of which a good part went over TCP.
     pub outrun: u32,

@@ -14,7 +14,7 @@ use crate::ends::{self, socket};
 use crate::maps::{DECLARED, KNOWN_SESSIONS, MEMBERS, NEW_SESSION, SETTINGS, SOCKETS, count, delete_socket, tell};
 use crate::pending::{self, Noted};
 use crate::socket::Socket;
-use crate::{habits, kernel, marks, scope};
+use crate::{habits, kernel, marks, scope, stopping};
 
 /// Where a session's key has how often its source was connected before: cookies count up from 1.
 const LIVES_SHIFT: u64 = 48;
@@ -79,7 +79,7 @@ pub fn source(ctx: &SockOpsContext) {
             return;
         }
     }
-    watch(ctx);
+    watch(ctx, session);
     if known && !tell(event::ESTABLISHED, 0, session) {
         not_told(session.key);
     }
@@ -117,7 +117,7 @@ pub fn destination(ctx: &SockOpsContext) {
     if MEMBERS.insert(&socket, &member, 0).is_err() && session.reason == 0 {
         session.reason = Reason::TableFull as u32;
     }
-    watch(ctx);
+    watch(ctx, session);
     habits::inherited(ctx, socket, session, false);
     if session.reason == 0 {
         session.reason = mismatch(session, socket);
@@ -266,8 +266,12 @@ fn not_told(key: u64) {
     }
 }
 
-/// Asks for the socket's changes of state.
+/// Asks for the socket's changes of state and, when it enters the map, for its packets.
 #[inline(always)]
-fn watch(ctx: &SockOpsContext) {
-    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+fn watch(ctx: &SockOpsContext, session: &Session) {
+    let mut flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
+    if session.reason == 0 {
+        flags |= stopping::begin(ctx);
+    }
+    let _ = ctx.set_cb_flags(flags as i32);
 }

@@ -24,6 +24,14 @@ offsets! {
     OFFSET_WRITE_SEQ write_seq_offset;
     /// `tcp_sock.copied_seq`
     OFFSET_COPIED_SEQ copied_seq_offset;
+    /// `tcp_sock.snd_nxt`
+    OFFSET_SND_NXT snd_nxt_offset;
+    /// `tcp_sock.snd_una`
+    OFFSET_SND_UNA snd_una_offset;
+    /// `tcp_sock.snd_wnd`
+    OFFSET_SND_WND snd_wnd_offset;
+    /// `tcp_sock.window_clamp`
+    OFFSET_WINDOW_CLAMP window_clamp_offset;
     /// `tcp_sock.is_mptcp`; 0 where the kernel has no multipath TCP.
     OFFSET_IS_MPTCP is_mptcp_offset;
     /// `tcp_sock.repair`, its byte
@@ -188,6 +196,12 @@ pub fn receive_buffer_limit(socket: u64) -> Option<u32> {
     let network: u64 = read(socket, network_offset())?;
     let largest: i32 = read(network, network_ipv4_offset() + tcp_rmem_offset() + LARGEST)?;
     Some(largest as u32)
+}
+
+/// How much a socket may ever promise to take, in bytes; 0 when it can't be read.
+#[inline(always)]
+pub fn window_limit(socket: u64) -> u32 {
+    read(socket, window_clamp_offset()).unwrap_or(0)
 }
 
 /// Where the kernel keeps whether TCP as a whole is short of memory: it stays there while the kernel runs.

@@ -22,9 +22,10 @@ mod redirect;
 mod scope;
 mod shown;
 mod socket;
+mod stopping;
 
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
 };
 use aya_ebpf::macros::{cgroup_sockopt, raw_tracepoint, sk_msg, sock_ops, tracepoint};
@@ -43,6 +44,7 @@ pub fn patchbay_sock_ops(ctx: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established::destination(&ctx),
         BPF_SOCK_OPS_TCP_CONNECT_CB => scope::connecting(&ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => scope::listening(&ctx),
+        BPF_SOCK_OPS_HDR_OPT_LEN_CB => stopping::packet(&ctx),
         BPF_SOCK_OPS_STATE_CB => closing::state_changed(&ctx),
         _ => {}
     }

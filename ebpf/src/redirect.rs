@@ -1,13 +1,13 @@
 //! Every message of a socket in the map: redirect it, or let it go over TCP, and count it.
 
 use aya_ebpf::bindings::BPF_F_INGRESS;
-use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_msg_apply_bytes};
 use aya_ebpf::programs::SkMsgContext;
 use patchbay_ebpf_common::{Direction, Reason, Session, Settings, event, mode, path, state};
 
 use crate::maps::{KNOWN_SESSIONS, MEMBERS, SETTINGS, SOCKETS, number_of, tell};
 use crate::socket::Socket;
-use crate::{kernel, shown};
+use crate::{kernel, shown, stopping};
 
 /// `bpf_msg_redirect_hash` found the target.
 const FOUND: i64 = 1;
@@ -18,8 +18,9 @@ const WINDOW_MESSAGES: u32 = 256;
 const STREAM_ANSWERS: u64 = 16;
 /// A stream of messages below this size is faster over TCP, in bytes on average (measured).
 const SMALL_BYTES: u64 = 8_192;
-/// Messages of a window over TCP from which on being in the map costs more than it brings (measured).
-const MIXED_MESSAGES: u32 = WINDOW_MESSAGES / 4;
+/// A window of which this part of its bytes, or more, went over TCP shows that being in the map costs more than it
+/// brings (measured): one in so many.
+const MIXED_PART: u64 = 4;
 /// Such windows in a row after which a direction that outruns its reader is better off outside the map.
 const OUTRUN_WINDOWS: u32 = 16;
 /// How often a sender looks whether its reader has made room or caught up, before it goes over TCP: about 10
@@ -31,6 +32,15 @@ const LOOKS: u32 = 32;
 const HURRIED: u32 = 64;
 /// A reader is worth waiting for when so few bytes over TCP are unread.
 const NEARLY_DRAINED_BYTES: u32 = 64 << 10;
+
+/// What is decided about a message.
+#[derive(Clone, Copy)]
+struct Verdict {
+    /// 0 to redirect, or why not.
+    obstacle: u32,
+    /// The first so many bytes of it; the rest is decided about next.
+    bytes: u32,
+}
 
 /// Decides about one message and counts it.
 #[inline(always)]
@@ -44,22 +54,16 @@ pub fn message(ctx: &SkMsgContext) {
     // sender's socket lock only.
     let session = unsafe { &mut *session };
     let from_source = member.side == 0;
-    let (peer, peer_cookie) = if from_source {
-        (session.destination_socket, session.destination_cookie)
+    let (peer, cookies) = if from_source {
+        (session.destination_socket, [session.source_cookie, session.destination_cookie])
     } else {
-        (session.source_socket, session.source_cookie)
+        (session.source_socket, [session.destination_cookie, session.source_cookie])
     };
     let size = ctx.size();
-    let mut obstacle = obstacle(session, socket, peer, size, from_source);
-    if obstacle == 0 {
-        // Once the target is set, passing means redirecting: everything was checked before.
-        // A target found here has been in the map since before the checks, so its address was valid.
-        if SOCKETS.redirect_msg(ctx, peer_cookie, u64::from(BPF_F_INGRESS)) != FOUND {
-            obstacle = Reason::PeerGone as u32;
-        }
-    }
+    let verdict = decide(session, socket, peer, size, from_source);
+    let obstacle = send(ctx, socket, cookies, verdict, size);
     let direction = session.sent_by(from_source);
-    count(direction, Socket::at(socket), u64::from(size), obstacle);
+    count(direction, Socket::at(socket), u64::from(verdict.bytes), obstacle);
     if direction.window_messages >= WINDOW_MESSAGES {
         let judged = judge(session, from_source);
         if judged != 0 && session.mode == mode::AUTO && session.leave == 0 {
@@ -70,6 +74,35 @@ pub fn message(ctx: &SkMsgContext) {
     if session.trace != 0 {
         shown::message(ctx, session, member.side, if obstacle == 0 { path::KERNEL } else { path::TCP });
     }
+}
+
+/// Makes the kernel do what was decided; returns 0 when it redirects, or why not.
+///
+/// Once a target is set, passing means redirecting to it, for the rest of the message too: everything was checked
+/// before. A target found here has been in the map since before the checks, so its address was valid.
+#[inline(always)]
+fn send(ctx: &SkMsgContext, socket: u64, [own, peer]: [u64; 2], verdict: Verdict, size: u32) -> u32 {
+    let part = if verdict.bytes < size { verdict.bytes } else { 0 };
+    // SAFETY: the context is valid while the program runs. 0 means all; what was said of an earlier part stays.
+    unsafe { bpf_msg_apply_bytes(ctx.msg, part) };
+    if verdict.obstacle == 0 {
+        let found = SOCKETS.redirect_msg(ctx, peer, u64::from(BPF_F_INGRESS)) == FOUND;
+        return if found { 0 } else { Reason::PeerGone as u32 };
+    }
+    // A message that passes and finds TCP full leaves its verdict behind: the kernel would send the next message
+    // over TCP without asking (`tcp_bpf_send_verdict`, Linux 6.1 to 6.18), and so on for ever. Redirected to its
+    // own socket's sending side it goes over TCP all the same, and leaves nothing behind. Not on the way out of
+    // the map, where the kernel would refuse.
+    if is_passing(verdict.obstacle) && kernel::is_nonblocking(socket) {
+        SOCKETS.redirect_msg(ctx, own, 0);
+    }
+    verdict.obstacle
+}
+
+/// Whether it is only for the moment that messages go over TCP.
+#[inline(always)]
+fn is_passing(obstacle: u32) -> bool {
+    obstacle == Reason::NotDrained as u32 || obstacle == Reason::OverBudget as u32
 }
 
 /// Whether the traffic of a whole window is of a kind that TCP carries better: the reason to leave, or 0.
@@ -85,11 +118,42 @@ fn judge(session: &mut Session, from_source: bool) -> u32 {
     direction.window_messages = 0;
     direction.window_bytes = 0;
     direction.window_tcp = 0;
-    direction.outrun = if tcp < MIXED_MESSAGES { 0 } else { direction.outrun + 1 };
+    direction.outrun = if u64::from(tcp) * MIXED_PART < bytes { 0 } else { direction.outrun + 1 };
     if answers < STREAM_ANSWERS && bytes < u64::from(WINDOW_MESSAGES) * SMALL_BYTES {
         return Reason::SmallWrites as u32;
     }
     if direction.outrun < OUTRUN_WINDOWS { 0 } else { Reason::OutrunsReader as u32 }
+}
+
+/// Decides about a message, or its first part.
+///
+/// What is over the budget goes over TCP to stop the sender, so TCP gets only its end: enough to fill the window
+/// and [`stopping::UNSENT_BYTES`].
+#[inline(always)]
+fn decide(session: &mut Session, socket: u64, peer: u64, size: u32, from_source: bool) -> Verdict {
+    let obstacle = obstacle(session, socket, peer, size, from_source);
+    let all = Verdict { obstacle, bytes: size };
+    // Splitting a message loses bytes in kernels before Linux 6.2, which have no such reads.
+    if obstacle != Reason::OverBudget as u32 || kernel::seen_as_memory() == 0 || !kernel::is_nonblocking(socket) {
+        return all;
+    }
+    let window = Socket::at(socket).sendable().unwrap_or(0);
+    let first = size.saturating_sub(window.saturating_add(stopping::UNSENT_BYTES));
+    if first == 0 || !is_bearable(Socket::at(peer), first) {
+        return all;
+    }
+    Verdict { obstacle: 0, bytes: first }
+}
+
+/// Whether a part of a message may go over the budget: what TCP needs for itself stays free.
+#[inline(always)]
+fn is_bearable(there: Socket, bytes: u32) -> bool {
+    match (there.unread_redirected(), there.receive_buffer(), there.send_buffer()) {
+        (Some(unread), Some(receive), Some(send)) => {
+            unread.saturating_add(bytes) <= receive.saturating_add(send / 2)
+        }
+        _ => false,
+    }
 }
 
 /// Why the message must go over TCP, or 0.
@@ -186,6 +250,10 @@ fn is_drained(socket: Socket, peer: Socket, size: u32, direction: &mut Direction
         if unread > NEARLY_DRAINED_BYTES || u64::from(size) < SMALL_BYTES {
             return false;
         }
+        // What is unsent stays so while the sender waits here.
+        if socket.send_sequence() != Some(written) {
+            return false;
+        }
         if direction.hurried > 0 {
             direction.hurried -= 1;
             return false;
@@ -225,8 +293,11 @@ fn count(direction: &mut Direction, socket: Socket, size: u64, obstacle: u32) {
     // What TCP took up to now. Not the sizes of messages: the kernel takes back what does not fit into the
     // socket's buffer, and does not ask about the message after that (seen, Linux 6.18).
     if let Some(written) = socket.write_sequence() {
-        direction.tcp_bytes += u64::from(written.wrapping_sub(direction.written));
+        let new = written.wrapping_sub(direction.written);
+        direction.tcp_bytes += u64::from(new);
         direction.written = written;
+        direction.window_tcp = direction.window_tcp.saturating_add(new);
+        direction.window_bytes += u64::from(new);
     }
     let now = if obstacle == 0 { path::KERNEL } else { path::TCP };
     if direction.path != 0 && direction.path != now {
@@ -237,13 +308,12 @@ fn count(direction: &mut Direction, socket: Socket, size: u64, obstacle: u32) {
     // SAFETY: the helper has no arguments.
     direction.last_activity = unsafe { bpf_ktime_get_coarse_ns() };
     direction.window_messages += 1;
-    direction.window_bytes += size;
     if obstacle == 0 {
+        direction.window_bytes += size;
         direction.kernel_bytes += size;
         direction.kernel_messages += 1;
     } else {
         direction.tcp_messages += 1;
-        direction.window_tcp += 1;
         direction.went_tcp = 1;
     }
 }

@@ -8,7 +8,7 @@ use patchbay_ebpf_common::CAST_CALL;
 
 use crate::kernel::{
     copied_seq_offset, msg_tot_len_offset, rcv_wnd_offset, rcvbuf_offset, rcvlowat_offset, rmem_alloc_offset,
-    seen_as_memory, sk_psock_type, sndbuf_offset, tcp_sock_type, user_data_offset, write_seq_offset,
+    seen_as_memory, sk_psock_type, snd_nxt_offset, snd_una_offset, snd_wnd_offset, sndbuf_offset, tcp_sock_type, user_data_offset, write_seq_offset,
 };
 
 /// Flags that the kernel keeps in the low bits of `sk_user_data`.
@@ -77,6 +77,21 @@ impl Socket {
     #[inline(always)]
     pub fn write_sequence(self) -> Option<u32> {
         self.0.read(write_seq_offset())
+    }
+
+    /// The next sequence number that it will send.
+    #[inline(always)]
+    pub fn send_sequence(self) -> Option<u32> {
+        self.0.read(snd_nxt_offset())
+    }
+
+    /// How many bytes it may send before the other end makes room.
+    #[inline(always)]
+    pub fn sendable(self) -> Option<u32> {
+        let acknowledged: u32 = self.0.read(snd_una_offset())?;
+        let window: u32 = self.0.read(snd_wnd_offset())?;
+        let in_flight = self.send_sequence()?.wrapping_sub(acknowledged);
+        Some(window.saturating_sub(in_flight))
     }
 
     /// The next sequence number that its reader will copy.
