@@ -1,7 +1,7 @@
 //! A connection is established: is it a session, and may its sockets enter the map?
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SOCK_OPS_STATE_CB_FLAG};
+use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::SockOpsContext;
@@ -14,7 +14,7 @@ use crate::ends::{self, socket};
 use crate::maps::{DECLARED, KNOWN_SESSIONS, MEMBERS, NEW_SESSION, SETTINGS, SOCKETS, count, delete_socket, tell};
 use crate::pending::{self, Noted};
 use crate::socket::Socket;
-use crate::{habits, kernel, marks, scope, stopping};
+use crate::{habits, kernel, marks, scope};
 
 /// Where a session's key has how often its source was connected before: cookies count up from 1.
 const LIVES_SHIFT: u64 = 48;
@@ -271,7 +271,7 @@ fn not_told(key: u64) {
 fn watch(ctx: &SockOpsContext, session: &Session) {
     let mut flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     if session.reason == 0 {
-        flags |= stopping::begin(ctx);
+        flags |= BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
     }
     let _ = ctx.set_cb_flags(flags as i32);
 }

@@ -30,16 +30,11 @@ const WINDOW_BYTES: u32 = 128 << 10;
 /// No limit for the window but the receive buffer.
 const WINDOW_FREE: u32 = 1 << 30;
 
-/// What is set for a socket that enters the map: the kernel then asks before it sends a packet.
-#[inline(always)]
-pub fn begin(ctx: &SockOpsContext) -> u32 {
-    if option(ctx, UNSENT_LIMIT) == 0 {
-        set_option(ctx, UNSENT_LIMIT, UNSENT_BYTES);
-    }
-    BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG
-}
-
-/// A socket that entered the map is about to send a packet: some bytes, or how much it promises to take.
+/// The socket is about to send a packet: some bytes, or how much it promises to take. The kernel asks for those
+/// that entered the map.
+///
+/// Whenever the limit of what is unsent is set, the kernel wakes who waits for the socket; a blocking read would
+/// return EAGAIN (Linux 6.18). So a socket that may block has no such limit.
 #[inline(always)]
 pub fn packet(ctx: &SockOpsContext) {
     let socket = socket(ctx);
@@ -47,19 +42,26 @@ pub fn packet(ctx: &SockOpsContext) {
     let Some(member) = (unsafe { MEMBERS.get(&socket) }).copied() else { return };
     let Some(session) = KNOWN_SESSIONS.get_ptr(&member.session) else { return };
     // SAFETY: the map's entry stays valid while the program runs.
-    let (leave, reason) = unsafe { ((*session).leave, (*session).reason) };
-    if leave == 0 && reason == 0 {
+    let reason = unsafe { (*session).reason };
+    let blocks = !kernel::is_nonblocking(socket);
+    if reason == 0 {
         // TCP lets it grow with what is read.
         if kernel::window_limit(socket) > WINDOW_BYTES {
             set_option(ctx, WINDOW_LIMIT, WINDOW_BYTES);
         }
+        if !blocks && option(ctx, UNSENT_LIMIT) == 0 {
+            set_option(ctx, UNSENT_LIMIT, UNSENT_BYTES);
+        }
         return;
     }
-    let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG) as i32);
     set_option(ctx, WINDOW_LIMIT, WINDOW_FREE);
     if option(ctx, UNSENT_LIMIT) == UNSENT_BYTES {
+        if blocks {
+            return;
+        }
         set_option(ctx, UNSENT_LIMIT, 0);
     }
+    let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG) as i32);
 }
 
 /// The value of one of TCP's options, 0 when it can't be read.

@@ -30,6 +30,24 @@ pub struct End {
     pub buffer: Vec<u8>,
 }
 
+/// How an end learns that it may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// poll
+    Level,
+    /// Edge-triggered epoll
+    Edge,
+}
+
+/// What an end offers for each write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writes {
+    /// Some size, by some call.
+    Any,
+    /// All that is left, megabytes if there are.
+    Large,
+}
+
 /// What went wrong, for people.
 pub type Problem = String;
 
@@ -89,6 +107,18 @@ impl End {
             _ => self.splice_in(size),
         };
         match taken {
+            Ok(taken) => {
+                self.sends.advance(taken);
+                Ok(Some(taken))
+            }
+            Err(Errno::EAGAIN) => Ok(None),
+            Err(error) => Err(format!("writing at {}: {error}", self.sends.position)),
+        }
+    }
+
+    /// One send of as much as there is. `EAGAIN` is `None`.
+    fn write_large(&mut self, most: usize) -> Result<Option<usize>, Problem> {
+        match send(self.raw(), self.sends.next(most), MsgFlags::MSG_NOSIGNAL) {
             Ok(taken) => {
                 self.sends.advance(taken);
                 Ok(Some(taken))
@@ -206,9 +236,16 @@ impl End {
     }
 
     /// Sends and receives at once, never blocking in a call, until both directions are complete.
-    pub fn duplex(&mut self, sends: u64, receives: u64, edge: bool) -> Result<(), Problem> {
+    pub fn duplex(
+        &mut self,
+        sends: u64,
+        receives: u64,
+        waiting: Waiting,
+        writes: Writes,
+    ) -> Result<(), Problem> {
         self.set_blocking(false)?;
-        let mut waits = Waits::new(self.socket.try_clone().map_err(|e| e.to_string())?, edge)?;
+        let mut waits =
+            Waits::new(self.socket.try_clone().map_err(|e| e.to_string())?, waiting == Waiting::Edge)?;
         let (end, received) = (self.sends.position + sends, self.receives.position + receives);
         let begun = Instant::now();
         loop {
@@ -218,7 +255,12 @@ impl End {
             }
             let mut progress = false;
             if to_send > 0 {
-                progress |= self.write_some(usize::try_from(to_send).unwrap_or(MOST).min(MOST))?.is_some();
+                let all = usize::try_from(to_send).unwrap_or(usize::MAX);
+                progress |= match writes {
+                    Writes::Any => self.write_some(all.min(MOST))?,
+                    Writes::Large => self.write_large(all)?,
+                }
+                .is_some();
             }
             if to_receive > 0 {
                 match self.read_some(usize::try_from(to_receive).unwrap_or(MOST).min(MOST))? {

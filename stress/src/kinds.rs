@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
 use rand::Rng as _;
 
-use crate::end::{End, Problem, pass, set_option};
+use crate::end::{End, Problem, Waiting, Writes, pass, set_option};
 
 /// Largest length of one direction, in bytes.
 const LONGEST_STREAM: u64 = 8 << 20;
@@ -22,6 +22,8 @@ pub enum Kind {
     Duplex,
     /// Both directions at once, edge-triggered epoll
     Edge,
+    /// Both directions at once in writes of megabytes, edge-triggered epoll
+    Frames,
     /// Requests and answers, blocking
     Turns,
     /// One direction, blocking
@@ -67,7 +69,7 @@ impl Kind {
     /// What the two ends agree on: bytes from the source, then back. With `always`, blocking ends must
     /// not send so much that they wait in TCP: their next read would give EAGAIN.
     pub fn lengths(self, random: &mut impl rand::Rng, always: bool) -> (u64, u64) {
-        let blocks = !matches!(self, Self::Duplex | Self::Edge | Self::DeadReader);
+        let blocks = !matches!(self, Self::Duplex | Self::Edge | Self::Frames | Self::DeadReader);
         let longest = if always && blocks { LONGEST_BLOCKING } else { LONGEST_STREAM };
         let mut length = || match random.random_range(0..3) {
             0 => random.random_range(1..1_000),
@@ -80,13 +82,14 @@ impl Kind {
     /// The connecting end's part.
     pub fn source(self, end: &mut End, sends: u64, receives: u64) -> Result<(), Problem> {
         match self {
-            Self::Duplex => end.duplex(sends, receives, false),
-            Self::Edge => end.duplex(sends, receives, true),
+            Self::Duplex => end.duplex(sends, receives, Waiting::Level, Writes::Any),
+            Self::Edge => end.duplex(sends, receives, Waiting::Edge, Writes::Any),
+            Self::Frames => end.duplex(sends, receives, Waiting::Edge, Writes::Large),
             Self::Turns => turns(end, sends, receives, true),
             Self::HalfClose => {
                 end.write_all(sends)?;
                 shutdown(end.socket.as_raw_fd(), Shutdown::Write).map_err(|e| format!("shutdown: {e}"))?;
-                end.duplex(0, receives, false)?;
+                end.duplex(0, receives, Waiting::Level, Writes::Any)?;
                 end.wait_readable()?;
                 end.read_end()
             }
@@ -121,8 +124,9 @@ impl Kind {
     /// The accepting end's part.
     pub fn destination(self, end: &mut End, receives: u64, sends: u64) -> Result<(), Problem> {
         match self {
-            Self::Duplex => end.duplex(sends, receives, false),
-            Self::Edge => end.duplex(sends, receives, true),
+            Self::Duplex => end.duplex(sends, receives, Waiting::Level, Writes::Any),
+            Self::Edge => end.duplex(sends, receives, Waiting::Edge, Writes::Any),
+            Self::Frames => end.duplex(sends, receives, Waiting::Edge, Writes::Large),
             Self::Turns => turns(end, sends, receives, false),
             Self::HalfClose | Self::BlockingHalfClose => {
                 end.read_all(receives)?;

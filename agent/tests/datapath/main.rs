@@ -3,6 +3,7 @@
 //! Needs root and a kernel with BPF; without these the tests fail, they are not skipped.
 
 mod identity;
+mod outrun;
 mod peers;
 mod place;
 mod reuse;
