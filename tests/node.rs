@@ -101,12 +101,21 @@ impl Node {
         self.wait("the Manager answers", ready);
     }
 
-    /// Starts the agent, again after [`Self::kill_agent`].
+    /// Starts the agent, again after [`Self::kill_agent`], and waits until it knows what it can redirect: sessions
+    /// before that stay on TCP.
     pub fn start_agent(&mut self) {
         let arguments = self.agent_arguments();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.agent = Some(self.spawn("patchbay-agent", &arguments));
         self.wait_for_agent();
+    }
+
+    /// Starts the agent and waits only until it is registered.
+    pub fn start_agent_untested(&mut self) {
+        let arguments = self.agent_arguments();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.agent = Some(self.spawn("patchbay-agent", &arguments));
+        self.wait_until_registered();
     }
 
     /// Replaces the agent by one that takes over from it.
@@ -121,6 +130,11 @@ impl Node {
     }
 
     fn wait_for_agent(&self) {
+        self.wait_until_registered();
+        self.wait("the self-test has ended", |node| !node.list("nodes").contains("self-test has not ended"));
+    }
+
+    fn wait_until_registered(&self) {
         self.wait("the agent is registered", |node| {
             let log = fs::read_to_string(node.folder.join("patchbay-agent.log")).unwrap_or_default();
             log.contains("registered") && node.list("nodes").contains("\"up\"")
@@ -224,7 +238,9 @@ impl Node {
         self.patchbay(&["apply", &file.display().to_string()])
     }
 
-    fn list(&self, what: &str) -> String {
+    /// What a `patchbay` command lists, as JSON.
+    #[must_use]
+    pub fn list(&self, what: &str) -> String {
         String::from_utf8_lossy(&self.patchbay(&[what, "--output", "json"]).stdout).into_owned()
     }
 

@@ -16,6 +16,7 @@ pub mod instance_listener;
 pub mod manager_link;
 pub mod manager_route;
 pub mod node;
+mod own_cgroup;
 mod private;
 pub mod probe;
 pub mod processes;

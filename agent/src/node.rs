@@ -13,9 +13,11 @@ use tracing::{info, warn};
 use crate::core::{Core, Effect, Event, Start};
 use crate::instance_listener::{Directory, Said};
 use crate::manager_link::Queue;
+use crate::probe::{self, Matrix};
 use crate::processes::{self, Places, Process};
+use crate::profile_file::Keeper;
 use crate::redirection::{LOOK_EVERY, Redirection, TICK};
-use crate::{profile_file, socket_table};
+use crate::socket_table;
 
 /// How often changed counters are told to the Manager.
 const REPORT_EVERY: Duration = TICK;
@@ -87,6 +89,8 @@ pub struct Node {
     pub manager: Queue,
     /// Back to itself.
     pub events: mpsc::Sender<Event>,
+    self_test: probe::Running,
+    keeper: Keeper,
     running: HashMap<InstanceId, Running>,
     tasks: TaskTracker,
     next_report: u64,
@@ -108,6 +112,7 @@ impl Node {
         events: mpsc::Sender<Event>,
     ) -> Self {
         Self {
+            keeper: Keeper::new(places.state.clone()),
             core,
             redirection,
             directory,
@@ -115,6 +120,7 @@ impl Node {
             address,
             manager,
             events,
+            self_test: probe::Running::default(),
             running: HashMap::new(),
             tasks: TaskTracker::new(),
             next_report: 0,
@@ -128,6 +134,19 @@ impl Node {
     /// Where the repository is read from when it is read again.
     pub fn reloads_from(&mut self, file: PathBuf) {
         self.repository = file;
+    }
+
+    /// Waits for a self-test, whose result decides whether anything is redirected.
+    pub fn wait_for(&mut self, self_test: probe::Running) {
+        self.self_test = self_test;
+    }
+
+    /// The self-test has ended.
+    fn tested(&mut self, result: anyhow::Result<Matrix>) {
+        let harmless = result.as_ref().map_or(0, Matrix::harmless);
+        self.redirection.tested(result, &self.directory);
+        let redirects = self.redirection.redirects(harmless);
+        self.handle(Event::Tested(redirects));
     }
 
     /// Takes over instances of an earlier agent, before anything else happens.
@@ -172,7 +191,10 @@ impl Node {
                 control = controls.recv() => {
                     match control {
                         Some(Control::Redirect(on)) => self.redirection.switch(on),
-                        Some(Control::HandOver) if self.ending.is_none() => return Ended::HandedOver,
+                        Some(Control::HandOver) if self.ending.is_none() => {
+                            self.keeper.write_at_last(self.core.profiles());
+                            return Ended::HandedOver;
+                        }
                         Some(Control::HandOver) => {}
                         Some(Control::Reload) => self.reload(),
                         Some(Control::End(within)) => self.begin_end(within),
@@ -184,6 +206,10 @@ impl Node {
                     self.end_all(processes::POLITE_TIME);
                     continue;
                 }
+                result = self.self_test.done() => {
+                    self.tested(result);
+                    continue;
+                }
                 _ = look.tick(), if self.redirection.is_leaving() => {
                     self.redirection.let_out();
                     continue;
@@ -191,6 +217,7 @@ impl Node {
                 _ = report.tick(), if self.last_ticks > 0 || !self.running.is_empty() => {
                     self.last_ticks = if self.running.is_empty() { self.last_ticks - 1 } else { LAST_TICKS };
                     self.redirection.tick();
+                    self.keeper.write_if_due(self.core.profiles());
                     if Instant::now() >= self.next_look {
                         self.look();
                     }
@@ -201,6 +228,7 @@ impl Node {
             self.handle(event);
         }
         self.end(&mut events).await;
+        self.keeper.write_at_last(self.core.profiles());
         Ended::WithAll
     }
 
@@ -308,11 +336,7 @@ impl Node {
                     drop(events.send(Event::CloseOverdue(request)).await);
                 });
             }
-            Effect::Keep(profiles) => {
-                if let Err(error) = profile_file::write(&self.places.state, &profiles) {
-                    warn!("the programs' profiles can't be kept: {error:#}");
-                }
-            }
+            Effect::Keep => self.keeper.changed(),
             Effect::Registered => info!("registered with the Manager"),
             Effect::Refused(status) => warn!("the Manager refuses this agent ({status})"),
         }

@@ -33,7 +33,7 @@ pub fn print(table: &ProfileTable) -> Result<()> {
     let folders = table.state_dir.clone().map_or_else(usual_folders, |folder| vec![folder]);
     let mut found = Vec::new();
     for folder in folders {
-        let profiles = profile_file::read(&folder)?;
+        let profiles = profile_file::find(&folder)?;
         if profiles != Profiles::default() {
             found.push((folder, profiles));
         }

@@ -1,6 +1,6 @@
 //! The data path as the agent uses it: loaded, or absent with a reason.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,10 +8,11 @@ use patchbay_ebpf_common::Reason;
 use ssmmp::{Address, Envelope, InstanceId, MessageId};
 use tracing::{debug, info, warn};
 
-use crate::core::{Declare, Event};
+use crate::core::{Declare, Event, Redirects};
 use crate::datapath::{Datapath, Declaration, Options, SessionEvent, SessionReport};
 use crate::declared::{Declared, Pair};
 use crate::instance_listener::Directory;
+use crate::probe::Matrix;
 use crate::reports::Reports;
 use crate::socket_table;
 use crate::unredirected::Unredirected;
@@ -35,10 +36,15 @@ pub struct Redirection {
     observed: BTreeSet<(InstanceId, SocketAddr)>,
     observes: bool,
     reports: Reports,
+    /// What may be redirected once the self-test has passed; afterwards `None`.
+    untested: Option<BTreeMap<(InstanceId, SocketAddr), Declare>>,
+    /// Why nothing may be redirected, when it has failed.
+    failure: Option<String>,
 }
 
 impl Redirection {
-    /// Loads the data path; without it the node goes on, and says once what is missing.
+    /// Loads the data path; without it the node goes on, and says once what is missing. It sees and counts sessions
+    /// at once, and redirects new ones only after the self-test [has passed](Self::tested).
     pub fn load(options: &Options) -> Self {
         match Datapath::load(options) {
             Ok(mut datapath) => {
@@ -49,6 +55,7 @@ impl Redirection {
                 }
                 let mut redirection = Self::new(Kind::Kernel(Box::new(datapath)));
                 redirection.observes = observes.is_ok();
+                redirection.untested = Some(BTreeMap::new());
                 redirection
             }
             Err(missing) => {
@@ -64,12 +71,37 @@ impl Redirection {
         Self::new(Kind::Tcp(Unredirected::new(Reason::SwitchedOff), why))
     }
 
-    /// A node whose self-test failed: it stays on TCP.
-    pub fn failed() -> Self {
-        let why = "the self-test lost or reordered bytes, redirected none, or found no bound for unread ones"
-            .to_owned();
-        warn!("sessions of this node stay on TCP: {why}; `patchbay-agent probe` shows more");
-        Self::new(Kind::Tcp(Unredirected::new(Reason::Unavailable), why))
+    /// The self-test has ended: what was declared meanwhile may be redirected, or nothing ever, sessions of an
+    /// earlier agent included.
+    pub fn tested(&mut self, result: anyhow::Result<Matrix>, directory: &Directory) {
+        let Some(waiting) = self.untested.take() else { return };
+        let Kind::Kernel(datapath) = &mut self.kind else { return };
+        let passed = result.and_then(|matrix| {
+            anyhow::ensure!(
+                matrix.redirects,
+                "it lost or reordered bytes, redirected none, or found no bound for unread ones"
+            );
+            datapath.set_harmless(matrix.harmless())?;
+            Ok(matrix)
+        });
+        match passed {
+            Ok(matrix) => {
+                info!(kernel = matrix.kernel, milliseconds = matrix.milliseconds, "self-test done");
+                for declare in waiting.values() {
+                    self.declare(declare, directory);
+                }
+            }
+            Err(error) => {
+                warn!(
+                    "the self-test failed, sessions of this node stay on TCP: {error:#}; `patchbay-agent probe` \
+                     shows more"
+                );
+                if let Err(error) = datapath.refuse_all() {
+                    warn!("an earlier agent's sessions can't be taken back to TCP: {error}");
+                }
+                self.failure = Some(format!("self-test failed: {error:#}"));
+            }
+        }
     }
 
     fn new(kind: Kind) -> Self {
@@ -79,14 +111,41 @@ impl Redirection {
             observed: BTreeSet::new(),
             observes: false,
             reports: Reports::default(),
+            untested: None,
+            failure: None,
         }
     }
 
     /// `kernel`, or why not, short.
     pub fn describe(&self) -> String {
-        match &self.kind {
-            Kind::Kernel(_) => "kernel".into(),
-            Kind::Tcp(_, why) => format!("off: {}", why.chars().take(160).collect::<String>()),
+        let why = match (&self.kind, &self.failure) {
+            (Kind::Kernel(_), None) if self.untested.is_some() => "the self-test has not ended yet",
+            (Kind::Kernel(_), None) => return "kernel".into(),
+            (Kind::Kernel(_), Some(why)) | (Kind::Tcp(_, why), _) => why,
+        };
+        format!("off: {}", why.chars().take(160).collect::<String>())
+    }
+
+    /// What the node can do, for its core; `harmless` are the bits of [`crate::datapath::habit::tried`] that
+    /// redirection leaves as they are here.
+    pub fn redirects(&self, harmless: u32) -> Redirects {
+        Redirects {
+            description: self.describe(),
+            sees_all: matches!(self.kind, Kind::Kernel(_)),
+            observes: self.observes,
+            harmless,
+        }
+    }
+
+    /// What the self-test leaves of a wish to redirect.
+    fn permitted(&mut self, declare: &Declare) -> Result<(), Reason> {
+        if let Some(waiting) = &mut self.untested {
+            waiting.insert((declare.source, declare.at), declare.clone());
+            return declare.redirect.and(Err(Reason::Untested));
+        }
+        match self.failure {
+            Some(_) => declare.redirect.and(Err(Reason::Unavailable)),
+            None => declare.redirect,
         }
     }
 
@@ -95,6 +154,7 @@ impl Redirection {
         let Some(source_cgroup) = directory.cgroup(declare.source) else { return };
         let declared =
             Pair { source: declare.source, destination: declare.destination, source_cgroup, at: declare.at };
+        let redirect = self.permitted(declare);
         let datapath = match &mut self.kind {
             Kind::Kernel(datapath) => datapath,
             Kind::Tcp(sessions, _) => {
@@ -109,7 +169,7 @@ impl Redirection {
             destination: declare.at,
             source_instance: declare.source.0,
             destination_instance: declare.destination.0,
-            redirect: declare.redirect,
+            redirect,
             about: declare.about,
             always: declare.always,
         };
@@ -164,6 +224,9 @@ impl Redirection {
     pub fn withdraw(&mut self, id: InstanceId) {
         for Pair { source, source_cgroup: cgroup, at, .. } in self.declared.take(id) {
             self.observed.remove(&(source, at));
+            if let Some(waiting) = &mut self.untested {
+                waiting.remove(&(source, at));
+            }
             match &mut self.kind {
                 Kind::Tcp(sessions, _) => sessions.withdraw(cgroup, at),
                 Kind::Kernel(datapath) => {
@@ -186,11 +249,6 @@ impl Redirection {
                 Err(error) => warn!("{error}"),
             }
         }
-    }
-
-    /// Whether the node can observe programs.
-    pub fn observes(&self) -> bool {
-        self.observes
     }
 
     /// What was seen so far of sessions that are observed.
@@ -226,6 +284,10 @@ impl Redirection {
 
     /// Switches redirection of further messages on or off.
     pub fn switch(&mut self, on: bool) {
+        if let (true, Some(why)) = (on, &self.failure) {
+            warn!("redirection can't be switched on: {why}");
+            return;
+        }
         match &mut self.kind {
             Kind::Kernel(datapath) => match datapath.set_redirection(on) {
                 Ok(()) => info!(on, "redirection switched"),

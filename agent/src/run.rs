@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::claim::{Claim, Thing};
-use crate::core::{Core, Redirects};
+use crate::core::Core;
 use crate::datapath::{self, Datapath, Options};
 use crate::instance_listener::{self, Directory};
 use crate::node::{Ended, Node};
@@ -52,7 +52,7 @@ pub struct Run {
     #[arg(long, default_value_t = SocketAddr::from(([127, 0, 0, 1], AGENT_PORT)), value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
     /// Where kernel programs and maps are pinned, so that they outlive the agent; in a BPF file system, or
-    /// one is mounted there [default: BPF-MOUNT/patchbay/NODE]
+    /// one is mounted there [default: patchbay/NODE in /sys/fs/bpf, or in one mounted at /run/patchbay/bpf]
     #[arg(long, value_name = "FOLDER")]
     pins: Option<PathBuf>,
     /// Outputs, folders and data of instances; `/var/lib/patchbay/nodes/NODE` if absent
@@ -132,17 +132,20 @@ pub async fn run(arguments: Run) -> Result<()> {
         Some(node) => node.clone(),
         None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
     };
-    let pins = arguments.pins.clone().unwrap_or_else(|| default_pins(&node));
+    let pins = pins(&arguments, &node);
     let mut options = Options::new(node_cgroup(&arguments, &node)?);
     options.in_flight_budget = arguments.in_flight_bytes;
     options.pins = Some(pins.clone());
-    // An agent that is to be replaced serves until this one has nothing more to find out.
-    let tested = if arguments.take_over { Some(test_kernel(&arguments, &mut options).await) } else { None };
+    let mut self_test = probe::Running::default();
+    if arguments.take_over && arguments.redirection == Switch::On {
+        // The agent that is to be replaced serves until this one has nothing more to find out.
+        self_test = begin_self_test()?;
+        self_test.wait().await;
+    }
     let claim = claim(&arguments, &node, &options).await?;
-    let trusted = match tested {
-        Some(trusted) => trusted,
-        None => test_kernel(&arguments, &mut options).await,
-    };
+    if !arguments.take_over && arguments.redirection == Switch::On {
+        self_test = begin_self_test()?;
+    }
     let listener = listen(arguments.listen).await?;
     let places = Places {
         cgroup: options.cgroup.clone(),
@@ -158,8 +161,7 @@ pub async fn run(arguments: Run) -> Result<()> {
         warn!("the ports of sockets can't be reserved, a plug may take one by chance: {error}");
     }
     let redirection = match arguments.redirection {
-        Switch::On if trusted => Redirection::load(&options),
-        Switch::On => Redirection::failed(),
+        Switch::On => Redirection::load(&options),
         Switch::Off => Redirection::off(),
     };
     let (events, event_receiver) = mpsc::channel(EVENT_QUEUE);
@@ -167,12 +169,8 @@ pub async fn run(arguments: Run) -> Result<()> {
     let (said, said_receiver) = mpsc::channel(instance_listener::QUEUE);
     let directory = Directory::default();
     let address = arguments.address.into();
-    let redirects = Redirects {
-        description: redirection.describe(),
-        observes: redirection.observes(),
-        harmless: options.harmless,
-    };
-    let profiles = profile_file::read(&places.state)?;
+    let redirects = redirection.redirects(options.harmless);
+    let profiles = profile_file::read(&places.state);
     let mut core = Core::new(address, node.clone(), redirects, repository, profiles);
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     core.number_messages_from(since_1970.as_secs() * 10);
@@ -180,6 +178,7 @@ pub async fn run(arguments: Run) -> Result<()> {
     let mut node = Node::new(core, redirection, directory.clone(), places, address, manager, events.clone());
     node.reloads_from(arguments.repository.clone());
     node.adopt(adopted);
+    node.wait_for(self_test);
     let semi = arguments.accept_dialect.contains(&Dialect::Semi);
     tokio::spawn(instance_listener::serve(listener, directory, said, semi));
     tokio::spawn(manager_link::run(arguments.manager, events, manager_receiver));
@@ -213,22 +212,24 @@ async fn claim(arguments: &Run, node: &str, options: &Options) -> Result<Claim> 
     Ok(claim)
 }
 
-/// Tries what redirection does on this kernel. Returns whether it can be trusted.
-async fn test_kernel(arguments: &Run, options: &mut Options) -> bool {
-    if arguments.redirection == Switch::Off {
-        return true;
-    }
-    match probe::try_everything().await {
-        Ok(matrix) => {
-            options.harmless = matrix.harmless();
-            info!(kernel = matrix.kernel, milliseconds = matrix.milliseconds, "self-test done");
-            matrix.redirects
+fn begin_self_test() -> Result<probe::Running> {
+    probe::Running::begin().context("the self-test can't be started")
+}
+
+/// Where maps and programs are pinned.
+fn pins(arguments: &Run, node: &str) -> PathBuf {
+    let usual = || match datapath::bpf_folder("patchbay") {
+        Ok(folder) => folder.path,
+        Err(missing) => {
+            warn!("{missing}");
+            PathBuf::from("/run/patchbay/bpf/patchbay")
         }
-        Err(error) => {
-            // Loading says the same, or succeeds; every difference then counts as present.
-            warn!("the self-test could not be done: {error:#}");
-            true
-        }
+    };
+    match (&arguments.pins, arguments.redirection) {
+        (Some(pins), _) => pins.clone(),
+        (None, Switch::On) => usual().join(node),
+        // Nothing will be there.
+        (None, Switch::Off) => PathBuf::from("/run/patchbay/pins").join(node),
     }
 }
 
@@ -272,10 +273,4 @@ fn node_cgroup(arguments: &Run, node: &str) -> Result<PathBuf> {
 fn state_folder(arguments: &Run, node: &str) -> PathBuf {
     let usual = || PathBuf::from("/var/lib/patchbay/nodes").join(node);
     arguments.state_dir.clone().unwrap_or_else(usual)
-}
-
-/// Where maps and programs are pinned: in a BPF file system, the node's own when there is none.
-fn default_pins(node: &str) -> PathBuf {
-    let mount = datapath::bpf_mount().unwrap_or_else(|| PathBuf::from("/run/patchbay/bpf"));
-    mount.join("patchbay").join(node)
 }

@@ -25,7 +25,7 @@ pub struct Trace {
     /// The accepting end's port
     #[arg(long, value_name = "PORT")]
     destination_port: u16,
-    /// Where the agent pinned its programs [default: BPF-MOUNT/patchbay/NODE, if there is one node]
+    /// Where the agent pinned its programs [default: that of this machine's agent, if there is one]
     #[arg(long, value_name = "FOLDER")]
     pins: Option<PathBuf>,
     /// Show so many first bytes of each message, up to 64; who may see them may see secrets

@@ -52,10 +52,12 @@ pub enum Reason {
     TableFull = 24,
     /// The socket was not connected but restored (TCP_REPAIR).
     Restored = 25,
+    /// The self-test has not ended yet.
+    Untested = 26,
 }
 
 impl Reason {
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 26] = [
         Self::OtherNode,
         Self::Never,
         Self::NoProfile,
@@ -81,6 +83,7 @@ impl Reason {
         Self::Reused,
         Self::TableFull,
         Self::Restored,
+        Self::Untested,
     ];
 
     /// The reason for a code from a map; `None` for 0.
@@ -116,6 +119,7 @@ impl Reason {
             Self::Reused => "socket was used before",
             Self::TableFull => "table of sessions full",
             Self::Restored => "socket restored by TCP_REPAIR",
+            Self::Untested => "self-test not done yet",
         }
     }
 }

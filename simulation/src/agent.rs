@@ -107,7 +107,11 @@ impl World {
                 self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
             }
             Effect::Destroy(local, remote) => self.destroy(local, remote),
-            Effect::Keep(profiles) => self.nodes[index].profiles = profiles,
+            Effect::Keep => {
+                if let Some(agent) = &mut self.nodes[index].agent {
+                    self.nodes[index].profiles = agent.core.profiles().clone();
+                }
+            }
             Effect::Registered => self.note(Party::Agent(index), "is registered"),
             Effect::Refused(status) => {
                 let text = format!("is refused ({status})");

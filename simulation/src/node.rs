@@ -142,7 +142,8 @@ impl World {
         self.lives += 1;
         let life = self.lives;
         let node = &mut self.nodes[index];
-        let redirects = Redirects { description: "kernel".into(), observes: true, harmless: 0 };
+        let redirects =
+            Redirects { description: "kernel".into(), sees_all: true, observes: true, harmless: 0 };
         let mut core = Core::new(
             node.address,
             format!("n{index}"),

@@ -120,7 +120,7 @@ impl Cluster {
             cluster.start_agent(node)?;
         }
         let all = cluster.plan.nodes.len();
-        cluster.wait("all agents are registered", READY_WITHIN, |cluster| cluster.nodes_up() == all)?;
+        cluster.wait("all agents are ready", READY_WITHIN, |cluster| cluster.nodes_ready() == all)?;
         Ok(cluster)
     }
 
@@ -232,8 +232,10 @@ impl Cluster {
         self.list(&["nodes"])
     }
 
-    fn nodes_up(&self) -> usize {
-        self.nodes().unwrap_or_default().iter().filter(|node| node.state == "up").count()
+    /// Those that are registered and know whether they can redirect: sessions before that stay on TCP.
+    fn nodes_ready(&self) -> usize {
+        let tested = |node: &api::Node| !node.redirection.contains("self-test has not ended");
+        self.nodes().unwrap_or_default().iter().filter(|node| node.state == "up" && tested(node)).count()
     }
 
     /// The running instances of a service, by node's name.

@@ -113,7 +113,7 @@ impl Core {
             }
         }
         // Without the kernel's table, sessions of before are not known.
-        self.knows_all_sessions &= self.redirects.description == "kernel";
+        self.knows_all_sessions &= self.redirects.sees_all;
         let stage = Stage::Running;
         let instance = Instance { start, kind, tested, stage, execution, shutdown: None, told_end: false };
         self.instances.insert(id, instance);

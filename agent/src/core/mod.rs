@@ -83,6 +83,8 @@ pub enum Event {
     End(Duration),
     /// The repository was read again.
     Reload(Repository),
+    /// What the node can do about redirection is known better now.
+    Tested(Redirects),
 }
 
 /// What the agent does.
@@ -120,8 +122,8 @@ pub enum Effect {
     Registered,
     /// The Manager refused the registration.
     Refused(Status),
-    /// Keep the profiles for the next agent.
-    Keep(Profiles),
+    /// Keep [`Core::profiles`] for the next agent.
+    Keep,
 }
 
 /// An execution.
@@ -233,6 +235,8 @@ struct Declared {
 pub struct Redirects {
     /// `kernel`, or why this node does not redirect.
     pub description: String,
+    /// Whether the kernel part sees every session, redirected or not.
+    pub sees_all: bool,
     /// Whether programs can be observed, so that unknown ones may be redirected later.
     pub observes: bool,
     /// Bits of [`crate::datapath::habit::tried`] that redirection leaves as they are on this kernel.
@@ -329,6 +333,7 @@ impl Core {
                     self.observed(report, false);
                 }
             }
+            Event::Tested(redirects) => self.tested(redirects),
         }
         std::mem::take(&mut self.effects)
     }
@@ -346,6 +351,11 @@ impl Core {
     /// The instances that exist here.
     pub fn instance_ids(&self) -> Vec<InstanceId> {
         self.instances.keys().copied().collect()
+    }
+
+    /// What was learned of programs, to which others may add.
+    pub fn profiles(&mut self) -> &mut Profiles {
+        &mut self.profiles
     }
 
     /// An entry of the repository.

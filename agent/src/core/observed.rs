@@ -1,11 +1,11 @@
 //! What the kernel saw of programs' habits becomes their profiles, and decides further sessions.
 
 use patchbay_ebpf_common::Reason;
-use ssmmp::InstanceId;
+use ssmmp::{AgentHealthControlResponse, Envelope, Hop, InstanceId, Status};
 use tracing::info;
 
 use super::profiles::{Ends, Traffic};
-use super::{Core, Declare, Declared, Effect, habit_names};
+use super::{Core, Declare, Declared, Effect, Redirects, habit_names};
 use crate::datapath::SessionReport;
 
 impl Core {
@@ -77,9 +77,30 @@ impl Core {
         self.declared.get(&key).map(|declared| declared.ends.clone())
     }
 
-    /// The profiles have changed: declarations that would now be decided otherwise are replaced.
+    /// The self-test has ended: the Manager is told, and sessions that may come to be are decided by what it found.
+    pub(super) fn tested(&mut self, redirects: Redirects) {
+        self.redirects = redirects;
+        self.replace_declarations();
+        if self.registered {
+            let response = AgentHealthControlResponse {
+                message_id: self.message_id(),
+                agent_network_address: self.address,
+                status: Status::OK,
+            };
+            let envelope = Envelope::new(response, Hop::AgentToManager);
+            let envelope = envelope.with("x_redirection", &self.redirects.description);
+            self.effect(Effect::ToManager(envelope));
+        }
+    }
+
+    /// The profiles have changed.
     fn decide_again(&mut self) {
-        self.effect(Effect::Keep(self.profiles.clone()));
+        self.effect(Effect::Keep);
+        self.replace_declarations();
+    }
+
+    /// Declarations that would now be decided otherwise are replaced.
+    fn replace_declarations(&mut self) {
         let changed: Vec<_> = self
             .declared
             .iter()

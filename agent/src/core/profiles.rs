@@ -62,6 +62,15 @@ pub struct SeenHabit {
 }
 
 impl Profile {
+    fn merge(&mut self, theirs: Self) {
+        self.sessions = self.sessions.max(theirs.sessions);
+        self.calls = self.calls.max(theirs.calls);
+        self.examined |= theirs.examined;
+        for habit in theirs.habits {
+            self.add(Habit(habit.code), habit.seen);
+        }
+    }
+
     /// Whether the program may be redirected, or why not; `harmless` are bits of
     /// [`patchbay_ebpf_common::habit::tried`].
     ///
@@ -205,6 +214,20 @@ impl Profiles {
             changed |= (profile.sessions, profile.calls, profile.examined, profile.habits.len()) != before;
         }
         changed
+    }
+
+    /// Adds what another has learned.
+    pub fn merge(&mut self, other: Self) {
+        for (end, theirs) in other.endpoints {
+            self.endpoints.entry(end).or_default().merge(theirs);
+        }
+        for (connection, theirs) in other.connections {
+            let ours = self.connections.entry(connection).or_default();
+            // What both have from one file counts once.
+            if theirs.sessions > ours.sessions {
+                *ours = theirs;
+            }
+        }
     }
 
     /// What is known of an end that forbids redirection.

@@ -35,7 +35,8 @@ impl Node {
     fn registered() -> Self {
         let repository = parse("r", REPOSITORY).expect("good");
         let address = Address("10.0.0.1".parse().expect("an address"));
-        let redirects = Redirects { description: "kernel".into(), observes: true, harmless: 0 };
+        let redirects =
+            Redirects { description: "kernel".into(), sees_all: true, observes: true, harmless: 0 };
         let mut node = Self(Core::new(address, "n".into(), redirects, repository, Profiles::default()));
         node.register();
         node
@@ -333,16 +334,11 @@ fn a_program_is_redirected_once_its_habits_are_known() {
     report.calls = [0, ENOUGH_CALLS];
     report.examined = [true, true];
     let effects = node.0.handle(Event::Observed(vec![report.clone()]));
-    assert!(
-        matches!(&effects[..], [Effect::Keep(_), Effect::Declare(d)] if d.redirect.is_ok()),
-        "{effects:?}"
-    );
+    assert!(matches!(&effects[..], [Effect::Keep, Effect::Declare(d)] if d.redirect.is_ok()), "{effects:?}");
     assert!(node.0.handle(Event::Observed(vec![report.clone()])).is_empty(), "nothing new");
     report.habits[1].push(Habit::call(275));
     let effects = node.0.handle(Event::Habit(report));
-    assert!(
-        matches!(&effects[..], [Effect::Keep(_), Effect::Declare(d)] if d.redirect == Err(Reason::Habit))
-    );
+    assert!(matches!(&effects[..], [Effect::Keep, Effect::Declare(d)] if d.redirect == Err(Reason::Habit)));
     assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "auto")), Err(Reason::Habit));
     assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "always")), Ok(()));
 }
@@ -355,4 +351,31 @@ fn a_connection_of_small_writes_is_remembered() {
     report.leaving = Some(Reason::SmallWrites);
     node.0.handle(Event::Leaving(report));
     assert_eq!(redirect_of(&node.session(9, "10.0.0.1", "auto")), Err(Reason::SmallWrites));
+}
+
+#[test]
+fn what_the_self_test_found_decides_declared_sessions_and_is_told() {
+    let mut node = Node::running(&[("A", 7), ("redis", 9)]);
+    let effects = node.session(9, "10.0.0.1", "auto");
+    assert_eq!(redirect_of(&effects), Err(Reason::Learning));
+    let told = |harmless, description: &str| {
+        Event::Tested(Redirects {
+            description: description.into(),
+            sees_all: true,
+            observes: false,
+            harmless,
+        })
+    };
+    let effects = node.0.handle(told(0, "kernel"));
+    assert_eq!(redirect_of(&effects), Err(Reason::NoProfile), "it can't be observed, as is known now");
+    assert!(
+        effects.iter().any(|effect| extensions(effect).contains(&("x_redirection".into(), "kernel".into())))
+    );
+    node.0.handle(Event::ManagerLost);
+    let effects = node.0.handle(told(0, "off: it failed"));
+    assert!(effects.is_empty(), "the registration will say it: {effects:?}");
+    let effects = node.0.handle(Event::ManagerUp);
+    assert!(
+        effects.iter().any(|it| extensions(it).contains(&("x_redirection".into(), "off: it failed".into())))
+    );
 }

@@ -72,6 +72,19 @@ impl Datapath {
         Ok(datapath)
     }
 
+    /// Attaches the programs to the cgroup's path again: it was removed, and was made again. Sessions inside it are
+    /// as new ones, everything that was told to the kernel holds.
+    ///
+    /// # Errors
+    /// The cgroup can't be opened, or the kernel refuses.
+    pub fn attach_again(&mut self) -> Result<(), Unavailable> {
+        let cgroup = File::open(&self.options.cgroup).map_err(|error| {
+            Unavailable(format!("the cgroup {} can't be opened: {error}", self.options.cgroup.display()))
+        })?;
+        self._link = Self::attach_connections(&mut self.programs, &cgroup, &self.options)?;
+        Ok(())
+    }
+
     fn load_programs(options: &Options, kernel: &Kernel) -> Result<Ebpf, Unavailable> {
         let mut loader = EbpfLoader::new();
         for (name, value) in &kernel.variables {
@@ -132,7 +145,9 @@ impl Datapath {
         options: &Options,
     ) -> Result<Option<FdLink>, Unavailable> {
         let program: &mut SockOps = program(programs, "patchbay_sock_ops")?;
-        program.load().map_err(|error| Unavailable(describe(&error)))?;
+        if program.fd().is_err() {
+            program.load().map_err(|error| Unavailable(describe(&error)))?;
+        }
         let link = program.attach(cgroup, CgroupAttachMode::Single).map_err(|error| {
             Unavailable(format!("{} (is {} a cgroup v2?)", describe(&error), options.cgroup.display()))
         })?;

@@ -3,6 +3,8 @@
 //!
 //! Needs Linux 6.1 or later with BTF, cgroup v2, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or root).
 
+mod abandoned;
+mod bpf_fs;
 mod btf;
 mod cgroup;
 mod earlier;
@@ -10,6 +12,7 @@ mod examining;
 mod leaving;
 mod load;
 mod lost;
+mod mounts;
 mod observing;
 mod offsets;
 mod pins;
@@ -25,11 +28,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use abandoned::Abandoned;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf, SockHash};
 use aya::programs::ProgramError;
 use aya::programs::links::FdLink;
-pub use cgroup::{bpf_mount, cgroup_id, cgroup2_mount, pinned_places};
+pub use bpf_fs::{BpfFolder, existing as existing_bpf_folders, folder as bpf_folder};
+pub use cgroup::{cgroup_id, cgroup2_mount, is_gone, members, own_cgroup, pinned_places};
 pub use earlier::is_pinned;
 pub use offsets::{RECEIVING_CALLS, SENDING_CALLS};
 use patchbay_ebpf_common as common;
@@ -240,6 +245,29 @@ impl Datapath {
             Err(MapError::SyscallError(call)) if call.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Says which bits of [`habit::tried`] do not keep a session of mode `auto` on TCP.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn set_harmless(&mut self, harmless: u32) -> Result<(), Error> {
+        self.options.harmless = harmless;
+        let on = self.settings.get(&0, 0)?.redirect != 0;
+        self.set_redirection(on)
+    }
+
+    /// Redirects no further message, refuses every declared session, and takes the present ones back to TCP.
+    ///
+    /// # Errors
+    /// The kernel refused; what was done holds.
+    pub fn refuse_all(&mut self) -> Result<(), Error> {
+        self.set_redirection(false)?;
+        for declaration in self.declarations()? {
+            let redirect = declaration.redirect.and(Err(Reason::Unavailable));
+            self.declare(&Declaration { redirect, ..declaration })?;
+        }
+        self.leave_all()
     }
 
     /// Switches redirection of further messages on or off, in order and without loss.

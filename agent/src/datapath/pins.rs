@@ -5,9 +5,8 @@ use std::{fs, io};
 
 use aya::programs::RawTracePoint;
 use aya::programs::links::{FdLink, PinnedLink};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::Unavailable;
+use super::{Unavailable, bpf_fs};
 
 /// The maps that are pinned, by their name.
 pub const MAPS: [&str; 14] = [
@@ -30,9 +29,6 @@ pub const MAPS: [&str; 14] = [
 const LINK: &str = "link";
 /// The pin of the program that the agent calls.
 pub const PROGRAM: &str = "control";
-/// `statfs` magic of a BPF file system.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-
 /// What the names of the folders of layouts begin with.
 const LAYOUT: &str = "layout-";
 
@@ -53,10 +49,15 @@ fn layouts(pins: &Path) -> Vec<PathBuf> {
     named.map(|entry| entry.path()).collect()
 }
 
-/// Makes the folder, and mounts a BPF file system on it when it is in none.
+/// Whether the programs of a layout were attached, which is done last.
+pub fn is_attached(folder: &Path) -> bool {
+    folder.join(LINK).exists()
+}
+
+/// Makes the folder, which only root may enter, and mounts a BPF file system on it when it is in none.
 pub fn prepare(pins: &Path, layout: u32) -> Result<(), Unavailable> {
     prepare_folder(pins)?;
-    fs::create_dir_all(of_layout(pins, layout))
+    bpf_fs::private_folder(&of_layout(pins, layout))
         .map_err(|error| Unavailable(format!("making a folder in {} failed: {error}", pins.display())))
 }
 
@@ -65,12 +66,14 @@ pub fn prepare_folder(pins: &Path) -> Result<(), Unavailable> {
     let fail = |what: &str, error: &dyn std::fmt::Display| {
         Unavailable(format!("{what} {} failed: {error}", pins.display()))
     };
-    fs::create_dir_all(pins).map_err(|error| fail("making the folder for pins", &error))?;
-    if !is_bpf(pins) {
-        mount(Some("bpf"), pins, Some("bpf"), MsFlags::empty(), None::<&str>)
-            .map_err(|error| fail("mounting a BPF file system on", &error))?;
+    if let Some(above) = pins.parent() {
+        fs::create_dir_all(above).map_err(|error| fail("making the folder for pins", &error))?;
     }
-    Ok(())
+    // A whole file system that is somebody else's keeps its own permissions.
+    if !pins.exists() || !bpf_fs::is_bpf(pins) || pins.parent().is_some_and(bpf_fs::is_bpf) {
+        bpf_fs::private_folder(pins).map_err(|error| fail("making the folder for pins", &error))?;
+    }
+    bpf_fs::mount_if_none(pins).map_err(|error| fail("mounting a BPF file system on", &error))
 }
 
 /// Pins the new link, then lets the earlier agent's go, so that no connection is missed.
@@ -112,17 +115,17 @@ pub fn remove_layout(folder: &Path) -> io::Result<()> {
     fs::remove_dir(folder)
 }
 
-/// Removes all pins, and the file system when it was mounted for them.
+/// Removes all pins, and the file system when it was mounted for them and nothing else is in it.
 pub fn remove(pins: &Path) -> io::Result<()> {
     for folder in layouts(pins) {
         remove_layout(&folder)?;
     }
-    // Only a mount point of its own can be unmounted; elsewhere this is refused, as it should be.
-    let _ = umount2(pins, MntFlags::MNT_DETACH);
+    let _held = bpf_fs::hold();
+    bpf_fs::remove_if_empty(pins);
+    if let Some(above) = pins.parent().filter(|above| bpf_fs::is_bpf(above)) {
+        bpf_fs::remove_if_empty(above);
+    }
+    // Where it was a mount of its own.
     let _ = fs::remove_dir(pins);
     Ok(())
-}
-
-fn is_bpf(path: &Path) -> bool {
-    nix::sys::statfs::statfs(path).is_ok_and(|found| found.filesystem_type().0 == BPF_FS_MAGIC)
 }

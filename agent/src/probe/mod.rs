@@ -2,29 +2,29 @@
 
 mod checks;
 mod peer;
+mod running;
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 pub use checks::Fault;
 use clap::Args;
 pub use peer::run as run_peer;
+pub use running::Running;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
 use crate::datapath::{Datapath, Options, Scope, cgroup2_mount};
+use crate::own_cgroup::{self, OwnCgroup};
 use crate::processes::{enter_cgroup, remove_cgroup};
 use crate::{require_root, show};
 
-/// The cgroup of a self-test, before the agent's process id.
-const CGROUP: &str = "patchbay-probe-";
-/// Nothing of the self-test may take longer.
-const WITHIN: Duration = Duration::from_secs(5);
+/// How long the other end may take for anything, on a busy machine too.
+const STEP_WITHIN: Duration = Duration::from_secs(8);
 
 /// How to print.
 #[derive(Args)]
@@ -82,6 +82,7 @@ impl Matrix {
 pub async fn run(probe: &Probe) -> Result<()> {
     require_root("kernel programs are loaded")?;
     let matrix = try_everything().await?;
+    own_cgroup::remove_left(&cgroup2_mount()?);
     if probe.json {
         return show(&(serde_json::to_string_pretty(&matrix)? + "\n"));
     }
@@ -113,44 +114,35 @@ pub async fn run(probe: &Probe) -> Result<()> {
 /// This node can't redirect, with the reason.
 pub async fn try_everything() -> Result<Matrix> {
     let begun = Instant::now();
-    let mount = cgroup2_mount()?;
-    remove_killed(&mount).await;
-    let cgroup = mount.join(format!("{CGROUP}{}", std::process::id()));
-    fs::create_dir(&cgroup).with_context(|| format!("the cgroup {} can't be made", cgroup.display()))?;
-    let result = tokio::time::timeout(WITHIN, try_in(&cgroup)).await;
-    remove_cgroup(&cgroup).await;
-    let mut matrix = result.context("the self-test hangs")??;
+    let cgroup = OwnCgroup::make(own_cgroup::SELF_TEST)?;
+    let result = try_in(&cgroup).await;
+    remove_cgroup(&cgroup.path).await;
+    let mut matrix = result?;
     matrix.milliseconds = u64::try_from(begun.elapsed().as_millis())?;
     Ok(matrix)
 }
 
-/// Removes the cgroups of self-tests whose agent was killed meanwhile.
-async fn remove_killed(mount: &Path) {
-    for entry in fs::read_dir(mount).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let process = name.to_str().and_then(|name| name.strip_prefix(CGROUP)?.parse::<u32>().ok());
-        if process.is_some_and(|id| !Path::new("/proc").join(id.to_string()).exists()) {
-            remove_cgroup(&entry.path()).await;
-        }
-    }
+/// One step.
+async fn within<T>(step: impl Future<Output = T>) -> Result<T> {
+    let ended = tokio::time::timeout(STEP_WITHIN, step).await;
+    ended.map_err(|_| anyhow!("it hangs: its other end did nothing for {} s", STEP_WITHIN.as_secs()))
 }
 
-async fn try_in(cgroup: &Path) -> Result<Matrix> {
+async fn try_in(cgroup: &OwnCgroup) -> Result<Matrix> {
     let scope = Some(Scope { always: true, refusal: None });
-    let options = Options { scope, sessions_limit: 64, ..Options::new(cgroup.to_owned()) };
+    let options = Options { scope, sessions_limit: 64, ..Options::new(cgroup.path.clone()) };
     let mut datapath = Datapath::load(&options)?;
     let observes = datapath.observe(true).and_then(|()| datapath.observe(false)).is_ok();
-    let members = OpenOptions::new().write(true).open(cgroup.join("cgroup.procs"))?;
     let mut command = Command::new(own_program());
     command.arg("probe-peer").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-    enter_cgroup(&mut command, members);
+    enter_cgroup(&mut command, cgroup.entrance()?);
     let mut peer = command.spawn().context("the self-test can't be started")?;
     let (Some(mut to_peer), Some(from_peer)) = (peer.stdin.take(), peer.stdout.take()) else {
         bail!("the self-test has no pipes");
     };
     let mut lines = BufReader::new(from_peer).lines();
     let mut answers = Vec::new();
-    while let Some(line) = lines.next_line().await? {
+    while let Some(line) = within(lines.next_line()).await?? {
         match line.as_str() {
             "off" => datapath.set_redirection(false)?,
             "on" => datapath.set_redirection(true)?,
@@ -162,7 +154,8 @@ async fn try_in(cgroup: &Path) -> Result<Matrix> {
         }
         to_peer.write_all(b"done\n").await?;
     }
-    peer.wait().await?;
+    let status = within(peer.wait()).await??;
+    anyhow::ensure!(status.success(), "the self-test's other end failed: {status}");
     let mut redirected = 0;
     while let Some(event) = datapath.waiting_event() {
         redirected += event.report().sent.kernel_bytes;

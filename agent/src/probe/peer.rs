@@ -4,7 +4,6 @@
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -33,8 +32,7 @@ struct Pair {
 /// The private namespace can't be made.
 pub fn run() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).context("a network namespace can't be made")?;
-    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("iproute2 is missing")?;
-    anyhow::ensure!(up.success(), "the loopback device can't be set up");
+    loopback_up().context("the loopback device can't be set up")?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     say(&format!("order {}", word(order(&listener)?)));
     for fault in Fault::ALL {
@@ -44,6 +42,20 @@ pub fn run() -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[expect(unsafe_code, reason = "no library has the flags of devices")]
+fn loopback_up() -> io::Result<()> {
+    let any = TcpListener::bind("0.0.0.0:0")?;
+    // SAFETY: all zero is a request without a name.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the kernel reads the request, which lives until the call returns.
+    let result = unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn word(yes: bool) -> &'static str {

@@ -1,7 +1,6 @@
 //! `exec`: a program and its children in a cgroup of their own, with redirection between them.
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
@@ -14,8 +13,9 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Mode, Runner, STATE, base_name};
-use crate::datapath::{DEFAULT_IN_FLIGHT_BYTES, Options, cgroup2_mount};
-use crate::processes::{enter_cgroup, remove_cgroup};
+use crate::datapath::{DEFAULT_IN_FLIGHT_BYTES, Options};
+use crate::own_cgroup::{self, OwnCgroup};
+use crate::processes::enter_cgroup;
 use crate::require_root;
 
 /// Plugs and sockets whose habits are printed.
@@ -69,11 +69,9 @@ impl Exec {
 /// The program can't be started, or this node can't redirect.
 pub async fn run(exec: &Exec) -> Result<ExitCode> {
     require_root("kernel programs are loaded and a cgroup is made")?;
-    let cgroup = cgroup2_mount()?.join(format!("patchbay-exec-{}", std::process::id()));
-    fs::create_dir(&cgroup).with_context(|| format!("the cgroup {} can't be made", cgroup.display()))?;
+    let cgroup = OwnCgroup::make(own_cgroup::EXEC)?;
     let result = run_in(exec, &cgroup).await;
-    move_out(&cgroup)?;
-    remove_cgroup(&cgroup).await;
+    cgroup.dissolve();
     let status = result?;
     if let Some(number) = status.signal() {
         die_of(number);
@@ -81,14 +79,13 @@ pub async fn run(exec: &Exec) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
 }
 
-async fn run_in(exec: &Exec, cgroup: &Path) -> Result<ExitStatus> {
+async fn run_in(exec: &Exec, cgroup: &OwnCgroup) -> Result<ExitStatus> {
     let (program, arguments) = exec.command.split_first().context("no program is given")?;
-    let options = Options { in_flight_budget: exec.in_flight_bytes, ..Options::new(cgroup.to_owned()) };
+    let options = Options { in_flight_budget: exec.in_flight_bytes, ..Options::new(cgroup.path.clone()) };
     let mut runner = Runner::load(options, base_name(Path::new(program)), exec.mode(), &exec.state_dir)?;
-    let members = OpenOptions::new().write(true).open(cgroup.join("cgroup.procs"))?;
     let mut command = Command::new(program);
     command.args(arguments);
-    enter_cgroup(&mut command, members);
+    enter_cgroup(&mut command, cgroup.entrance()?);
     let mut child =
         command.spawn().with_context(|| format!("`{}` can't be started", program.to_string_lossy()))?;
     let status = tokio::select! {
@@ -129,19 +126,6 @@ async fn wait(child: &mut Child) -> Result<ExitStatus> {
         };
         let _ = signal::kill(id, passed);
     }
-}
-
-/// Children that the program left go on where this process lives.
-fn move_out(cgroup: &Path) -> Result<()> {
-    let left = fs::read_to_string(cgroup.join("cgroup.procs"))?;
-    let own = fs::read_to_string("/proc/self/cgroup")?;
-    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let members = cgroup2_mount()?.join(own).join("cgroup.procs");
-    for id in left.lines() {
-        // One that ends meanwhile needs no place.
-        let _ = fs::write(&members, id);
-    }
-    Ok(())
 }
 
 /// Ends as the program did, so that a shell sees the same.

@@ -1,7 +1,7 @@
 //! Redirection without a Manager: inside one cgroup, by who listens there.
 
 mod exec;
-mod left;
+mod pins;
 mod standalone;
 mod summary;
 
@@ -11,15 +11,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 pub use exec::{Exec, run as exec};
+use pins::{Left, Pins};
 pub use standalone::{Standalone, run as standalone};
 pub use summary::Summary;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::core::habit_names;
 use crate::core::profiles::{Endpoint, Ends, Profiles, Traffic};
-use crate::datapath::{Datapath, Habit, Options, Reason, Scope, SessionEvent, SessionReport, Source};
-use crate::profile_file;
+use crate::datapath::{
+    Datapath, Habit, Options, Reason, Scope, SessionEvent, SessionReport, Source, cgroup_id, cgroup2_mount,
+};
+use crate::own_cgroup;
+use crate::profile_file::{self, Keeper};
 
 /// How often what was seen becomes decisions.
 const DECIDE_EVERY: Duration = Duration::from_millis(100);
@@ -31,6 +36,8 @@ const TO: &str = " to ";
 const MAX_SOURCES: usize = 4_096;
 /// How long sessions may take to leave the map in the end; a reader that never reads keeps its bytes.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+/// How long removing what killed ones left may delay the end.
+const CLEAR_WITHIN: Duration = Duration::from_secs(1);
 /// Where profiles are kept unless said otherwise.
 pub const STATE: &str = "/var/lib/patchbay/scopes";
 
@@ -62,13 +69,20 @@ type Verdict = (Result<(), Reason>, Habit);
 /// One cgroup whose inner connections are redirected.
 struct Runner {
     datapath: Datapath,
-    pins: PathBuf,
+    left: Left,
+    /// Removes cgroups that killed ones left.
+    clearing: Option<JoinHandle<()>>,
+    // Dropped after the data path, whose pins it removes.
+    pins: Pins,
+    cgroup: PathBuf,
+    /// Its id while it is there and the programs are attached to it.
+    attached: Option<u64>,
     /// Which program connects to which port, and what was told to the kernel of it.
     sources: BTreeMap<(String, u16), Option<Verdict>>,
     mode: Mode,
     /// Names the profiles of this scope.
     name: String,
-    state: PathBuf,
+    keeper: Keeper,
     profiles: Profiles,
     summary: Summary,
     decide: Interval,
@@ -76,16 +90,13 @@ struct Runner {
 
 impl Runner {
     fn load(options: Options, name: String, mode: Mode, state: &Path) -> Result<Self> {
-        let state = state.to_owned();
-        std::fs::create_dir_all(&state).with_context(|| format!("{} can't be made", state.display()))?;
-        let profiles = profile_file::read(&state)?;
+        let cgroup = options.cgroup.clone();
+        let profiles = profile_file::read(state);
         let scope = Scope { always: mode == Mode::Always, refusal: mode.refusal() };
-        left::clear();
-        let pins = left::place();
-        let options = Options { scope: Some(scope), pins: Some(pins.clone()), ..options };
-        let mut datapath = Datapath::load(&options)
-            .inspect_err(|_| left::remove_if_unused(&pins))
-            .context("this node can't redirect")?;
+        let left = Left::find();
+        let pins = Pins::make().context("this node can't redirect")?;
+        let options = Options { scope: Some(scope), pins: Some(pins.folder.clone()), ..options };
+        let mut datapath = Datapath::load(&options).context("this node can't redirect")?;
         if mode == Mode::Auto {
             datapath.observe(true).context("use --mode always to redirect without learning")?;
         }
@@ -93,11 +104,15 @@ impl Runner {
         decide.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut runner = Self {
             datapath,
+            left,
+            clearing: cgroup2_mount().ok().map(|at| spawn_blocking(move || own_cgroup::remove_left(&at))),
             pins,
+            attached: cgroup_id(&cgroup).ok(),
+            cgroup,
             sources: BTreeMap::new(),
             mode,
             name,
-            state,
+            keeper: Keeper::new(state.to_owned()),
             profiles,
             summary: Summary::default(),
             decide,
@@ -165,7 +180,7 @@ impl Runner {
             SessionEvent::Leaving(report) if report.leaving.is_some_and(Traffic::counts) => {
                 let ends = self.ends(report);
                 self.profiles.remember_traffic(&ends, report.leaving);
-                self.keep();
+                self.keeper.changed();
             }
             SessionEvent::Leaving(_) => {}
         }
@@ -173,7 +188,7 @@ impl Runner {
 
     fn learn_and_keep(&mut self, report: &SessionReport, ended: bool) {
         if self.learn(report, ended) {
-            self.keep();
+            self.keeper.changed();
         }
     }
 
@@ -187,24 +202,45 @@ impl Runner {
         ends_at(&self.name, &report.program, report.destination.port())
     }
 
-    fn keep(&self) {
-        if let Err(error) = profile_file::write(&self.state, &self.profiles) {
-            warn!("what was learned can't be kept: {error:#}");
-        }
-    }
-
     fn look(&mut self) -> Result<()> {
+        self.follow_cgroup();
         let mut learned = false;
         for session in self.datapath.sessions()? {
             learned |= self.learn(&session, false);
         }
         self.datapath.leave_unpaired(PAIRED_WITHIN)?;
         if learned {
-            self.keep();
+            self.keeper.changed();
         }
         self.datapath.let_out()?;
+        self.left.look();
+        self.keeper.write_if_due(&mut self.profiles);
         self.decide_sources()?;
         Ok(())
+    }
+
+    /// A cgroup goes and comes back under its name when its container starts again.
+    fn follow_cgroup(&mut self) {
+        let found = cgroup_id(&self.cgroup).ok();
+        if found == self.attached {
+            return;
+        }
+        let at = self.cgroup.display().to_string();
+        if self.attached.take().is_some() {
+            warn!(cgroup = at, "the cgroup was removed: nothing is redirected until it is made again");
+        }
+        if found.is_none() {
+            return;
+        }
+        match self.datapath.attach_again() {
+            Ok(()) => {
+                self.attached = found;
+                info!(cgroup = at, "the cgroup is there again and watched");
+            }
+            // Gone once more: the next look sees what becomes of it.
+            Err(_) if cgroup_id(&self.cgroup).ok() != found => {}
+            Err(error) => warn!(cgroup = at, "the cgroup is there again, and can't be watched: {error}"),
+        }
     }
 
     /// Takes all sessions back to TCP, so that nothing is lost when the programs go.
@@ -216,14 +252,17 @@ impl Runner {
             if tokio::time::timeout_at(deadline, self.decide.tick()).await.is_err() {
                 warn!(
                     "a program does not read what was redirected to it; what is unread waits for it at {}",
-                    self.pins.display()
+                    self.pins.folder.display()
                 );
                 break;
             }
             self.datapath.let_out()?;
         }
+        if let Some(clearing) = self.clearing.take() {
+            let _ = tokio::time::timeout(CLEAR_WITHIN, clearing).await;
+        }
         self.take_events();
-        self.keep();
+        self.keeper.write_at_last(&mut self.profiles);
         for session in self.datapath.sessions()? {
             self.summary.add(&session);
         }
@@ -258,12 +297,6 @@ impl Runner {
                 Some((endpoint.to_string(), format!("{} ({})", names.join(", "), habit_names::advice(first))))
             })
             .collect()
-    }
-}
-
-impl Drop for Runner {
-    fn drop(&mut self) {
-        left::remove_if_unused(&self.pins);
     }
 }
 

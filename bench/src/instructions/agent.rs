@@ -22,7 +22,7 @@ fn envelope(line: &str) -> Envelope {
 /// A session is asked for, answered, acknowledged and closed.
 pub fn session(times: u32) {
     let repository = parse("r", REPOSITORY).expect("a good repository");
-    let redirects = Redirects { description: "kernel".into(), observes: true, harmless: 0 };
+    let redirects = Redirects { description: "kernel".into(), sees_all: true, observes: true, harmless: 0 };
     let address = Address("10.0.0.1".parse().expect("an address"));
     let mut core = Core::new(address, "n".into(), redirects, repository, Profiles::default());
     let effects = core.handle(Event::ManagerUp);

@@ -83,7 +83,7 @@ impl<'a> Host<'a> {
             destination: Endpoint::new(&"bench", &format!("at {port}")),
             tested: [false, false],
         };
-        let profiles = profile_file::read(&declare.state_dir)?;
+        let profiles = profile_file::read(&declare.state_dir);
         let mut host = Self { declare, datapath, profiles, ends, summary: Summary::default(), verdict: None };
         if declare.mode == Mode::Auto {
             host.datapath.observe(true)?;
@@ -166,7 +166,7 @@ impl<'a> Host<'a> {
         for report in open.values() {
             self.summary.add(report);
         }
-        profile_file::write(&self.declare.state_dir, &self.profiles).context("profiles can't be kept")?;
+        profile_file::write(&self.declare.state_dir, &mut self.profiles).context("profiles can't be kept")?;
         self.summary.write(&self.declare.report)
     }
 }

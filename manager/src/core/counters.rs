@@ -21,6 +21,9 @@ impl Core {
             polls.healthy = now;
         }
         self.hear_ending(address, envelope);
+        if let Some(text) = envelope.extension("x_redirection") {
+            self.inventory.set_redirection(address, self::text(text));
+        }
         for item in envelope.extension("x_sessions").unwrap_or_default().split('&') {
             self.session_counters(address, item);
         }

@@ -129,7 +129,9 @@ fn a_successor_tells_sessions_of_native_instances_too() {
     let address = ssmmp::Address("10.0.0.1".parse().expect("an address"));
     let mut sessions = Vec::new();
     for (description, complete) in [("kernel", 1), ("off: no BTF", 0)] {
-        let redirects = Redirects { description: description.into(), observes: true, harmless: u32::MAX };
+        let sees_all = description == "kernel";
+        let redirects =
+            Redirects { description: description.into(), sees_all, observes: true, harmless: u32::MAX };
         let repository = parse("r", super::REPOSITORY).expect("good");
         let mut node = Node(Core::new(address, "n".into(), redirects, repository, Profiles::default()));
         let start = Start {

@@ -261,6 +261,13 @@ impl Inventory {
         self.nodes.get_mut(&address).map(|node| &mut node.polls)
     }
 
+    /// Whether a node redirects, as its agent says: `kernel`, or why not.
+    pub fn set_redirection(&mut self, address: Address, redirection: &str) {
+        if let Some(node) = self.nodes.get_mut(&address) {
+            redirection.clone_into(&mut node.redirection);
+        }
+    }
+
     /// A new instance, or one read back from disk.
     pub fn add(&mut self, instance: Instance) {
         let (id, standing) = (instance.id, Standing::of(&instance));
