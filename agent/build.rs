@@ -9,7 +9,8 @@ fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=../ebpf/build_for_kernel.rs");
     let built = build_for_kernel::workspace().and_then(|workspace| {
-        build_for_kernel::build(&workspace, "ebpf", "patchbay-ebpf", &["ebpf-common/src"])
+        let build = |name| build_for_kernel::build(&workspace, "ebpf", name, &["ebpf-common/src"]);
+        build("patchbay-ebpf").and_then(|()| build("patchbay-plugs"))
     });
     match built {
         Ok(()) => ExitCode::SUCCESS,

@@ -147,7 +147,10 @@ impl Node {
         let repository = self.folder.join("repository.toml").display().to_string();
         let state = self.folder.join("state").display().to_string();
         let cgroup = format!("{}/node", self.name);
-        let mut arguments = vec!["run", "--manager=127.0.0.1:55555", "--address=127.0.0.1", "--node=test"];
+        let mut arguments = vec!["run", "--manager=127.0.0.1:55555", "--node=test"];
+        if !self.agent_flags.iter().any(|flag| flag.starts_with("--address=")) {
+            arguments.push("--address=127.0.0.1");
+        }
         let pins = self.folder.join("pins").display().to_string();
         arguments.extend(["--pins", &pins]);
         arguments.extend(["--repository", &repository, "--cgroup", &cgroup, "--state-dir", &state]);
@@ -323,6 +326,25 @@ impl Node {
         let procs = format!("node/instances/{}-{}/cgroup.procs", instance.service, instance.id);
         let text = fs::read_to_string(self.cgroup.join(procs)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
+    }
+
+    /// A command as a further process of an instance.
+    #[must_use]
+    pub fn inside(&self, instance: &api::Instance, program: &str) -> Command {
+        let mut command = Command::new("sh");
+        let procs = format!("node/instances/{}-{}/cgroup.procs", instance.service, instance.id);
+        command.args(["-c", "echo $$ > \"$0\" && exec nsenter \"$@\""]).arg(self.cgroup.join(procs));
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg(program).stdin(Stdio::null());
+        command
+    }
+
+    /// What an instance's environment says.
+    #[must_use]
+    pub fn environment(&self, instance: &api::Instance, name: &str) -> String {
+        let process = self.processes(instance).into_iter().next().expect("it runs");
+        let all = fs::read_to_string(format!("/proc/{process}/environ")).expect("readable");
+        let value = all.split('\0').find_map(|entry| entry.strip_prefix(&format!("{name}=")));
+        value.unwrap_or_else(|| panic!("{name} is not in {all:?}")).to_owned()
     }
 
     /// What a Python expression prints in the node's network.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -29,12 +29,18 @@ pub struct Record {
     plugs: String,
     process: i32,
     #[serde(default)]
-    targets: BTreeMap<String, SocketAddr>,
+    plug_addresses: BTreeMap<String, SocketAddr>,
+    /// The numbers of the descriptors of their listeners in the process.
+    #[serde(default)]
+    plug_listeners: BTreeMap<String, i32>,
 }
+
+/// What a record says: an execution, its process, and that process's descriptors of its plugs' listeners.
+pub type Recorded = (Start, i32, BTreeMap<String, i32>);
 
 impl Record {
     /// Of an instance whose process was started.
-    pub fn new(start: &Start, process: i32) -> Self {
+    pub fn new(start: &Start, process: i32, plug_listeners: BTreeMap<String, i32>) -> Self {
         Self {
             id: start.id.0,
             app: start.app.as_ref().map(ToString::to_string),
@@ -44,7 +50,8 @@ impl Record {
             sockets: start.sockets.encode(),
             plugs: start.plugs.encode(),
             process,
-            targets: start.targets.clone(),
+            plug_addresses: start.plug_addresses.clone(),
+            plug_listeners,
         }
     }
 
@@ -62,7 +69,7 @@ impl Record {
     ///
     /// # Errors
     /// There is none, or it is damaged.
-    pub fn read(file: &Path) -> Result<(Start, i32), String> {
+    pub fn read(file: &Path) -> Result<Recorded, String> {
         let text = fs::read_to_string(file).map_err(|error| format!("no record of it: {error}"))?;
         let record: Self =
             toml::from_str(&text).map_err(|error| format!("its record is damaged: {error}"))?;
@@ -74,9 +81,9 @@ impl Record {
             address: Address(record.address),
             sockets: SocketConfiguration::parse(&record.sockets)?,
             plugs: PlugConfiguration::parse(&record.plugs)?,
-            targets: record.targets,
+            plug_addresses: record.plug_addresses,
         };
-        Ok((start, record.process))
+        Ok((start, record.process, record.plug_listeners))
     }
 }
 
@@ -106,6 +113,22 @@ impl AdoptedProcess {
         Ok(Self { id, ended: unsafe { AsyncFd::register(owned) }? })
     }
 
+    /// A descriptor of the process, shared with it (Linux 5.6).
+    ///
+    /// # Errors
+    /// It has no such descriptor, or the kernel refused.
+    #[expect(unsafe_code, reason = "no library of ours has pidfd_getfd")]
+    pub fn descriptor(&self, number: i32) -> io::Result<OwnedFd> {
+        let process = self.ended.get_ref().as_raw_fd();
+        // SAFETY: the call takes three numbers and returns a new descriptor or an error.
+        let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process, number, 0) };
+        match i32::try_from(descriptor) {
+            // SAFETY: the kernel has just made it for this process.
+            Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Waits until it has ended.
     pub async fn wait(&mut self) {
         if let Err(error) = self.ended.readable().await {
@@ -129,12 +152,16 @@ mod tests {
             address: Address("10.0.0.1".parse().expect("an address")),
             sockets: SocketConfiguration::parse("in, 54000").expect("good"),
             plugs: PlugConfiguration::parse("P, in, B").expect("good"),
-            targets: BTreeMap::from([("P".to_owned(), "10.0.0.2:54001".parse().expect("an address"))]),
+            plug_addresses: BTreeMap::from([(
+                "P".to_owned(),
+                "127.0.0.1:40001".parse().expect("an address"),
+            )]),
         };
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("shop-7.toml");
-        Record::new(&start, 99).write(&file).expect("written");
-        assert_eq!(Record::read(&file), Ok((start, 99)));
+        let listeners = BTreeMap::from([("P".to_owned(), 5)]);
+        Record::new(&start, 99, listeners.clone()).write(&file).expect("written");
+        assert_eq!(Record::read(&file), Ok((start, 99, listeners)));
         fs::write(&file, "id = 7").expect("written");
         assert!(Record::read(&file).is_err_and(|reason| reason.contains("damaged")));
     }

@@ -8,7 +8,7 @@ use clap::Args;
 use tokio::time::{Instant, sleep};
 
 use crate::claim::{Claim, Thing};
-use crate::datapath::{Datapath, Options, is_pinned};
+use crate::datapath::{Datapath, Options, PlugAddresses, is_pinned};
 use crate::require_root;
 
 /// How often sessions are looked at while they leave.
@@ -84,6 +84,7 @@ pub async fn run(detach: &Detach) -> Result<()> {
         datapath.follow_earlier()?;
     }
     drop(datapath);
+    PlugAddresses::remove(&detach.pins)?;
     Datapath::detach(&detach.pins)?;
     println!("nothing of Patchbay is left in the kernel at {}", detach.pins.display());
     Ok(())

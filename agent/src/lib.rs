@@ -17,6 +17,7 @@ pub mod manager_link;
 pub mod manager_route;
 pub mod node;
 mod own_cgroup;
+pub mod plugs;
 mod private;
 pub mod probe;
 pub mod processes;

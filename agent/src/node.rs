@@ -1,22 +1,24 @@
 //! The shell around the core: it performs the effects and feeds back what came of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ssmmp::{Address, Envelope, InstanceId, MessageId, Status};
+use ssmmp::{Address, Envelope, InstanceId, MessageId, Name, Status};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::core::{Core, Effect, Event, Start};
+use crate::core::{Core, Effect, Event, Lead, Start};
 use crate::instance_listener::{Directory, Said};
 use crate::manager_link::Queue;
+use crate::plugs::Plugs;
 use crate::probe::{self, Matrix};
 use crate::processes::{self, Places, Process};
 use crate::profile_file::Keeper;
 use crate::redirection::{LOOK_EVERY, Redirection, TICK};
+use crate::repository::Kind;
 use crate::socket_table;
 
 /// How often changed counters are told to the Manager.
@@ -79,6 +81,8 @@ pub struct Node {
     pub core: Core,
     /// The kernel part.
     pub redirection: Redirection,
+    /// The plugs' own addresses.
+    pub plugs: Plugs,
     /// Who is who.
     pub directory: Directory,
     /// Where instances live.
@@ -104,7 +108,7 @@ impl Node {
     /// A node whose parts are ready.
     pub fn new(
         core: Core,
-        redirection: Redirection,
+        (redirection, plugs): (Redirection, Plugs),
         directory: Directory,
         places: Places,
         address: Address,
@@ -115,6 +119,7 @@ impl Node {
             keeper: Keeper::new(places.state.clone()),
             core,
             redirection,
+            plugs,
             directory,
             places,
             address,
@@ -156,12 +161,38 @@ impl Node {
         }
         self.redirection.adopt(&self.directory);
         let sessions = self.redirection.sessions();
+        let here: HashSet<InstanceId> = adopted.iter().map(|(start, ..)| start.id).collect();
         for (start, cgroup, process) in adopted {
             let id = start.id;
+            let leads = self.adopt_plugs(&start, cgroup, &process, &here);
             self.watch(&start, cgroup, process);
             let own = sessions.iter().filter(|session| session.source_instance == id.0).cloned().collect();
-            self.handle(Event::Adopted(start, own));
+            self.handle(Event::Adopted(start, own, leads));
         }
+    }
+
+    /// Takes over the plugs of an adopted instance; returns where they lead.
+    fn adopt_plugs(
+        &mut self,
+        start: &Start,
+        cgroup: u64,
+        process: &Process,
+        here: &HashSet<InstanceId>,
+    ) -> Vec<(Name, Lead)> {
+        let folder = self.places.instance_cgroup(&processes::instance_name(start));
+        let adopted = self.plugs.adopt(start, cgroup, &folder, |plug| process.plug_listener(plug));
+        let leads = adopted.unwrap_or_else(|problem| {
+            warn!(instance = %start.id, "what its plugs do not lead already can't connect: {problem}");
+            Vec::new()
+        });
+        // What has ended on this node while no agent was here is led to no more.
+        let (kept, ended): (Vec<_>, Vec<_>) = leads
+            .into_iter()
+            .partition(|(_, lead)| lead.at.ip() != self.address.0 || here.contains(&lead.destination));
+        for (plug, _) in ended {
+            self.plugs.perform(Effect::Lead(start.id, plug, None));
+        }
+        kept
     }
 
     /// Runs until it is told to end.
@@ -264,6 +295,9 @@ impl Node {
         if let Event::Exited(id, ..) | Event::StartFailed(id, ..) = &event {
             self.running.remove(id);
         }
+        if let Event::PlugLeft(report, _) = &event {
+            self.redirection.ended(report.clone());
+        }
         let gone = match &event {
             Event::Exited(id, ..) | Event::StartFailed(id, ..) => Some(*id),
             _ => None,
@@ -273,6 +307,7 @@ impl Node {
         }
         if let Some(id) = gone {
             self.directory.remove(id);
+            self.plugs.forget(id);
         }
     }
 
@@ -295,11 +330,14 @@ impl Node {
                 if let Some(Ok(cgroup)) = entry.map(|entry| processes::prepare(&self.places, &start, entry)) {
                     // What failed here fails again, and is told, when the instance is started.
                     self.directory.add(start.id, &start.service, cgroup);
+                    let folder = self.places.instance_cgroup(&processes::instance_name(&start));
+                    let _ = self.plugs.open(&start, cgroup, &folder);
                 }
             }
             Effect::Start(start) => self.start(&start),
             Effect::Abandon(start) => {
                 self.directory.remove(start.id);
+                self.plugs.forget(start.id);
                 let cgroup = self.places.instance_cgroup(&processes::instance_name(&start));
                 self.tasks.spawn(async move { processes::remove_cgroup(&cgroup).await });
             }
@@ -309,6 +347,7 @@ impl Node {
                 }
             }
             Effect::Declare(declare) => self.redirection.declare(&declare, &self.directory),
+            Effect::Lead(..) | Effect::HandPlug { .. } | Effect::RefusePlug(..) => self.plugs.perform(effect),
             Effect::Withdraw(id) => self.redirection.withdraw(id),
             Effect::Destroy(local, remote) => {
                 if let Err(error) = socket_table::destroy(local, remote) {
@@ -350,7 +389,7 @@ impl Node {
 
     fn report(&mut self) {
         let next = &mut self.next_report;
-        let envelopes = self.redirection.report(self.address, || {
+        let envelopes = self.redirection.report(self.address, self.plugs.sessions(), || {
             *next += 1;
             MessageId::from(*next)
         });
@@ -364,7 +403,11 @@ impl Node {
         let Some(entry) = self.core.entry(&start.service) else { return };
         let started = processes::prepare(&self.places, start, entry).and_then(|cgroup| {
             self.directory.add(id, &start.service, cgroup);
-            Ok((processes::start(&self.places, start, entry)?, cgroup))
+            if entry.kind == Kind::Adapted {
+                let folder = self.places.instance_cgroup(&processes::instance_name(start));
+                self.plugs.open(start, cgroup, &folder)?;
+            }
+            Ok((processes::start(&self.places, start, entry, self.plugs.of(id))?, cgroup))
         });
         match started {
             Ok((process, cgroup)) => {

@@ -320,9 +320,20 @@ impl Redirection {
         event
     }
 
-    /// Counters that changed since the last report, in as many messages as they need.
-    pub fn report(&mut self, address: Address, message_id: impl FnMut() -> MessageId) -> Vec<Envelope> {
-        let live = match &mut self.kind {
+    /// A session that the agent carried has ended.
+    pub fn ended(&mut self, session: SessionReport) {
+        self.reports.ended(session);
+    }
+
+    /// Counters that changed since the last report, in as many messages as they need; with the sessions that the
+    /// agent carries.
+    pub fn report(
+        &mut self,
+        address: Address,
+        carried: Vec<SessionReport>,
+        message_id: impl FnMut() -> MessageId,
+    ) -> Vec<Envelope> {
+        let mut live = match &mut self.kind {
             Kind::Tcp(sessions, _) => sessions.sessions(),
             Kind::Kernel(datapath) => match datapath.sessions() {
                 Ok(mut live) => {
@@ -336,6 +347,7 @@ impl Redirection {
                 }
             },
         };
+        live.extend(carried);
         self.reports.changed(address, &live, message_id)
     }
 }

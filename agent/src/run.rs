@@ -14,9 +14,10 @@ use tracing::{info, warn};
 
 use crate::claim::{Claim, Thing};
 use crate::core::Core;
-use crate::datapath::{self, Datapath, Options};
+use crate::datapath::{self, Datapath, Options, PlugAddresses};
 use crate::instance_listener::{self, Directory};
 use crate::node::{Ended, Node};
+use crate::plugs::Plugs;
 use crate::processes::{self, Places};
 use crate::redirection::Redirection;
 use crate::repository::{self, Repository};
@@ -175,7 +176,9 @@ pub async fn run(arguments: Run) -> Result<()> {
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     core.number_messages_from(since_1970.as_secs() * 10);
     info!(node, address = %arguments.address, redirection = redirection.describe(), "ready");
-    let mut node = Node::new(core, redirection, directory.clone(), places, address, manager, events.clone());
+    let plugs = Plugs::new(Some(&pins), events.clone());
+    let mut node =
+        Node::new(core, (redirection, plugs), directory.clone(), places, address, manager, events.clone());
     node.reloads_from(arguments.repository.clone());
     node.adopt(adopted);
     node.wait_for(self_test);
@@ -258,7 +261,9 @@ async fn listen(at: SocketAddr) -> Result<TcpListener> {
 /// All instances have ended: nothing of the node stays in the kernel.
 async fn leave_nothing(cgroup: &Path, pins: &Path) -> Result<()> {
     processes::end_all(cgroup).await;
-    Datapath::detach(pins).with_context(|| format!("the pins at {} can't be removed", pins.display()))?;
+    PlugAddresses::remove(pins)
+        .and_then(|()| Datapath::detach(pins))
+        .with_context(|| format!("the pins at {} can't be removed", pins.display()))?;
     // Only what is empty can be removed: others may have the folders above.
     let _ = std::fs::remove_dir(cgroup);
     let _ = cgroup.parent().map(std::fs::remove_dir);

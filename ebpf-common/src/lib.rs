@@ -5,6 +5,7 @@
 
 pub mod habit;
 mod keys;
+pub mod plug;
 mod reason;
 
 pub use habit::Habit;

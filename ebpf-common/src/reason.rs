@@ -54,10 +54,12 @@ pub enum Reason {
     Restored = 25,
     /// The self-test has not ended yet.
     Untested = 26,
+    /// No destination was ready when an adapted program connected: the agent carries it.
+    ThroughAgent = 40,
 }
 
 impl Reason {
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 27] = [
         Self::OtherNode,
         Self::Never,
         Self::NoProfile,
@@ -84,6 +86,7 @@ impl Reason {
         Self::TableFull,
         Self::Restored,
         Self::Untested,
+        Self::ThroughAgent,
     ];
 
     /// The reason for a code from a map; `None` for 0.
@@ -120,6 +123,7 @@ impl Reason {
             Self::TableFull => "table of sessions full",
             Self::Restored => "socket restored by TCP_REPAIR",
             Self::Untested => "self-test not done yet",
+            Self::ThroughAgent => "through the agent",
         }
     }
 }

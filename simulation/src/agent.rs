@@ -7,6 +7,7 @@ use patchbay_agent::reports::report_messages;
 use ssmmp::{Envelope, InstanceId, MessageId, Status};
 
 use crate::node::REPORT_EVERY;
+use crate::plugs::Handed;
 use crate::schedule::{Happening, Life};
 use crate::trace::Party;
 use crate::world::World;
@@ -94,6 +95,11 @@ impl World {
                     .declared
                     .retain(|(source, _), destination| *source != id && *destination != id);
             }
+            Effect::Lead(id, plug, lead) => self.leads(index, id, plug, lead),
+            Effect::HandPlug { instance, plug, waiting, at, tries } => {
+                self.hands(index, instance, plug, at, Handed { waiting, tries });
+            }
+            Effect::RefusePlug(..) => {}
             Effect::EndWithin(id, within) => {
                 let overdue = Box::new(Event::EndOverdue(id));
                 self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));

@@ -16,6 +16,7 @@ mod manager;
 mod network;
 mod node;
 mod plan;
+mod plugs;
 mod process;
 mod schedule;
 mod service;

@@ -7,6 +7,7 @@ use patchbay_agent::datapath::{Cause, SessionReport};
 use ssmmp::{InstanceId, Message, MessageId, Name};
 
 use crate::plan::FaultKind;
+use crate::plugs::Handed;
 use crate::schedule::{Happening, Millis};
 use crate::world::World;
 
@@ -36,6 +37,8 @@ pub struct Attempt {
     pub plug: Name,
     /// The request that the answer came for; `None` for an adapted program.
     pub request: Option<(MessageId, Box<Message>)>,
+    /// The connection at an agent that it is for.
+    pub handed: Option<Handed>,
 }
 
 /// A connection.
@@ -58,6 +61,8 @@ pub struct Connection {
     pub response: Option<Box<Message>>,
     /// Whether the source's kernel was told of it before: then its agent sees it.
     pub declared: Option<InstanceId>,
+    /// Whether an agent carries it.
+    pub carried: bool,
     /// Whether the source has told its agent of it, or its agent does.
     pub acknowledged: bool,
     /// When it was made.
@@ -98,7 +103,9 @@ impl World {
             return;
         };
         let from = self.next_port(source_node);
+        let carried = attempt.handed.is_some();
         let declared = self.nodes[source_node].declared.get(&(source_id, attempt.at)).copied();
+        let declared = declared.filter(|_| !carried);
         self.connections_made += 1;
         let number = self.connections_made;
         let (request, response) = attempt.request.unzip();
@@ -112,12 +119,16 @@ impl World {
             plug: attempt.plug,
             response,
             declared,
-            acknowledged: adapted && declared.is_some(),
+            carried,
+            acknowledged: adapted && (declared.is_some() || carried),
             made: self.schedule.now,
             open: [true; 2],
         };
         if declared.is_some() {
             self.kernel_event(source_node, AgentEvent::Established(connection.report()));
+        }
+        if carried {
+            self.kernel_event(source_node, AgentEvent::PlugJoined(source_id, from, attempt.at));
         }
         self.connections.insert(number, connection);
         for end in [attempt.process, destination] {
@@ -149,6 +160,9 @@ impl World {
             return;
         }
         let Some(connection) = self.connections.remove(&number) else { return };
+        if connection.carried {
+            self.carried_ended(&connection, broken);
+        }
         if connection.declared.is_some() {
             let cause = match (broken, end) {
                 (true, _) => Cause::Broken,
@@ -161,7 +175,7 @@ impl World {
     }
 
     /// The kernel tells a node's agent, if there is one to be told.
-    fn kernel_event(&mut self, node: usize, event: AgentEvent) {
+    pub fn kernel_event(&mut self, node: usize, event: AgentEvent) {
         let Some(life) = self.nodes[node].agent.as_ref().map(|agent| agent.life) else { return };
         let delay = self.random(0, 4);
         let at = self.schedule.now + delay;

@@ -8,8 +8,9 @@ use patchbay_agent::core::profiles::Profiles;
 use patchbay_agent::core::{Core, Event, Redirects};
 use patchbay_agent::datapath::SessionReport;
 use patchbay_agent::repository::Repository;
-use ssmmp::{Address, InstanceId};
+use ssmmp::{Address, InstanceId, Name};
 
+use crate::plugs::Led;
 use crate::schedule::{Happening, Life, Millis};
 use crate::trace::Party;
 use crate::world::World;
@@ -35,6 +36,8 @@ pub struct Node {
     pub parted_until: Millis,
     /// What the kernel was told: source and place, with the destination instance.
     pub declared: BTreeMap<(InstanceId, SocketAddr), InstanceId>,
+    /// Where it leads plugs of adapted instances.
+    pub led: BTreeMap<(InstanceId, Name), Led>,
     /// When the kernel last told its agent something.
     pub kernel_told: Millis,
     /// What agents keep for their successors.
@@ -84,6 +87,7 @@ impl Node {
             agent: None,
             parted_until: 0,
             declared: BTreeMap::new(),
+            led: BTreeMap::new(),
             kernel_told: 0,
             profiles: Profiles::default(),
             next_port: FIRST_PLUG_PORT,
@@ -110,6 +114,7 @@ impl World {
         }
         node.up = true;
         node.declared.clear();
+        node.led.clear();
         self.note(Party::Agent(index), "its node boots");
         self.agent_starts(index);
     }
@@ -130,6 +135,7 @@ impl World {
             self.lose_all_of(number, &connections);
         }
         self.nodes[index].declared.clear();
+        self.nodes[index].led.clear();
         let pause = self.random(1_000, 25_000);
         self.after(pause, Happening::NodeBoots(index));
     }
@@ -196,7 +202,9 @@ impl World {
         let ids: Vec<(InstanceId, u64)> =
             adopted.iter().map(|number| (self.processes[number].start.id, *number)).collect();
         let alive: std::collections::BTreeSet<InstanceId> = ids.iter().map(|(id, _)| *id).collect();
+        let alive_here = alive.clone();
         let node = &mut self.nodes[index];
+        node.led.retain(|(source, _), _| alive.contains(source));
         // Declarations of sources that are gone are withdrawn.
         node.declared.retain(|(source, _), _| alive.contains(source));
         if let Some(agent) = &mut node.agent {
@@ -211,8 +219,18 @@ impl World {
             .collect();
         for (id, number) in ids {
             let start = self.processes[&number].start.clone();
+            let now = self.schedule.now;
+            let node = &mut self.nodes[index];
+            // What has ended on this node meanwhile is led to no more.
+            node.led.retain(|(source, _), (lead, until)| {
+                *source != id
+                    || *until > now
+                        && (lead.at.ip() != node.address.0 || alive_here.contains(&lead.destination))
+            });
+            let led = node.led.iter().filter(|((source, _), _)| *source == id);
+            let leads = led.map(|((_, plug), (lead, _))| (plug.clone(), *lead)).collect();
             let own = reports.iter().filter(|report| report.source_instance == id.0).cloned().collect();
-            self.agent_handles(index, Event::Adopted(start, own));
+            self.agent_handles(index, Event::Adopted(start, own, leads));
         }
     }
 
@@ -229,6 +247,7 @@ impl World {
 
     fn agent_gone(&mut self, index: usize) {
         let Some(agent) = self.nodes[index].agent.take() else { return };
+        self.carried_lost(index);
         if let Some(link) = agent.link {
             self.link_ends_at_agent(link);
         }

@@ -65,11 +65,7 @@ impl World {
         }
         let plug = &plugs[self.random(0, plugs.len() as u64 - 1) as usize];
         if adapted {
-            let at =
-                self.processes.get(&number).and_then(|p| p.start.targets.get(plug.plug.as_str()).copied());
-            if let Some(at) = at {
-                self.connect(Attempt { process: number, at, plug: plug.plug.clone(), request: None });
-            }
+            self.connects_plug(number, &plug.plug);
             return;
         }
         let now = self.schedule.now;
@@ -246,7 +242,7 @@ impl World {
                 response.dest_socket_port.0,
             );
             let request = Some((*id, Box::new(message)));
-            self.connect(Attempt { process: number, at, plug, request });
+            self.connect(Attempt { process: number, at, plug, request, handed: None });
         }
     }
 
@@ -265,6 +261,9 @@ impl World {
 
     /// Nobody listens there.
     pub fn refused(&mut self, attempt: &Attempt) {
+        if let Some(handed) = attempt.handed {
+            self.hand_failed(attempt, handed);
+        }
         if let Some((request, _)) = &attempt.request {
             self.acknowledge(attempt.process, *request, Port::UNKNOWN, Port::UNKNOWN, Status::CONNECT_FAILED);
         }

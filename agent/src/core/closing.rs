@@ -16,14 +16,16 @@ use crate::repository::Kind;
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// Longest time that the Manager may give.
 const LONGEST: Duration = Duration::from_secs(3_600);
+/// How long the end of an adapted program's session waits for the Manager's choice of its next destination.
+const CHOICE_WITHIN: Duration = Duration::from_secs(1);
 /// Close requests that may wait for their instances; further ones are answered with 503.
 const MAX_CLOSING: usize = 10_000;
 
 /// A close request that an instance has to answer.
 #[derive(Debug)]
 pub(super) struct Closing {
-    instance: InstanceId,
-    request: Envelope,
+    pub(super) instance: InstanceId,
+    pub(super) request: Envelope,
 }
 
 impl Core {
@@ -31,26 +33,37 @@ impl Core {
     pub(super) fn close_asked(&mut self, id: InstanceId, envelope: Envelope) {
         match self.instances.get(&id).map(|instance| instance.kind) {
             Some(Kind::Native) => self.close_native(id, envelope),
-            Some(Kind::Adapted) => {
-                // An adapted program can't be asked: the kernel ends the connection.
-                if let Some((local, remote)) = ends(&envelope.message) {
-                    self.effect(Effect::Destroy(local, remote));
+            Some(Kind::Adapted) if self.has_room_to_close() && self.close_waits(id, &envelope) => {
+                let message_id = envelope.message.message_id();
+                let within = within(&envelope).min(CHOICE_WITHIN);
+                if self.closing.insert(message_id, Closing { instance: id, request: envelope }).is_none() {
+                    self.effect(Effect::CloseWithin(message_id, within));
                 }
-                self.close_answer(&envelope, Status::OK, None);
             }
+            Some(Kind::Adapted) => self.close_adapted(&envelope),
             None => self.close_answer(&envelope, Status::NOT_FOUND, None),
         }
     }
 
+    fn has_room_to_close(&self) -> bool {
+        self.closing.len() < MAX_CLOSING
+    }
+
+    /// An adapted program can't be asked: the kernel ends the connection.
+    fn close_adapted(&mut self, request: &Envelope) {
+        if let Some((local, remote)) = ends(&request.message) {
+            self.effect(Effect::Destroy(local, remote));
+        }
+        self.close_answer(request, Status::OK, None);
+    }
+
     fn close_native(&mut self, id: InstanceId, envelope: Envelope) {
         let message_id = envelope.message.message_id();
-        if self.closing.len() >= MAX_CLOSING && !self.closing.contains_key(&message_id) {
+        if !self.has_room_to_close() && !self.closing.contains_key(&message_id) {
             self.close_answer(&envelope, Status::UNAVAILABLE, None);
             return;
         }
-        let said =
-            envelope.extension("x_within").and_then(|text| text.parse().ok()).map(Duration::from_millis);
-        let within = said.unwrap_or(CLOSE_WITHIN).min(LONGEST);
+        let within = within(&envelope);
         let request = envelope.clone();
         if self.closing.insert(message_id, Closing { instance: id, request }).is_none() {
             self.effect(Effect::CloseWithin(message_id, within));
@@ -64,9 +77,13 @@ impl Core {
         asked && self.closing.remove(request).is_some()
     }
 
-    /// An instance did not close a session in time.
+    /// An instance did not close a session in time, or an adapted one need not wait any longer.
     pub(super) fn close_overdue(&mut self, request: &MessageId) {
         let Some(Closing { instance, request }) = self.closing.remove(request) else { return };
+        if self.is_adapted(instance) {
+            self.close_adapted(&request);
+            return;
+        }
         if let Some((local, remote)) = ends(&request.message) {
             self.effect(Effect::Destroy(local, remote));
         }
@@ -143,6 +160,12 @@ impl Core {
         };
         self.tell_manager(info);
     }
+}
+
+/// How long an instance may take to close.
+fn within(request: &Envelope) -> Duration {
+    let said = request.extension("x_within").and_then(|text| text.parse().ok()).map(Duration::from_millis);
+    said.unwrap_or(CLOSE_WITHIN).min(LONGEST)
 }
 
 /// The connection that a close request means: the asked instance's own end first.

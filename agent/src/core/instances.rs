@@ -6,7 +6,7 @@ use ssmmp::{
     ServiceInstanceTerminationInfo, Status,
 };
 
-use super::{Core, Effect, Instance, Stage, Start};
+use super::{Core, Effect, Instance, Lead, Stage, Start};
 use crate::datapath::SessionReport;
 use crate::repository::Kind;
 
@@ -50,7 +50,7 @@ impl Core {
             address: request.agent_network_address,
             sockets: request.socket_configuration,
             plugs: request.plug_configuration,
-            targets: std::collections::BTreeMap::new(),
+            plug_addresses: std::collections::BTreeMap::new(),
         };
         let waits_for_plugs = kind == Kind::Adapted && !start.plugs.0.is_empty();
         let stage = if waits_for_plugs { Stage::Plugs } else { Stage::Starting };
@@ -99,7 +99,7 @@ impl Core {
     }
 
     /// Takes over an instance of an earlier agent; the Manager is told when it is registered with.
-    pub(super) fn adopt(&mut self, start: Start, sessions: &[SessionReport]) {
+    pub(super) fn adopt(&mut self, start: Start, sessions: &[SessionReport], leads: &[(Name, Lead)]) {
         let id = start.id;
         let Some(entry) = self.repository.get(&start.service) else {
             // Nothing says any more how this service is to be treated.
@@ -107,6 +107,9 @@ impl Core {
             return;
         };
         let (kind, tested, execution) = (entry.kind, entry.tested, MessageId::from(0));
+        if kind == Kind::Adapted {
+            self.adopt_plugs(&start, leads);
+        }
         for session in sessions {
             if let Some(live) = self.seen(&start, session) {
                 self.live.insert((id, Port(session.source.port())), live);
@@ -134,6 +137,8 @@ impl Core {
         }
         let Some(instance) = self.instances.remove(&id) else { return };
         self.withdraw(id);
+        self.forget_plugs(id);
+        self.unready_for(id);
         if instance.stage == Stage::Plugs {
             self.effect(Effect::Abandon(instance.start));
         }
@@ -154,6 +159,8 @@ impl Core {
         }
         let Some(instance) = self.instances.remove(&id) else { return };
         self.withdraw(id);
+        self.forget_plugs(id);
+        self.unready_for(id);
         self.closing_ended(id);
         self.unacknowledged.retain(|(source, _), _| *source != id);
         self.asked.forget(id);
@@ -190,6 +197,8 @@ impl Core {
             return;
         };
         instance.shutdown = Some((message_id, graceful));
+        self.unready_for(id);
+        let Some(instance) = self.instances.get_mut(&id) else { return };
         let native = instance.kind == Kind::Native && instance.stage == Stage::Running;
         let service_name = instance.start.service.clone();
         let (stage, execution) = (instance.stage, instance.execution);

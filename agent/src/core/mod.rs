@@ -8,6 +8,7 @@ mod ending;
 pub mod habit_names;
 mod instances;
 mod observed;
+mod plug_addresses;
 pub mod profiles;
 mod resync;
 mod sessions;
@@ -31,6 +32,7 @@ use crate::datapath::{Cause, SessionReport};
 use crate::repository::{Kind, Repository};
 use asked::AskedTable;
 pub use asked::MAX_ASKED;
+pub use plug_addresses::{Lead, MAX_WAITING, Waiting};
 use profiles::{Ends, Profiles};
 pub use unacknowledged::ACKNOWLEDGE_LOOK;
 use unacknowledged::Unacknowledged;
@@ -57,8 +59,18 @@ pub enum Event {
     FromInstance(InstanceId, Envelope),
     /// All sockets of an instance listen.
     Listening(InstanceId),
-    /// An instance of an earlier agent runs, with its sessions of which it is the source.
-    Adopted(Start, Vec<SessionReport>),
+    /// An instance of an earlier agent runs, with its sessions of which it is the source, and where its plugs lead.
+    Adopted(Start, Vec<SessionReport>, Vec<(Name, Lead)>),
+    /// An adapted instance's connection to a plug's own address waits at the agent.
+    PlugWaits(InstanceId, Name, Waiting),
+    /// It has ended, or waited too long.
+    PlugGaveUp(InstanceId, Name, Waiting),
+    /// A connection of [`Effect::HandPlug`] is joined: the agent's own end towards the destination, and the destination.
+    PlugJoined(InstanceId, SocketAddr, SocketAddr),
+    /// The destination of [`Effect::HandPlug`] could not be reached; the last number is that effect's `tries`.
+    PlugFailed(InstanceId, Name, Waiting, SocketAddr, u8),
+    /// A joined connection has ended.
+    PlugLeft(SessionReport, Status),
     /// An instance could not be started.
     StartFailed(InstanceId, Status, String, Vec<String>),
     /// An instance's process has ended, with its last output.
@@ -108,6 +120,23 @@ pub enum Effect {
     End(InstanceId),
     /// Tell the kernel of a session that may come to be.
     Declare(Declare),
+    /// Lead the connections of an adapted instance's plug to a destination, or to the agent.
+    Lead(InstanceId, Name, Option<Lead>),
+    /// Join a connection that waits at the agent with a destination.
+    HandPlug {
+        /// Whose connection it is.
+        instance: InstanceId,
+        /// By which plug.
+        plug: Name,
+        /// Its number.
+        waiting: Waiting,
+        /// Where the destination listens.
+        at: SocketAddr,
+        /// How many destinations were tried before.
+        tries: u8,
+    },
+    /// Reset a connection that waits at the agent, for a reason.
+    RefusePlug(Waiting, String),
     /// Forget the declarations of an instance, as source and as destination.
     Withdraw(InstanceId),
     /// End a connection from outside its process; its own end and the other.
@@ -143,8 +172,8 @@ pub struct Start {
     pub sockets: SocketConfiguration,
     /// Its targets.
     pub plugs: PlugConfiguration,
-    /// Where an adapted instance's plugs connect.
-    pub targets: BTreeMap<String, SocketAddr>,
+    /// Its plugs' own addresses, where it is an adapted one.
+    pub plug_addresses: BTreeMap<String, SocketAddr>,
 }
 
 impl Start {
@@ -158,7 +187,7 @@ impl Start {
             address: Address::UNKNOWN,
             sockets: SocketConfiguration(Vec::new()),
             plugs: PlugConfiguration(Vec::new()),
-            targets: BTreeMap::new(),
+            plug_addresses: BTreeMap::new(),
         }
     }
 }
@@ -253,6 +282,7 @@ pub struct Core {
     profiles: Profiles,
     declared: BTreeMap<(InstanceId, SocketAddr), Declared>,
     asked: AskedTable,
+    plugs: plug_addresses::Plugs,
     live: BTreeMap<(InstanceId, Port), Live>,
     /// Whether no session of an instance here can be missing in `live`.
     knows_all_sessions: bool,
@@ -285,6 +315,7 @@ impl Core {
             declared: BTreeMap::new(),
             instances: BTreeMap::new(),
             asked: AskedTable::default(),
+            plugs: plug_addresses::Plugs::new(),
             live: BTreeMap::new(),
             knows_all_sessions: true,
             closing: HashMap::new(),
@@ -313,7 +344,17 @@ impl Core {
             Event::Refusal(envelope) => self.effect(Effect::ToManager(envelope)),
             Event::FromInstance(id, envelope) => self.instance_said(id, envelope),
             Event::Listening(id) => self.listening(id),
-            Event::Adopted(start, sessions) => self.adopt(start, &sessions),
+            Event::Adopted(start, sessions, leads) => self.adopt(start, &sessions, &leads),
+            Event::PlugWaits(id, plug, waiting) => self.plug_waits(id, &plug, waiting),
+            Event::PlugGaveUp(id, plug, waiting) => self.plug_gave_up(id, &plug, waiting),
+            Event::PlugJoined(id, source, at) => self.plug_joined(id, source, at),
+            Event::PlugFailed(id, plug, waiting, at, tries) => {
+                self.plug_failed(id, &plug, waiting, at, tries);
+            }
+            Event::PlugLeft(report, status) => {
+                let (id, port) = (InstanceId(report.source_instance), Port(report.source.port()));
+                self.tell_source_closed(id, port, status);
+            }
             Event::StartFailed(id, status, reason, output) => self.start_failed(id, status, &reason, &output),
             Event::Exited(id, reason, output) => self.exited(id, &reason, &output),
             Event::Established(report) => self.established(&report),

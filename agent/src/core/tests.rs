@@ -2,6 +2,7 @@
 
 mod ending;
 mod peers;
+mod plug_addresses;
 mod resync;
 
 use ssmmp::{Address, Envelope, InstanceId, Message, Status};
@@ -312,17 +313,6 @@ fn a_program_that_is_not_asked_itself_is_well_only_while_it_is_not_stopped() {
     let mut node = Node::running(&[("redis", 8)]);
     let effects = node.manager("type: service_instance_health_request ~ message_id: 5 ~ service_instance_id: 8 ~ service_instance_network_address: 10.0.0.1");
     assert!(matches!(&effects[..], [Effect::ToManagerIfAwake(InstanceId(8), _)]), "{effects:?}");
-}
-
-#[test]
-fn an_adapted_program_gets_its_targets_before_it_starts() {
-    let mut node = Node::registered();
-    let effects = node.execute("proxy", 7, "back, in, B");
-    let [Effect::Prepare(_), Effect::ToManager(request)] = &effects[..] else { panic!("{effects:?}") };
-    let id = request.message.message_id();
-    let effects = node.manager(&format!("type: session_response ~ message_id: {id} ~ source_service_name: proxy ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: 9 ~ dest_socket_name: in ~ dest_service_instance_network_address: 10.0.0.2 ~ dest_socket_port: 54009 ~ status: 200"));
-    let Some(Effect::Start(start)) = effects.last() else { panic!("{effects:?}") };
-    assert_eq!(start.targets["back"].to_string(), "10.0.0.2:54009");
 }
 
 #[test]

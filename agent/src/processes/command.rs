@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
 use tokio::process::Command;
@@ -22,7 +23,7 @@ pub(super) fn command(
         None if placeholder == "state" => Some(folder.display().to_string()),
         None if placeholder == "data" => data.map(|data| data.display().to_string()),
         Some(("port", socket)) => start.sockets.port(socket).map(|port| port.to_string()),
-        Some((kind, plug)) => start.targets.get(plug).map(|at| match kind {
+        Some((kind, plug)) => start.plug_addresses.get(plug).map(|at| match kind {
             "plug_addr" => at.ip().to_string(),
             "plug_port" => at.port().to_string(),
             _ => at.to_string(),
@@ -67,15 +68,17 @@ pub fn enter_cgroup(command: &mut Command, members: File) {
     unsafe { command.pre_exec(enter) };
 }
 
-/// Lets a process inherit a file.
+/// Lets a process inherit a descriptor; returns its number there.
 #[expect(unsafe_code, reason = "what runs between fork and exec must be said to be safe there")]
-pub(super) fn keep_open(command: &mut Command, file: &File) -> Result<(), String> {
-    let inherited = file.try_clone().map_err(|error| format!("a lock can't be passed on: {error}"))?;
+pub(super) fn keep_open(command: &mut Command, file: BorrowedFd<'_>) -> Result<i32, String> {
+    let inherited =
+        file.try_clone_to_owned().map_err(|error| format!("a descriptor can't be passed on: {error}"))?;
+    let number = inherited.as_raw_fd();
     let keep = move || {
         let flags = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
         nix::fcntl::fcntl(&inherited, flags).map(drop).map_err(io::Error::from)
     };
     // SAFETY: the closure makes one system call on an open descriptor: no allocation, no lock.
     unsafe { command.pre_exec(keep) };
-    Ok(())
+    Ok(number)
 }

@@ -4,8 +4,11 @@ mod cgroup;
 mod command;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -52,6 +55,16 @@ pub struct Process {
     cgroup: PathBuf,
     output: PathBuf,
     record: PathBuf,
+    /// Numbers of its descriptors of its plugs' listeners, where an earlier agent started it.
+    plug_listeners: BTreeMap<String, i32>,
+}
+
+impl Process {
+    /// The listener of a plug that an adopted process has kept.
+    pub fn plug_listener(&self, plug: &str) -> Option<OwnedFd> {
+        let Main::Adopted(process) = &self.main else { return None };
+        process.descriptor(*self.plug_listeners.get(plug)?).ok()
+    }
 }
 
 /// The process that was started, by this agent or an earlier one.
@@ -95,7 +108,14 @@ pub fn prepare(places: &Places, start: &Start, entry: &Entry) -> Result<u64, Str
 ///
 /// # Errors
 /// What could not be done, for people.
-pub fn start(places: &Places, start: &Start, entry: &Entry) -> Result<Process, String> {
+pub fn start(
+    places: &Places,
+    start: &Start,
+    entry: &Entry,
+    plugs: BTreeMap<String, (SocketAddr, BorrowedFd<'_>)>,
+) -> Result<Process, String> {
+    let addresses = plugs.iter().map(|(plug, (at, _))| (plug.clone(), *at)).collect();
+    let start = &Start { plug_addresses: addresses, ..start.clone() };
     let name = instance_name(start);
     let cgroup = places.instance_cgroup(&name);
     let folder = places.state.join("instances").join(&name);
@@ -122,13 +142,19 @@ pub fn start(places: &Places, start: &Start, entry: &Entry) -> Result<Process, S
     enter_cgroup(&mut command, members);
     // The process has the claim for as long as it lives, also when this agent does not.
     if let Some(data) = &data {
-        command::keep_open(&mut command, &data.lock)?;
+        command::keep_open(&mut command, data.lock.as_fd())?;
+    }
+    // So have the listeners of its plugs: what connects while no agent is there waits for the next one.
+    let mut listeners = BTreeMap::new();
+    for (plug, (_, listener)) in plugs {
+        listeners.insert(plug, command::keep_open(&mut command, listener)?);
     }
     let child = command.spawn().map_err(|e| fail("starting", &entry.program, e))?;
     let record = folder.with_extension("toml");
     let process = child.id().map_or(0, u32::cast_signed);
-    Record::new(start, process).write(&record).map_err(|e| fail("writing", &record, e))?;
-    Ok(Process { main: Main::Child(child), cgroup, output, record })
+    Record::new(start, process, listeners).write(&record).map_err(|e| fail("writing", &record, e))?;
+    let main = Main::Child(child);
+    Ok(Process { main, cgroup, output, record, plug_listeners: BTreeMap::new() })
 }
 
 /// Takes over the instances that an earlier agent left running, and ends what it left otherwise.
@@ -163,7 +189,7 @@ pub async fn adopt(places: &Places) -> io::Result<Vec<(Start, u64, Process)>> {
 
 fn adopt_one(cgroup: &Path, folder: &Path) -> Result<(Start, u64, Process), String> {
     let record = folder.with_extension("toml");
-    let (start, id) = Record::read(&record)?;
+    let (start, id, plug_listeners) = Record::read(&record)?;
     let members = fs::read_to_string(cgroup.join("cgroup.procs")).map_err(|error| error.to_string())?;
     if !members.lines().any(|member| member == id.to_string()) {
         return Err("its process has ended".into());
@@ -175,5 +201,6 @@ fn adopt_one(cgroup: &Path, folder: &Path) -> Result<(Start, u64, Process), Stri
     }
     let main = AdoptedProcess::open(id).map_err(|error| error.to_string())?;
     let output = folder.with_extension("log");
-    Ok((start, number, Process { main: Main::Adopted(main), cgroup: cgroup.to_owned(), output, record }))
+    let (main, cgroup) = (Main::Adopted(main), cgroup.to_owned());
+    Ok((start, number, Process { main, cgroup, output, record, plug_listeners }))
 }

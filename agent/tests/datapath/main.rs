@@ -6,6 +6,7 @@ mod identity;
 mod outrun;
 mod peers;
 mod place;
+mod plugs;
 mod reuse;
 mod stress;
 mod tables;

@@ -200,6 +200,9 @@ impl Core {
                 // Nothing is done for an agent that has not registered.
                 self.effect(Effect::Close(connection));
             }
+            Message::SessionRequest(request) if envelope.extension("x_ahead").is_some() => {
+                self.choice_requested(connection, request.clone());
+            }
             Message::SessionRequest(request) => self.session_requested(connection, request.clone()),
             Message::SessionAck(ack) => {
                 self.session_acknowledged(connection, ack.clone(), envelope.extension("x_live"));

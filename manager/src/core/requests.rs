@@ -12,6 +12,25 @@ use crate::graph::Redirect;
 const MAX_REFUSALS_PUBLISHED: u32 = 100;
 
 impl Core {
+    /// An agent asks ahead for a connection that one of its instances may make (`x_ahead`): it gets the choice of this
+    /// moment, of which nothing is kept. Nothing is started for it.
+    pub(super) fn choice_requested(&mut self, connection: Connection, request: SessionRequest) {
+        let waiting = Waiting { connection, request, since: self.now };
+        let request = &waiting.request;
+        if !self.speaks_for(connection, request.source_service_instance_id) {
+            self.refuse(&waiting, Status::FORBIDDEN, "this agent has no such instance");
+            return;
+        }
+        let chosen = match self.destination_of(request) {
+            Ok((app, service)) => self.choose(&app, &service, request),
+            Err((status, reason)) => return self.refuse(&waiting, status, &reason),
+        };
+        match chosen.and_then(|chosen| self.session_with(request, chosen)) {
+            Some(session) => self.answer_with(&waiting, &session),
+            None => self.refuse(&waiting, Status::UNAVAILABLE, "no instance of it runs"),
+        }
+    }
+
     /// An instance asks where its plug connects.
     pub(super) fn session_requested(&mut self, connection: Connection, request: SessionRequest) {
         let waiting = Waiting { connection, request, since: self.now };
@@ -112,18 +131,23 @@ impl Core {
 
     /// Reserves a session with the chosen instance and answers.
     fn connect(&mut self, waiting: &Waiting, destination: InstanceId) {
-        let request = &waiting.request;
-        let (Some(source), Some(target)) = (
-            self.inventory.instance(request.source_service_instance_id),
-            self.inventory.instance(destination),
-        ) else {
-            return;
-        };
-        let Some(port) = target.port(request.dest_socket_name.as_str()) else {
+        let Some(session) = self.session_with(&waiting.request, destination) else {
             self.refuse_request(waiting, Status::NOT_FOUND, "the chosen instance has no such socket");
             return;
         };
-        let (app, service) = (target.app.clone(), target.service.clone());
+        let (app, service) = (session.edge.app.clone(), session.edge.destination.clone());
+        let id = self.session_id();
+        self.add_session(Session { id, ..session });
+        self.effect(Effect::SaveSession(id));
+        self.answer(waiting, id);
+        self.weigh_after_session(app.as_str(), service.as_str());
+    }
+
+    /// The session that a request would get with an instance; `None` when that has no such socket.
+    fn session_with(&self, request: &SessionRequest, destination: InstanceId) -> Option<Session> {
+        let source = self.inventory.instance(request.source_service_instance_id)?;
+        let target = self.inventory.instance(destination)?;
+        let port = target.port(request.dest_socket_name.as_str())?;
         let edge = Edge {
             app: source.app.clone(),
             source: source.service.clone(),
@@ -131,7 +155,7 @@ impl Core {
             socket: request.dest_socket_name.clone(),
             destination: target.service.clone(),
         };
-        let session = Session {
+        Some(Session {
             id: 0,
             edge: edge.into(),
             message_id: request.message_id,
@@ -151,16 +175,16 @@ impl Core {
             sent: Traffic::default(),
             received: Traffic::default(),
             details: None,
-        };
-        let id = self.session_id();
-        self.add_session(Session { id, ..session });
-        self.effect(Effect::SaveSession(id));
-        self.answer(waiting, id);
-        self.weigh_after_session(app.as_str(), service.as_str());
+        })
     }
 
     fn answer(&mut self, waiting: &Waiting, id: u64) {
-        let Some(session) = self.sessions.get(id) else { return };
+        if let Some(session) = self.sessions.get(id).cloned() {
+            self.answer_with(waiting, &session);
+        }
+    }
+
+    fn answer_with(&mut self, waiting: &Waiting, session: &Session) {
         let response = SessionResponse {
             message_id: waiting.request.message_id,
             source_service_name: waiting.request.source_service_name.clone(),
@@ -190,7 +214,7 @@ impl Core {
     }
 
     /// Answers with a failure; the unknown values keep their places.
-    pub(super) fn refuse_request(&mut self, waiting: &Waiting, status: Status, reason: &str) {
+    fn refuse(&mut self, waiting: &Waiting, status: Status, reason: &str) {
         let request = &waiting.request;
         let response = SessionResponse {
             message_id: request.message_id,
@@ -205,6 +229,12 @@ impl Core {
         };
         let envelope = Envelope::new(response, Hop::ManagerToAgent).with("x_reason", reason);
         self.effect(Effect::Send(waiting.connection, envelope));
+    }
+
+    /// The same, told to people.
+    pub(super) fn refuse_request(&mut self, waiting: &Waiting, status: Status, reason: &str) {
+        self.refuse(waiting, status, reason);
+        let request = &waiting.request;
         if !self.may_publish_refusal() {
             return;
         }

@@ -90,7 +90,12 @@ impl Core {
                 None
             })?,
         };
+        let edge = self.sessions.get(id).filter(|_| pending.is_none()).map(|session| session.edge.clone());
         self.open_session(id, told.port, told.at.1);
+        if let Some(edge) = edge {
+            // It loads its destination like one that was asked for.
+            self.weigh_after_session(edge.app.as_str(), edge.destination.as_str());
+        }
         Some(id)
     }
 

@@ -113,10 +113,10 @@ fn a_further_connection_of_an_adapted_program_is_told_as_it_is() {
     let answer = node.0.asked.unanswered()[0].message.message_id();
     node.manager(&format!("type: session_response ~ message_id: {answer} ~ source_service_name: proxy ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: 9 ~ dest_socket_name: in ~ dest_service_instance_network_address: 10.0.0.2 ~ dest_socket_port: 54009 ~ status: 200"));
     node.0.handle(Event::Listening(InstanceId(7)));
-    for port in [40001, 40002] {
+    for (port, asked_ahead) in [(40001, 1), (40002, 0)] {
         report.source = format!("10.0.0.1:{port}").parse().expect("an address");
         let effects = node.0.handle(Event::Established(report.clone()));
-        assert_eq!(requests(&effects), 0);
+        assert_eq!(requests(&effects), asked_ahead, "for the next connection, not for this one");
         let line = &lines(&effects, "x_live")[0];
         assert!(line.starts_with(&format!("7, {port}, 9, 10.0.0.2, 54009, ")), "{line}");
         assert!(line.ends_with(", back"), "{line}");
@@ -142,11 +142,11 @@ fn a_successor_tells_sessions_of_native_instances_too() {
             vertex: None,
             sockets: SocketConfiguration::parse("in, 54007").expect("good"),
             plugs: PlugConfiguration::parse("P, in, B").expect("good"),
-            targets: BTreeMap::new(),
+            plug_addresses: BTreeMap::new(),
         };
         let mut report = SessionReport::between(7, 9, "10.0.0.2:54009".parse().expect("an address"));
         report.source = "10.0.0.1:40001".parse().expect("an address");
-        node.0.handle(Event::Adopted(start, vec![report]));
+        node.0.handle(Event::Adopted(start, vec![report], Vec::new()));
         let told = node.register();
         assert_eq!(lines(&told, "x_live_complete").len(), complete, "{description}");
         sessions = lines(&told, "x_live");

@@ -2,6 +2,7 @@
 
 mod admission;
 mod agents;
+mod ahead;
 mod any_commands;
 mod any_sequence;
 mod bounds;
