@@ -1,4 +1,5 @@
-//! Memory beside TCP and Unix sockets, in turns, in one run: ratios, since times depend on what else runs.
+//! Memory beside TCP and Unix sockets, in turns, in one run: ratios, since times depend on what else runs. In
+//! brackets the processor time of both processes for each request or write, as a ratio too.
 //! `cargo bench -p patchbay-shared-memory` · two processes, one tokio runtime of one thread each.
 
 use std::io;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use patchbay_shared_memory::{DEFAULT_SPIN, MemoryStream, Offer, Rings};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::JoinSet;
 
 /// Each work is measured so often, all ways in turn.
 const ROUNDS: usize = 7;
@@ -20,8 +22,11 @@ const WITHIN: Duration = Duration::from_millis(150);
 const SIZES: [usize; 4] = [64, 512, 16 << 10, 64 << 10];
 const WAYS: [&str; 4] = ["tcp", "unix", "memory", "memory, asleep"];
 
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+/// Connections of each way that ask at once.
+const MANY: usize = 64;
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -36,20 +41,15 @@ fn main() -> io::Result<()> {
 
 /// The other process: for each way, an endless series of works. A work begins with its kind and its size.
 async fn serve(folder: &Path, address: SocketAddr) -> io::Result<()> {
-    let mut streams: Vec<Box<dyn Stream>> = Vec::new();
     for way in WAYS {
-        streams.push(match way {
-            "tcp" => Box::new(connect(address).await?),
-            "unix" => Box::new(UnixStream::connect(folder.join("unix")).await?),
-            _ => {
-                let tcp = connect(address).await?;
-                let offers = StdStream::connect(folder.join("offers"))?;
-                offers.set_nonblocking(true)?;
-                let offers = UnixStream::from_std(offers)?;
-                offers.readable().await?;
-                Box::new(memory(tcp, Offer::receive(&offers)?, way)?)
-            }
-        });
+        for _ in 0..MANY {
+            let mut stream = join(way, folder, address).await?;
+            tokio::spawn(async move { while answer(&mut stream).await.is_ok() {} });
+        }
+    }
+    let mut streams = Vec::new();
+    for way in WAYS {
+        streams.push(join(way, folder, address).await?);
     }
     loop {
         // In the order in which they are measured.
@@ -61,6 +61,21 @@ async fn serve(folder: &Path, address: SocketAddr) -> io::Result<()> {
             }
         }
     }
+}
+
+async fn join(way: &str, folder: &Path, address: SocketAddr) -> io::Result<Box<dyn Stream>> {
+    Ok(match way {
+        "tcp" => Box::new(connect(address).await?),
+        "unix" => Box::new(UnixStream::connect(folder.join("unix")).await?),
+        _ => {
+            let tcp = connect(address).await?;
+            let offers = StdStream::connect(folder.join("offers"))?;
+            offers.set_nonblocking(true)?;
+            let offers = UnixStream::from_std(offers)?;
+            offers.readable().await?;
+            Box::new(memory(tcp, Offer::receive(&offers)?, way)?)
+        }
+    })
 }
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
@@ -127,43 +142,98 @@ async fn measure() -> io::Result<()> {
         (UnixListener::bind(folder.join("unix"))?, StdListener::bind(folder.join("offers"))?);
     let address = tcp.local_addr()?.to_string();
     let child = Command::new(std::env::current_exe()?).arg("serve").arg(&folder).arg(address).spawn()?;
-    let _peer = Peer(child, folder);
-    let mut streams: Vec<Box<dyn Stream>> = Vec::new();
+    let peer = Peer(child, folder);
+    let listeners = (tcp, unix, offers);
+    let mut many = Vec::new();
     for way in WAYS {
-        if way == "unix" {
-            streams.push(Box::new(unix.accept().await?.0));
-            continue;
+        let mut streams = Vec::new();
+        for _ in 0..MANY {
+            streams.push(accept(way, &listeners).await?);
         }
-        let stream = tcp.accept().await?.0;
-        stream.set_nodelay(true)?;
-        if way == "tcp" {
-            streams.push(Box::new(stream));
-            continue;
-        }
-        let [theirs, ours] = Offer::pair(1, Rings::default())?;
-        theirs.send(&offers.accept()?.0)?;
-        streams.push(Box::new(memory(stream, ours, way)?));
+        many.push(streams);
     }
-    println!("median of {ROUNDS} ratios to TCP in the same round; requests: time, streams: speed");
+    let mut streams = Vec::new();
+    for way in WAYS {
+        streams.push(accept(way, &listeners).await?);
+    }
+    println!(
+        "median of {ROUNDS} ratios to TCP in the same round; requests: time, streams: speed [processor time]"
+    );
     for echoes in [true, false] {
         for size in SIZES {
-            let mut rates = vec![Vec::new(); WAYS.len()];
+            let mut results = vec![Vec::new(); WAYS.len()];
             for _ in 0..ROUNDS {
-                for (stream, rates) in streams.iter_mut().zip(&mut rates) {
-                    rates.push(ask(stream, echoes, size).await?);
+                for (stream, results) in streams.iter_mut().zip(&mut results) {
+                    let before = used(&peer)?;
+                    let rate = ask(stream, echoes, size).await?;
+                    results.push((rate, (used(&peer)? - before) / rate));
                 }
             }
-            let kind = if echoes { "request" } else { "stream " };
-            print!("{kind} {size:>6} B   tcp {:>9.0}/s", median(&rates[0]));
-            for (way, rate) in WAYS.iter().zip(&rates).skip(1) {
-                let ratio = |(tcp, it): (&f64, &f64)| if echoes { tcp / it } else { it / tcp };
-                let ratios: Vec<f64> = rates[0].iter().zip(rate).map(ratio).collect();
-                print!("   {way} {:.2}", median(&ratios));
-            }
-            println!();
+            print(&format!("{} {size:>6} B", if echoes { "request" } else { "stream " }), echoes, &results);
         }
     }
+    let mut results = vec![Vec::new(); WAYS.len()];
+    for _ in 0..ROUNDS {
+        for (streams, results) in many.iter_mut().zip(&mut results) {
+            let before = used(&peer)?;
+            let mut tasks = JoinSet::new();
+            for mut stream in streams.drain(..) {
+                tasks.spawn(async move { ask(&mut stream, true, SIZES[0]).await.map(|rate| (rate, stream)) });
+            }
+            let mut rate = 0.0;
+            while let Some(done) = tasks.join_next().await {
+                let (one, stream) = done.map_err(io::Error::other)??;
+                rate += one;
+                streams.push(stream);
+            }
+            results.push((rate, (used(&peer)? - before) / rate));
+        }
+    }
+    print(&format!("{MANY} at once {} B", SIZES[0]), true, &results);
     Ok(())
+}
+
+async fn accept(
+    way: &str,
+    (tcp, unix, offers): &(TcpListener, UnixListener, StdListener),
+) -> io::Result<Box<dyn Stream>> {
+    if way == "unix" {
+        return Ok(Box::new(unix.accept().await?.0));
+    }
+    let stream = tcp.accept().await?.0;
+    stream.set_nodelay(true)?;
+    if way == "tcp" {
+        return Ok(Box::new(stream));
+    }
+    let [theirs, ours] = Offer::pair(1, Rings::default())?;
+    theirs.send(&offers.accept()?.0)?;
+    Ok(Box::new(memory(stream, ours, way)?))
+}
+
+/// Processor time of both processes so far, nanoseconds. Each has one thread.
+fn used(peer: &Peer) -> io::Result<f64> {
+    let of = |process: &str| -> io::Result<f64> {
+        let text = std::fs::read_to_string(format!("/proc/{process}/schedstat"))?;
+        text.split(' ')
+            .next()
+            .and_then(|time| time.parse().ok())
+            .ok_or_else(|| io::Error::other(text.clone()))
+    };
+    Ok(of("self")? + of(&peer.0.id().to_string())?)
+}
+
+/// One line: rates and processor time by way and round.
+fn print(what: &str, echoes: bool, results: &[Vec<(f64, f64)>]) {
+    let rates: Vec<f64> = results[0].iter().map(|(rate, _)| *rate).collect();
+    print!("{what:<17} tcp {:>9.0}/s", median(&rates));
+    for (way, result) in WAYS.iter().zip(results).skip(1) {
+        let both = || results[0].iter().zip(result);
+        let rates: Vec<f64> =
+            both().map(|((tcp, _), (it, _))| if echoes { tcp / it } else { it / tcp }).collect();
+        let used: Vec<f64> = both().map(|((_, tcp), (_, it))| it / tcp).collect();
+        print!("   {way} {:.2} [{:.2}]", median(&rates), median(&used));
+    }
+    println!();
 }
 
 fn median(values: &[f64]) -> f64 {

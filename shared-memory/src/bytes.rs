@@ -131,9 +131,9 @@ mod tests {
 
     #[test]
     fn bytes_arrive_at_every_offset_and_length() {
-        let memory: Vec<Byte> = (0..3000).map(|_| Byte::new(0)).collect();
-        for from in 0..20 {
-            for to in (from..48).chain(1020..1060).chain([2999]) {
+        let memory: Vec<Byte> = (0..1500).map(|_| Byte::new(0)).collect();
+        for from in if cfg!(miri) { 0..9 } else { 0..20 } {
+            for to in (from..48).chain(if cfg!(miri) { 100..101 } else { 1020..1060 }).chain([1500]) {
                 let sent: Vec<u8> = (from..to).map(|byte| (byte * 7 + to) as u8).collect();
                 write(&memory[from..to], &sent);
                 let mut got = vec![0; to - from];
