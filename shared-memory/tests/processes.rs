@@ -163,6 +163,14 @@ async fn peer(role: &str, socket: &Path, address: SocketAddr, seed: u64) {
                 if random.random_bool(0.5) { random.random() } else { random.random_range(0..100_000) };
             let bytes = value.to_ne_bytes();
             std::os::unix::fs::FileExt::write_at(&memory, &bytes, at).expect("writable");
+            if random.random_bool(0.02) {
+                // Takes pages away, and tries to make the file smaller.
+                let hole = nix::fcntl::FallocateFlags::FALLOC_FL_PUNCH_HOLE
+                    | nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                nix::fcntl::fallocate(&memory, hole, (at / 4096 * 4096) as i64, 4096)
+                    .expect("its own memory");
+                memory.set_len(0).expect_err("it is sealed");
+            }
             if random.random_bool(0.1) {
                 tokio::task::yield_now().await;
             }

@@ -363,6 +363,11 @@ impl<W: Wakes> Endpoint<W> {
         self.producer.awake();
     }
 
+    /// Whether the peer still believes that the reader, or the writer, sleeps.
+    pub(crate) fn is_asleep(&self, reader: bool) -> bool {
+        if reader { self.consumer.is_asleep() } else { self.producer.is_asleep() }
+    }
+
     /// Nothing follows. Returns whether TCP has to be told.
     pub(crate) fn end(&mut self) -> bool {
         let way = std::mem::replace(&mut self.outgoing, Way::Ended);

@@ -197,6 +197,11 @@ impl Consumer {
         self.start().is_some()
     }
 
+    /// Whether the producer has not signalled since this end said that it sleeps.
+    pub fn is_asleep(&self) -> bool {
+        self.asleep && self.words().reader.0.load(Ordering::Relaxed) & reader::SLEEPS != 0
+    }
+
     /// Takes back what [`Self::sleep`] said.
     pub fn awake(&mut self) {
         if self.asleep {

@@ -221,6 +221,11 @@ impl Producer {
         Ok(self.room(1)? > 0 || self.is_reader_gone() || moves)
     }
 
+    /// Whether the consumer has not signalled since this end said that it sleeps.
+    pub fn is_asleep(&self) -> bool {
+        self.asleep && self.words().writer.0.load(Ordering::Relaxed) != 0
+    }
+
     /// Takes back what [`Self::sleep`] said.
     pub fn awake(&mut self) {
         if self.asleep {

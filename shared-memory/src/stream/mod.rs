@@ -5,6 +5,7 @@ mod tests;
 mod wakers;
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -255,19 +256,29 @@ impl MemoryStream {
     /// Ready when there is a reason to look again; else a waker stands by.
     fn poll_peer(&mut self, task: Task) -> io::Result<Poll<()>> {
         let mut cx = Context::from_waker(&self.both);
-        let mut bytes = [0; FLOOD_BYTES];
-        let mut buffer = ReadBuf::new(&mut bytes);
-        if !self.endpoint.is_gone()
-            && let Poll::Ready(read) = Pin::new(&mut self.endpoint.wakes().0).poll_read(&mut cx, &mut buffer)
-        {
-            match signal::found(read.map(|()| buffer.filled().len())) {
-                Ok(Signalled::Gone) => self.endpoint.signal_is_closed(),
-                Ok(Signalled::Yes | Signalled::No) => {}
+        let mut stale = 0;
+        while !self.endpoint.is_gone() {
+            let mut bytes = [MaybeUninit::uninit(); FLOOD_BYTES];
+            let mut buffer = ReadBuf::uninit(&mut bytes);
+            let Poll::Ready(read) = Pin::new(&mut self.endpoint.wakes().0).poll_read(&mut cx, &mut buffer)
+            else {
+                break;
+            };
+            let signalled = match signal::found(read.map(|()| buffer.filled().len())) {
+                Ok(signalled) => signalled,
                 Err(error) => return Err(self.endpoint.fail(error)),
+            };
+            if signalled == Signalled::Gone {
+                self.endpoint.signal_is_closed();
             }
             // It may have been the other task that was meant.
             self.wakers.wake(task.other());
-            return Ok(Poll::Ready(()));
+            // A signal of before, for what was found without it: the peer still knows that this task sleeps.
+            let is_stale = signalled == Signalled::Yes && self.endpoint.is_asleep(task == Task::Reader);
+            stale += 1;
+            if !is_stale || stale == LOOKS {
+                return Ok(Poll::Ready(()));
+            }
         }
         if self.endpoint.incoming() != Way::Ring || self.endpoint.is_gone() {
             return Ok(Poll::Pending);

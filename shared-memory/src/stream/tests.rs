@@ -135,6 +135,7 @@ impl Both {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_takes_memory_and_leaves_it_at_any_moment() {
+    let mut through_memory = 0;
     for seed in 0..24 {
         let ((a, b), [to_a, to_b]) = (tcp().await, Offer::pair(1, small()).expect("memory"));
         let mut ends = Vec::new();
@@ -156,13 +157,12 @@ async fn a_session_takes_memory_and_leaves_it_at_any_moment() {
                 stream.through_memory()
             }));
         }
-        let mut through_memory = 0;
         for end in ends {
             let end = timeout(SOON, end).await.expect("nobody sleeps for ever").expect("every byte is right");
             through_memory += end.0;
         }
-        assert!(through_memory > 0 || seed > 0, "the first goes through memory for a while");
     }
+    assert!(through_memory > 0, "some go through memory for a while");
 }
 
 #[tokio::test]
