@@ -2,6 +2,7 @@
 //!
 //! Needs root and a kernel with BPF; without these the tests fail, they are not skipped.
 
+mod counters;
 mod identity;
 mod outrun;
 mod peers;
