@@ -19,6 +19,8 @@ use crate::unredirected::Unredirected;
 
 /// How often [`Redirection::tick`] is called.
 pub const TICK: Duration = Duration::from_secs(1);
+/// A connection whose other end does not show up leaves the map after this time.
+const PAIRED_WITHIN: Duration = Duration::from_secs(1);
 /// How often sessions on their way out are looked at.
 pub const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -40,6 +42,8 @@ pub struct Redirection {
     untested: Option<BTreeMap<(InstanceId, SocketAddr), Declare>>,
     /// Why nothing may be redirected, when it has failed.
     failure: Option<String>,
+    /// Sessions known to have found a full table.
+    refused: u64,
 }
 
 impl Redirection {
@@ -113,6 +117,7 @@ impl Redirection {
             reports: Reports::default(),
             untested: None,
             failure: None,
+            refused: 0,
         }
     }
 
@@ -265,6 +270,15 @@ impl Redirection {
         let Kind::Kernel(datapath) = &mut self.kind else { return };
         if let Err(error) = datapath.follow_earlier() {
             warn!("sessions of an earlier version can't be followed: {error}");
+        }
+        let refused = datapath.refused_by_full_tables().unwrap_or(self.refused);
+        if refused > self.refused {
+            self.refused = refused;
+            warn!(sessions = refused, "a table of sessions was full: these are on TCP, and not counted");
+        }
+        if let Err(error) = datapath.leave_unpaired(PAIRED_WITHIN).and_then(|()| datapath.tell_middle_boxes())
+        {
+            warn!("sessions can't be looked at: {error}");
         }
     }
 

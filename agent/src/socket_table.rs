@@ -21,6 +21,7 @@ const INET_DIAG_CGROUP_ID: u16 = 21;
 const BYTES_ACKED: usize = 120;
 const BYTES_RECEIVED: usize = 128;
 const TCP_LISTEN: u32 = 10;
+const SO_NETNS_COOKIE: libc::c_int = 71;
 /// Bytes of a netlink header, and of the header with `inet_diag_msg`.
 const HEADER: usize = 16;
 const MESSAGE: usize = HEADER + 72;
@@ -64,6 +65,27 @@ pub fn listening() -> io::Result<Vec<Listening>> {
         }
     }
     Ok(found)
+}
+
+/// The cookie by which the kernel names this thread's network namespace (Linux 5.14).
+///
+/// # Errors
+/// The kernel does not tell.
+#[expect(unsafe_code, reason = "no library has this option of sockets")]
+pub fn namespace() -> io::Result<u64> {
+    let any = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let (mut cookie, mut length) = (0u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the kernel writes at most `length` bytes, which is the cookie's size.
+    let result = unsafe {
+        libc::getsockopt(
+            any.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What a connection has carried over TCP.

@@ -180,6 +180,9 @@ pub struct Mark {
     pub process: u32,
     /// Always zero.
     pub padding: u32,
+    /// Until when the other end is to take no FIN, nanoseconds since boot: it was closed while redirected bytes
+    /// were unread.
+    pub refuses_until: u64,
 }
 
 const _: () = {
@@ -191,7 +194,7 @@ const _: () = {
     assert!(size_of::<Tuple>() == 48);
     assert!(size_of::<ConnectionName>() == 8);
     assert!(size_of::<DestinationKey>() == 32);
-    assert!(size_of::<Mark>() == 64);
+    assert!(size_of::<Mark>() == 72);
 };
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub mod path {
 
 /// Number of the layout of all maps. It grows with every change of a key or a value, so that an agent never
 /// reads another version's maps as its own.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 
 /// The first bytes of a [`Session`], up to `leave`, which keep their places in every layout: the sessions of
 /// an earlier version are followed by them.
@@ -122,10 +122,18 @@ pub struct Session {
     pub key: u64,
     /// Bytes over TCP in each direction as TCP itself counted them when an end closed.
     pub carried: [u64; 2],
+    /// The cookie of the destination's network namespace, 0 until it is known.
+    pub destination_namespace: u64,
     /// The address at which the destination accepted, after whatever translated it; zero until it is known.
     pub accepted: AddressBytes,
+    /// The other end's address as the destination has it.
+    pub accepted_from: AddressBytes,
     /// The port at which the destination accepted, host byte order.
     pub accepted_port: u32,
+    /// The other end's port as the destination has it, host byte order.
+    pub accepted_from_port: u32,
+    /// The sequence number of the FIN of an end that was closed with redirected bytes unread.
+    pub reset_sequence: u32,
     /// The process that connected, where there are no declarations.
     pub source_process: u32,
     /// The process that began to listen, where there are no declarations.
@@ -174,6 +182,10 @@ pub mod operation {
     pub const TOLD: u64 = 5;
     /// The agent has heard of the session's end from its record, which may go.
     pub const FORGET: u64 = 6;
+    /// The next sequence number that the source will send.
+    pub const NEXT_TO_SEND: u64 = 7;
+    /// The next sequence number that the source expects.
+    pub const NEXT_EXPECTED: u64 = 8;
     /// The answer for a session that is not known.
     pub const UNKNOWN: u32 = u32::MAX;
 }
@@ -283,6 +295,9 @@ pub mod event {
     pub const HABIT: u32 = 3;
     /// The session is to leave the map.
     pub const LEAVING: u32 = 4;
+    /// An end was closed while redirected bytes were unread; the event's cause is 0 for the source, 1 for the
+    /// destination.
+    pub const UNREAD: u32 = 5;
 }
 
 /// What is counted of all sessions, by the number of the counter.
@@ -311,7 +326,7 @@ const _: () = {
     assert!(size_of::<Direction>() == 160);
     assert!(
         size_of::<Session>()
-            == 48 + 8 * 8 + 10 * 4 + 8 + 16 * habit::NAMED + 16 + 24 + 16 + 16 + 2 * 40 + 2 * 160
+            == 48 + 8 * 8 + 10 * 4 + 8 + 16 * habit::NAMED + 16 + 24 + 16 + 48 + 2 * 40 + 2 * 160
     );
     assert!(core::mem::offset_of!(Session, source_cookie) == 48);
     assert!(core::mem::offset_of!(Session, source_instance) == 88);

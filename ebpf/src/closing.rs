@@ -6,7 +6,7 @@ use patchbay_ebpf_common::{Session, cause, event, path, state};
 use crate::ends::socket;
 use crate::maps::{KNOWN_SESSIONS, MEMBERS, delete_socket, tell};
 use crate::socket::Socket;
-use crate::{habits, kernel, marks, pending, scope};
+use crate::{habits, kernel, marks, pending, scope, unread};
 
 /// States of a TCP socket (`BPF_TCP_*`).
 const ESTABLISHED: u32 = 1;
@@ -25,6 +25,7 @@ pub fn state_changed(ctx: &SockOpsContext) {
     let socket = socket(ctx);
     if matches!(new, FIN_WAIT1 | LAST_ACK) {
         finishes(socket);
+        unread::ends(ctx);
     }
     if new != CLOSE {
         return;

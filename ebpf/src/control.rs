@@ -4,7 +4,7 @@ use patchbay_ebpf_common::{Reason, Session, event, operation, state};
 
 use crate::maps::{KNOWN_SESSIONS, MEMBERS, tell};
 use crate::socket::Socket;
-use crate::{pending, scope};
+use crate::{kernel, pending, scope};
 
 /// Performs one of [`operation`]; returns its answer.
 #[inline(always)]
@@ -24,6 +24,8 @@ pub fn perform(operation: u64, key: u64, value: u64) -> u32 {
                 tell(event::LEAVING, 0, session);
             }
         }
+        operation::NEXT_TO_SEND => return kernel::next_to_send(session.source_socket).unwrap_or_default(),
+        operation::NEXT_EXPECTED => return kernel::next_expected(session.source_socket).unwrap_or_default(),
         operation::LEFT => left(session),
         operation::TRACE => session.trace = value as u32,
         operation::TOLD => session.state |= state::TOLD,

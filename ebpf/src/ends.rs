@@ -22,14 +22,9 @@ pub fn socket(ctx: &SockOpsContext) -> u64 {
 /// The connection as its source has it.
 #[inline(always)]
 pub fn tuple(ctx: &SockOpsContext) -> Option<Tuple> {
-    let destination = match ctx.family() {
-        AF_INET => mapped(ctx.remote_ip4()),
-        AF_INET6 => remote_ip6(ctx),
-        _ => return None,
-    };
     Some(Tuple {
         source: local(ctx)?,
-        destination,
+        destination: remote(ctx)?,
         source_port: ctx.local_port(),
         destination_port: u32::from_be(ctx.remote_port()),
         namespace: namespace(ctx),
@@ -42,6 +37,16 @@ pub fn local(ctx: &SockOpsContext) -> Option<AddressBytes> {
     match ctx.family() {
         AF_INET => Some(mapped(ctx.local_ip4())),
         AF_INET6 => Some(local_ip6(ctx)),
+        _ => None,
+    }
+}
+
+/// The address of the context's other end.
+#[inline(always)]
+pub fn remote(ctx: &SockOpsContext) -> Option<AddressBytes> {
+    match ctx.family() {
+        AF_INET => Some(mapped(ctx.remote_ip4())),
+        AF_INET6 => Some(remote_ip6(ctx)),
         _ => None,
     }
 }

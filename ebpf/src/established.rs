@@ -11,7 +11,9 @@ use patchbay_ebpf_common::{
 };
 
 use crate::ends::{self, socket};
-use crate::maps::{DECLARED, KNOWN_SESSIONS, MEMBERS, NEW_SESSION, SETTINGS, SOCKETS, count, delete_socket, tell};
+use crate::maps::{
+    DECLARED, KNOWN_SESSIONS, MEMBERS, NEW_SESSION, SETTINGS, SOCKETS, count, delete_socket, tell,
+};
 use crate::pending::{self, Noted};
 use crate::socket::Socket;
 use crate::{habits, kernel, marks, scope};
@@ -108,6 +110,9 @@ pub fn destination(ctx: &SockOpsContext) {
     session.destination_socket = socket;
     session.accepted = ends::local(ctx).unwrap_or_default();
     session.accepted_port = ctx.local_port();
+    session.accepted_from = ends::remote(ctx).unwrap_or_default();
+    session.accepted_from_port = u32::from_be(ctx.remote_port());
+    session.destination_namespace = ends::namespace(ctx);
     let mark = marks::of_or_new(ctx);
     if let Some(mark) = &mark {
         session.destination_program = mark.program;
@@ -133,7 +138,7 @@ pub fn destination(ctx: &SockOpsContext) {
     if session.state & state::TENTATIVE != 0 {
         session.state = session.state & !state::TENTATIVE | state::TOLD;
         scope::found_inside(&DestinationKey {
-            namespace: ends::namespace(ctx),
+            namespace: session.destination_namespace,
             address: session.accepted,
             port: session.accepted_port,
             padding: 0,

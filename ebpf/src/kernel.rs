@@ -38,6 +38,8 @@ offsets! {
     OFFSET_REPAIR repair_offset;
     /// `tcp_sock.repair`, its bit in the byte
     BIT_REPAIR repair_bit;
+    /// `tcp_sock.rcv_nxt`
+    OFFSET_RCV_NXT rcv_nxt_offset;
     /// `tcp_sock.fastopen_rsk`
     OFFSET_FAST_OPEN fast_open_offset;
     /// `sock.sk_err`
@@ -239,6 +241,18 @@ pub fn cgroup_id(socket: u64) -> Option<u64> {
 #[inline(always)]
 pub fn is_restored(socket: u64) -> bool {
     read::<u8>(socket, repair_offset()).is_none_or(|bits| u64::from(bits) >> repair_bit() & 1 != 0)
+}
+
+/// The next sequence number that the socket will send.
+#[inline(always)]
+pub fn next_to_send(socket: u64) -> Option<u32> {
+    read(socket, snd_nxt_offset())
+}
+
+/// The next sequence number that the socket expects.
+#[inline(always)]
+pub fn next_expected(socket: u64) -> Option<u32> {
+    read(socket, rcv_nxt_offset())
 }
 
 /// Whether the socket was accepted with its connection request (TCP Fast Open).

@@ -23,14 +23,16 @@ mod scope;
 mod shown;
 mod socket;
 mod stopping;
+mod unread;
 
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+    BPF_SOCK_OPS_WRITE_HDR_OPT_CB,
 };
-use aya_ebpf::macros::{cgroup_sockopt, raw_tracepoint, sk_msg, sock_ops, tracepoint};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sockopt, raw_tracepoint, sk_msg, sock_ops, tracepoint};
 use aya_ebpf::programs::{
-    RawTracePointContext, SkMsgContext, SockOpsContext, SockoptContext, TracePointContext,
+    RawTracePointContext, SkMsgContext, SockContext, SockOpsContext, SockoptContext, TracePointContext,
 };
 
 /// `sk_action`: let the message go on, redirected if a target was set.
@@ -44,11 +46,22 @@ pub fn patchbay_sock_ops(ctx: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established::destination(&ctx),
         BPF_SOCK_OPS_TCP_CONNECT_CB => scope::connecting(&ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => scope::listening(&ctx),
-        BPF_SOCK_OPS_HDR_OPT_LEN_CB => stopping::packet(&ctx),
         BPF_SOCK_OPS_STATE_CB => closing::state_changed(&ctx),
+        BPF_SOCK_OPS_HDR_OPT_LEN_CB => {
+            stopping::packet(&ctx);
+            unread::make_room(&ctx);
+        }
+        BPF_SOCK_OPS_WRITE_HDR_OPT_CB => unread::sign(&ctx),
         _ => {}
     }
     // The reply of the operations that are not ours stays what it was.
+    1
+}
+
+/// Sees every socket under the node's cgroup that is closed.
+#[cgroup_sock(sock_release)]
+pub fn patchbay_released(ctx: SockContext) -> i32 {
+    unread::released(ctx.sock);
     1
 }
 
@@ -110,9 +123,11 @@ pub fn patchbay_setsockopt(ctx: SockoptContext) -> i32 {
     1
 }
 
-/// Called by the agent, attached nowhere.
-#[raw_tracepoint(tracepoint = "sys_enter")]
-pub fn patchbay_control(ctx: RawTracePointContext) -> u32 {
+/// Called by the agent, attached nowhere. Written out, because aya's macro answers 0 whatever the function says.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/sys_enter")]
+pub fn patchbay_control(ctx: *mut core::ffi::c_void) -> u32 {
+    let ctx = RawTracePointContext::new(ctx);
     control::perform(ctx.arg(0), ctx.arg(1), ctx.arg(2))
 }
 

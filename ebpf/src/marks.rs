@@ -1,7 +1,7 @@
 //! What a socket has of its own (`BPF_MAP_TYPE_SK_STORAGE`, Linux 5.2; in sock_ops since 5.8): it goes with the
 //! socket, so it needs no table, and nothing of an earlier socket at the same address is ever found.
 
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type};
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock};
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_user, bpf_sk_storage_get};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
@@ -57,6 +57,17 @@ fn find(ctx: &SockOpsContext, flags: u64) -> Option<&'static mut Mark> {
     if socket.is_null() {
         return None;
     }
+    look_up(socket, flags)
+}
+
+/// The mark of a socket, if it has one.
+#[inline(always)]
+pub fn of_socket(socket: *mut bpf_sock) -> Option<&'static mut Mark> {
+    look_up(socket, 0)
+}
+
+#[inline(always)]
+fn look_up(socket: *mut bpf_sock, flags: u64) -> Option<&'static mut Mark> {
     // SAFETY: the map and the socket are valid; a new value is all zero, which is a mark.
     let mark = unsafe {
         bpf_sk_storage_get((&raw const MARKS).cast_mut().cast(), socket.cast(), core::ptr::null_mut(), flags)

@@ -5,7 +5,7 @@ use std::fs::File;
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf, SockHash};
 use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, RawTracePoint, SkMsg, SockOps};
+use aya::programs::{CgroupAttachMode, CgroupSock, RawTracePoint, SkMsg, SockOps};
 use aya::{Ebpf, EbpfLoader};
 use patchbay_ebpf_common::CAST_CALL;
 use tokio::io::unix::AsyncFd;
@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use super::earlier::Earlier;
 use super::examining::Examiner;
 use super::leaving::Leaving;
+use super::middle_boxes::MiddleBoxes;
 use super::offsets::Kernel;
 use super::{CONTROL, Datapath, Options, PROGRAMS, Unavailable, offsets, pins, raw};
 
@@ -35,6 +36,7 @@ impl Datapath {
         Self::attach_messages(&mut programs, options.pins.is_some())?;
         Self::load_control(&mut programs, options)?;
         let link = Self::attach_connections(&mut programs, &cgroup, options)?;
+        Self::attach_released(&mut programs, &cgroup)?;
         let mut datapath = Self {
             declared: HashMap::try_from(take(&mut programs, "DECLARED")?).map_err(map_problem)?,
             sessions: HashMap::try_from(take(&mut programs, "KNOWN_SESSIONS")?).map_err(map_problem)?,
@@ -51,6 +53,7 @@ impl Datapath {
                 .iter()
                 .any(|(name, at)| *name == "OFFSET_MSG_TOT_LEN" && *at != 0),
             leaving: Leaving::default(),
+            middle_boxes: MiddleBoxes::default(),
             earlier,
             found: VecDeque::new(),
             observing: None,
@@ -136,6 +139,17 @@ impl Datapath {
             pins::replace_program(pins, program)?;
         }
         Ok(())
+    }
+
+    /// Attaches the program for closed sockets to the node's cgroup. It goes with the agent: nobody else would send
+    /// the resets.
+    fn attach_released(programs: &mut Ebpf, cgroup: &File) -> Result<(), Unavailable> {
+        let program: &mut CgroupSock = program(programs, "patchbay_released")?;
+        program.load().map_err(|error| Unavailable(describe(&error)))?;
+        program
+            .attach(cgroup, CgroupAttachMode::Single)
+            .map_err(|error| Unavailable(describe(&error)))
+            .map(drop)
     }
 
     /// Attaches the program for connections to the node's cgroup.

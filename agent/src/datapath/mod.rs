@@ -13,6 +13,8 @@ mod leaving;
 mod load;
 mod lost;
 mod mounts;
+mod middle_boxes;
+mod namespaces;
 mod observing;
 mod offsets;
 mod pins;
@@ -22,6 +24,7 @@ mod report;
 mod scope;
 mod shown;
 mod tracepoints;
+mod unread;
 
 use std::collections::VecDeque;
 use std::io;
@@ -169,6 +172,7 @@ pub struct Datapath {
     options: Options,
     counts_unread: bool,
     leaving: leaving::Leaving,
+    middle_boxes: middle_boxes::MiddleBoxes,
     earlier: Vec<earlier::Earlier>,
     /// What was found in the records, to be told.
     found: VecDeque<SessionEvent>,
@@ -416,8 +420,14 @@ fn key(source_cgroup: u64, destination: SocketAddr) -> common::DeclarationKey {
 fn next_in(ring: &mut RingBuf<MapData>, leaving: &mut leaving::Leaving) -> Option<SessionEvent> {
     loop {
         let item = ring.next()?;
-        if let Some(event) = raw::event(&item).as_ref().and_then(SessionEvent::read) {
-            if event.report().leaving.is_some() {
+        let event = raw::event(&item);
+        if let Some(event) = event.filter(|event| event.kind == common::event::UNREAD) {
+            unread::reset(&event.session, event.cause == 0);
+            continue;
+        }
+        if let Some(event) = event.as_ref().and_then(SessionEvent::read) {
+            let ended = matches!(event, SessionEvent::Closed(..));
+            if event.report().leaving.is_some() && !event.report().outside && !ended {
                 leaving.begin(event.report());
             }
             return Some(event);

@@ -17,7 +17,7 @@ const CALLS: usize = 8;
 
 /// One offset: the programs' variable, the structure, the member, and whether the programs can do
 /// without.
-const WANTED: [(&str, &str, &str, Need); 53] = [
+const WANTED: [(&str, &str, &str, Need); 54] = [
     ("OFFSET_WRITE_SEQ", "tcp_sock", "write_seq", Need::Always),
     ("OFFSET_COPIED_SEQ", "tcp_sock", "copied_seq", Need::Always),
     ("OFFSET_SND_NXT", "tcp_sock", "snd_nxt", Need::Always),
@@ -25,6 +25,7 @@ const WANTED: [(&str, &str, &str, Need); 53] = [
     ("OFFSET_SND_WND", "tcp_sock", "snd_wnd", Need::Always),
     ("OFFSET_WINDOW_CLAMP", "tcp_sock", "window_clamp", Need::Always),
     ("OFFSET_IS_MPTCP", "tcp_sock", "is_mptcp", Need::IfPresent),
+    ("OFFSET_RCV_NXT", "tcp_sock", "rcv_nxt", Need::Always),
     ("OFFSET_FAST_OPEN", "tcp_sock", "fastopen_rsk", Need::Always),
     ("OFFSET_ERROR", "sock", "sk_err", Need::Always),
     ("OFFSET_FLAGS", "sock", "__sk_common.skc_flags", Need::Always),

@@ -209,6 +209,7 @@ impl Runner {
             learned |= self.learn(&session, false);
         }
         self.datapath.leave_unpaired(PAIRED_WITHIN)?;
+        self.datapath.tell_middle_boxes()?;
         if learned {
             self.keeper.changed();
         }
@@ -266,6 +267,7 @@ impl Runner {
         for session in self.datapath.sessions()? {
             self.summary.add(&session);
         }
+        self.summary.uncounted = self.datapath.refused_by_full_tables()?;
         Ok(())
     }
 

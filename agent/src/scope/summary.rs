@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::datapath::SessionReport;
+use crate::datapath::{Reason, SessionReport};
 
 /// Ports that are printed, those with most bytes.
 const SHOWN_PORTS: usize = 12;
@@ -16,6 +16,8 @@ const SHOWN_PORTS: usize = 12;
 pub struct Summary {
     /// By port.
     pub ports: BTreeMap<u16, Port>,
+    /// Connections that found the table of sessions full: nothing else is known of them.
+    pub uncounted: u64,
 }
 
 /// Sessions to one port.
@@ -85,6 +87,9 @@ impl Summary {
         }
         if more > 0 {
             let _ = writeln!(text, "and {more} more ports; --report writes them all");
+        }
+        if self.uncounted > 0 {
+            let _ = writeln!(text, "{} more connections: {}", self.uncounted, Reason::TableFull.text());
         }
         if text.is_empty() {
             text.push_str("no connection stayed inside\n");

@@ -5,6 +5,7 @@
 mod counters;
 mod identity;
 mod outrun;
+mod network;
 mod peers;
 mod place;
 mod plugs;
