@@ -10,10 +10,9 @@ use serde_json::Value;
 static TURN: Mutex<()> = Mutex::new(());
 
 /// What differs on a redirected socket, and the habit by which `auto` knows programs that do it.
-const KNOWN_DIFFERENCES: [(&str, &str); 13] = [
+const KNOWN_DIFFERENCES: [(&str, &str); 12] = [
     ("half_close_waits_in_read", "blocking reads with half-close"),
     ("reset_in_read", "none: EAGAIN comes once before ECONNRESET, nothing is lost"),
-    ("close_with_unread", "none: the sender sees an end instead of ECONNRESET"),
     ("wait_all", "MSG_WAITALL"),
     ("minimum", "SO_RCVLOWAT"),
     ("zero_copy", "MSG_ZEROCOPY"),

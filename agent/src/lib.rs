@@ -31,6 +31,7 @@ pub mod run;
 pub mod scope;
 pub mod signals;
 pub mod socket_table;
+pub mod switch;
 pub mod trace;
 pub mod unredirected;
 

@@ -12,6 +12,7 @@ use patchbay_agent::profile_table::{self, ProfileTable};
 use patchbay_agent::run::{self, LogFormat, Run, read_repository};
 use patchbay_agent::scope::{self, Exec, Standalone};
 use patchbay_agent::signals;
+use patchbay_agent::switch::{self, Redirect};
 use patchbay_agent::trace::{self, Trace};
 
 /// The Patchbay agent: executes service instances on this node and redirects their sessions.
@@ -46,6 +47,12 @@ enum Task {
         after_help = "Example:\n  patchbay-agent trace --source-port 40122 --destination-port 54001 --bytes 32"
     )]
     Trace(Trace),
+    /// Take sessions to TCP for a while and let them return, without interrupting anything
+    #[command(
+        after_help = "Examples:\n  patchbay-agent redirect off --source-port 40122\n  patchbay-agent redirect off \
+                      --destination-port 54001\n  patchbay-agent redirect on"
+    )]
+    Redirect(Redirect),
     /// Take all sessions back to TCP and remove what an agent left in the kernel
     Detach(Detach),
     /// Show what was learned of programs and of their traffic, and what `auto` makes of it
@@ -72,6 +79,7 @@ fn main() -> ExitCode {
         Task::Probe(probe) => in_runtime(probe::run(&probe)).map(|()| ExitCode::SUCCESS),
         Task::ProbePeer => probe::run_peer().map(|()| ExitCode::SUCCESS),
         Task::Trace(trace) => in_runtime(trace::run(&trace)).map(|()| ExitCode::SUCCESS),
+        Task::Redirect(redirect) => switch::run(&redirect).map(|()| ExitCode::SUCCESS),
         Task::Detach(detach) => in_runtime(detach::run(&detach)).map(|()| ExitCode::SUCCESS),
         Task::Profiles(profiles) => profile_table::print(&profiles).map(|()| ExitCode::SUCCESS),
         Task::Standalone(standalone) => {

@@ -106,7 +106,7 @@ fn print(message: &ShownMessage, begun: u64) -> std::io::Result<()> {
 }
 
 /// The pins of the one node that there is.
-fn only_pins() -> Result<PathBuf> {
+pub(crate) fn only_pins() -> Result<PathBuf> {
     match &datapath::pinned_places()[..] {
         [one] => Ok(one.clone()),
         [] => bail!("no agent has pinned its programs on this machine"),

@@ -140,6 +140,10 @@ pub struct Session {
     pub destination_process: u32,
     /// One of [`cause`], once both ends are closed.
     pub cause: u32,
+    /// 1 while a person wants further messages to go over TCP.
+    pub paused: u32,
+    /// Always zero.
+    pub padding: u32,
     /// The program that connected, where there are no declarations.
     pub source_program: Program,
     /// The program that began to listen, where there are no declarations.
@@ -186,6 +190,8 @@ pub mod operation {
     pub const NEXT_TO_SEND: u64 = 7;
     /// The next sequence number that the source expects.
     pub const NEXT_EXPECTED: u64 = 8;
+    /// Further messages go over TCP, or not; the value is [`super::Session::paused`].
+    pub const PAUSE: u64 = 9;
     /// The answer for a session that is not known.
     pub const UNKNOWN: u32 = u32::MAX;
 }
@@ -326,7 +332,7 @@ const _: () = {
     assert!(size_of::<Direction>() == 160);
     assert!(
         size_of::<Session>()
-            == 48 + 8 * 8 + 10 * 4 + 8 + 16 * habit::NAMED + 16 + 24 + 16 + 48 + 2 * 40 + 2 * 160
+            == 48 + 8 * 8 + 10 * 4 + 8 + 16 * habit::NAMED + 16 + 24 + 16 + 56 + 2 * 40 + 2 * 160
     );
     assert!(core::mem::offset_of!(Session, source_cookie) == 48);
     assert!(core::mem::offset_of!(Session, source_instance) == 88);

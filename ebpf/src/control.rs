@@ -27,6 +27,7 @@ pub fn perform(operation: u64, key: u64, value: u64) -> u32 {
         operation::NEXT_TO_SEND => return kernel::next_to_send(session.source_socket).unwrap_or_default(),
         operation::NEXT_EXPECTED => return kernel::next_expected(session.source_socket).unwrap_or_default(),
         operation::LEFT => left(session),
+        operation::PAUSE => session.paused = value as u32,
         operation::TRACE => session.trace = value as u32,
         operation::TOLD => session.state |= state::TOLD,
         operation::FORGET => {

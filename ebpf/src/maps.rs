@@ -82,6 +82,10 @@ static SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
+/// One entry: 1 while a person wants no redirection on this node, whatever the agent's settings say.
+#[map]
+pub static PAUSED: Array<u32> = Array::with_max_entries(1, 0);
+
 /// Events for the agent; when it is full the event is lost and counted, and the agent looks at the records.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bp
 use aya_ebpf::programs::SkMsgContext;
 use patchbay_ebpf_common::{Direction, Reason, Session, Settings, event, mode, path, state};
 
-use crate::maps::{KNOWN_SESSIONS, MEMBERS, SETTINGS, SOCKETS, number_of, tell};
+use crate::maps::{KNOWN_SESSIONS, MEMBERS, PAUSED, SETTINGS, SOCKETS, number_of, tell};
 use crate::socket::Socket;
 use crate::{kernel, shown, stopping};
 
@@ -160,7 +160,8 @@ fn is_bearable(there: Socket, bytes: u32) -> bool {
 #[inline(always)]
 fn obstacle(session: &mut Session, socket: u64, peer: u64, size: u32, from_source: bool) -> u32 {
     let Some(settings) = SETTINGS.get(0) else { return Reason::SwitchedOff as u32 };
-    if settings.redirect == 0 {
+    let node_paused = PAUSED.get(0).is_some_and(|paused| *paused != 0);
+    if settings.redirect == 0 || node_paused || session.paused != 0 {
         return Reason::SwitchedOff as u32;
     }
     if session.leave != 0 {

@@ -9,7 +9,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use super::{Unavailable, bpf_fs};
 
 /// The maps that are pinned, by their name.
-pub const MAPS: [&str; 14] = [
+pub const MAPS: [&str; 15] = [
     "COUNTERS",
     "DECLARED",
     "EARLY",
@@ -19,6 +19,7 @@ pub const MAPS: [&str; 14] = [
     "MEMBERS",
     "OPTIONS",
     "OUTSIDE",
+    "PAUSED",
     "PENDING",
     "SETTINGS",
     "SHOWN",

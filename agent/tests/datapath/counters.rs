@@ -55,8 +55,8 @@ async fn over_tcp_alone_they_are_counted_too() {
 #[tokio::test]
 async fn switching_and_leaving_lose_no_count() {
     let disturb = |datapath: &mut Datapath, step: usize| {
-        datapath.set_redirection(step % 5 != 0).expect("the kernel takes it");
-        if step % 30 == 0 {
+        datapath.set_redirection(!step.is_multiple_of(5)).expect("the kernel takes it");
+        if step.is_multiple_of(30) {
             for session in datapath.sessions().expect("readable") {
                 datapath.leave(&session, Reason::SwitchedOff).expect("asked");
             }

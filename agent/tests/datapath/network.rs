@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use patchbay_agent::datapath::{Datapath, Options, Reason, Scope, SessionEvent};
+use patchbay_agent::datapath::{self, Datapath, Options, Reason, Scope, SessionEvent, Switch};
 use serde_json::Value;
 
-use crate::peers::{Peer, script};
+use crate::peers::{Peer, Work, script};
 use crate::place::Place;
 
 fn load(place: &Place, refusal: Option<Reason>) -> Datapath {
@@ -74,4 +74,38 @@ async fn a_session_leaves_the_map_only_once_everything_is_read() {
     assert!(follow(&mut datapath, &mut peer).await > 0);
     peer.succeed();
     assert!(!datapath.is_leaving());
+}
+
+#[tokio::test]
+async fn a_session_and_a_node_are_taken_to_tcp_and_return() {
+    let place = Place::one_namespace();
+    let scope = Some(Scope { always: true, refusal: None });
+    let options = Options { scope, pins: Some(place.pins()), ..Options::new(place.cgroup()) };
+    let mut datapath = Datapath::load(&options).expect("the kernel takes the programs");
+    let mut switch = Switch::open(&place.pins()).expect("pinned");
+    // Its peers check every byte by its position.
+    let mut destination = Peer::serve(&place, "127.0.0.1", Work::Duplex);
+    let at = destination.address("127.0.0.1");
+    let mut source = Peer::connect(&place, at, Work::Duplex);
+    let mut step = 0;
+    while source.is_running() {
+        let sessions = datapath::pinned_sessions(&place.pins()).expect("readable");
+        match (&sessions[..], step % 4) {
+            ([session], at @ 0..2) => drop(switch.session(session, at == 1).expect("the kernel takes it")),
+            (_, at @ 2..4) => switch.node(at == 3).expect("the kernel takes it"),
+            _ => {}
+        }
+        step += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    source.succeed();
+    destination.succeed();
+    let closed = loop {
+        let event = tokio::time::timeout(Duration::from_secs(10), datapath.next_event()).await;
+        if let SessionEvent::Closed(report, _) = event.expect("in time").expect("readable") {
+            break report;
+        }
+    };
+    assert!(closed.sent.switches > 2, "{closed:?}");
+    assert!(closed.sent.kernel_bytes > 0 && closed.sent.tcp_bytes > 0, "{closed:?}");
 }

@@ -1,6 +1,7 @@
 """Sockets, ports and descriptors that are used again: reuse.py CASE. Nothing of one connection is ever read on another."""
 import array
 import ctypes
+import errno
 import os
 import socket
 import sys
@@ -203,7 +204,15 @@ def the_same_ends_again():
         c = socket.socket()
         c.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         c.bind((HOST, port))
-        c, s = joined(server, c)
+        deadline = time.monotonic() + LIMIT
+        while True:
+            try:
+                c, s = joined(server, c)
+                break
+            except OSError as error:
+                # The earlier one's reset may still be on its way.
+                assert error.errno == errno.EADDRNOTAVAIL and time.monotonic() < deadline, error
+                time.sleep(0.005)
         c.sendall(b"question %d" % i)
         assert s.recv(99) == b"question %d" % i
         s.sendall(b"answer %d" % i)

@@ -1,5 +1,7 @@
 //! Sockets, ports and descriptors that are used again: nothing of one connection is ever read on another.
 
+use std::time::Duration;
+
 use patchbay_agent::datapath::{Datapath, Options, Path, Reason, Scope, SessionEvent, SessionReport};
 
 use crate::peers::script;
@@ -11,14 +13,19 @@ pub async fn run(file: &str, case: &str) -> Vec<SessionReport> {
     let scope = Some(Scope { always: true, refusal: None });
     let options = Options { scope, sessions_limit: 4_096, ..Options::new(place.cgroup()) };
     let mut datapath = Datapath::load(&options).expect("the kernel takes the programs");
-    script(&place, file, &[case]).succeed();
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    let mut ended = Vec::new();
-    while let Some(event) = datapath.waiting_event() {
-        if let SessionEvent::Closed(report, _) = event {
+    let mut peer = script(&place, file, &[case]);
+    let (mut ended, mut running) = (Vec::new(), true);
+    while running {
+        running = peer.is_running();
+        let event = tokio::time::timeout(Duration::from_millis(50), datapath.next_event()).await;
+        if let Ok(event) = event
+            && let SessionEvent::Closed(report, _) = event.expect("the ring can be read")
+        {
             ended.push(report);
+            running = true;
         }
     }
+    peer.succeed();
     ended
 }
 
