@@ -68,9 +68,10 @@ def small_buffer(s):
 WAYS = [whole, single_bytes, pieces, more, file, no_waiting, small_buffer]
 
 
-def reader(s, slow):
+def reader(s, slow, got, at):
     """Until the end."""
     while data := s.recv(65536):
+        got[at] += len(data)
         if slow and random.random() < 0.2:
             time.sleep(0.002)
 
@@ -78,7 +79,7 @@ def reader(s, slow):
 def session(totals, order):
     c, s = joined()
     slow = random.random() < 0.5
-    sent = []
+    sent, got = [], [0, 0]
 
     def send(end, at):
         done = [random.choice(WAYS)(end) for _ in range(order)]
@@ -86,13 +87,15 @@ def session(totals, order):
         sent.append((at, sum(done)))
 
     threads = [threading.Thread(target=send, args=(c, 0)), threading.Thread(target=send, args=(s, 1)),
-               threading.Thread(target=reader, args=(c, slow)), threading.Thread(target=reader, args=(s, slow))]
+               threading.Thread(target=reader, args=(c, slow, got, 1)),
+               threading.Thread(target=reader, args=(s, slow, got, 0))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(sent) == 2
     for at, size in sent:
+        assert got[at] == size, f"{got[at]} of {size} bytes arrived"
         totals[at] += size
     c.close()
     s.close()

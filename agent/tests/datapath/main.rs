@@ -4,8 +4,8 @@
 
 mod counters;
 mod identity;
-mod outrun;
 mod network;
+mod outrun;
 mod peers;
 mod place;
 mod plugs;
