@@ -1,6 +1,6 @@
 //! Memory beside TCP and Unix sockets, in turns, in one run: ratios, since times depend on what else runs. In
 //! brackets the processor time of both processes for each request or write, as a ratio too.
-//! `cargo bench -p patchbay-shared-memory` · two processes, one tokio runtime of one thread each.
+//! `cargo bench -p patchbay-shared-memory`, with `-- quick` only the smallest size · two processes, one tokio runtime of one thread each.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,12 +30,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
+    let quick = arguments.iter().any(|argument| argument == "quick");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match &arguments[..] {
         [_, role, folder, address] if role == "serve" => {
             runtime.block_on(serve(Path::new(folder), address.parse().map_err(io::Error::other)?))
         }
-        _ => runtime.block_on(measure()),
+        _ => runtime.block_on(measure(if quick { &SIZES[..1] } else { &SIZES })),
     }
 }
 
@@ -135,7 +136,7 @@ impl Drop for Peer {
     }
 }
 
-async fn measure() -> io::Result<()> {
+async fn measure(sizes: &[usize]) -> io::Result<()> {
     let folder = tempfile::tempdir()?.keep();
     let tcp = TcpListener::bind("127.0.0.1:0").await?;
     let (unix, offers) =
@@ -160,7 +161,7 @@ async fn measure() -> io::Result<()> {
         "median of {ROUNDS} ratios to TCP in the same round; requests: time, streams: speed [processor time]"
     );
     for echoes in [true, false] {
-        for size in SIZES {
+        for &size in sizes {
             let mut results = vec![Vec::new(); WAYS.len()];
             for _ in 0..ROUNDS {
                 for (stream, results) in streams.iter_mut().zip(&mut results) {

@@ -1,5 +1,6 @@
 //! Sessions between processes: whole streams, peers that are killed in the midst of them, and peers that write anything
-//! anywhere. Every byte is checked. `cargo test -p patchbay-shared-memory --test processes -- --rounds 1000`.
+//! anywhere. Every byte is checked. For longer: `cargo test --release -p patchbay-shared-memory --test processes --
+//! --rounds 1000 --mebibytes 10000`.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -24,8 +25,8 @@ const HEARS_WITHIN: Duration = Duration::from_secs(2);
 const DONE_WITHIN: Duration = Duration::from_secs(30);
 /// A user without rights.
 const NOBODY: u32 = 65_534;
-/// Bytes of a whole stream, each way.
-const WHOLE: u64 = 16 << 20;
+/// MiB of a whole stream, each way, unless set otherwise.
+const MEBIBYTES: u64 = 16;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -34,16 +35,20 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    if let [_, role, socket, address, seed] = &arguments[..]
+    if let [_, role, socket, address, seed, bytes] = &arguments[..]
         && role.starts_with("peer-")
     {
-        let (address, seed) = (address.parse().expect("an address"), seed.parse().expect("a number"));
-        return runtime.block_on(peer(role, Path::new(socket), address, seed));
+        let number = |text: &str| text.parse::<u64>().expect("a number");
+        let address = address.parse().expect("an address");
+        return runtime.block_on(peer(role, Path::new(socket), address, number(seed), number(bytes)));
     }
-    let mut rounds = arguments.iter().skip_while(|argument| *argument != "--rounds").skip(1);
-    let rounds = rounds.next().map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
+    let option = |name: &str, otherwise: u64| {
+        let given = arguments.iter().skip_while(|argument| *argument != name).nth(1);
+        given.map_or(otherwise, |given| given.parse().expect("a number"))
+    };
+    let (rounds, mebibytes) = (option("--rounds", ROUNDS), option("--mebibytes", MEBIBYTES));
     runtime.block_on(async {
-        whole().await;
+        whole(mebibytes << 20).await;
         killed(rounds).await;
         hostile(rounds).await;
     });
@@ -98,14 +103,14 @@ impl Drop for Session {
     }
 }
 
-async fn session(role: &str, seed: u64) -> Session {
+async fn session(role: &str, seed: u64, bytes: u64) -> Session {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("offers");
     let offers = UnixListener::bind(&path).expect("a socket");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
     let child = Command::new(std::env::current_exe().expect("this program"))
         .args([role, path.to_str().expect("a plain path")])
-        .args([listener.local_addr().expect("bound").to_string(), seed.to_string()])
+        .args([listener.local_addr().expect("bound").to_string(), seed.to_string(), bytes.to_string()])
         .stdin(Stdio::null())
         .spawn()
         .expect("this program runs");
@@ -122,7 +127,7 @@ async fn session(role: &str, seed: u64) -> Session {
 }
 
 /// The other process.
-async fn peer(role: &str, socket: &Path, address: SocketAddr, seed: u64) {
+async fn peer(role: &str, socket: &Path, address: SocketAddr, seed: u64, bytes: u64) {
     let offers = UnixStream::connect(socket).expect("it listens");
     let tcp = TcpStream::connect(address).await.expect("it listens");
     tcp.set_nodelay(true).expect("TCP");
@@ -144,7 +149,6 @@ async fn peer(role: &str, socket: &Path, address: SocketAddr, seed: u64) {
     let memory = offer.memory().as_fd().try_clone_to_owned().expect("a descriptor");
     let mut stream = MemoryStream::new(tcp, (0, 0), offer, DEFAULT_SPIN).expect("good memory");
     let mut random = StdRng::seed_from_u64(seed);
-    let bytes = if role == "peer-whole" { WHOLE } else { u64::MAX };
     if seed % 5 == 4 {
         // One that moves at once: the session goes to memory and back.
         stream.move_to_tcp();
@@ -191,26 +195,28 @@ async fn peer(role: &str, socket: &Path, address: SocketAddr, seed: u64) {
         return;
     }
     let talk = async { tokio::join!(sends, receive(&mut reader, &mut at, &mut other)) };
-    let (sent, received) = timeout(DONE_WITHIN, talk).await.expect("it ends");
-    assert_eq!((sent.expect("connected"), at), (WHOLE, WHOLE));
+    let (sent, received) = talk.await;
+    assert_eq!((sent.expect("connected"), at), (bytes, bytes));
     received.expect("connected");
 }
 
 /// Whole streams, both ways at once, in memory and back.
-async fn whole() {
+async fn whole(bytes: u64) {
+    let within = DONE_WITHIN + Duration::from_millis(bytes >> 17);
     for seed in 0..6 {
-        let mut session = session("peer-whole", seed).await;
+        let mut session = session("peer-whole", seed, bytes).await;
         let (mut reader, mut writer) = split(&mut session.stream);
         let (mut at, mut random, mut other) = (0, StdRng::seed_from_u64(seed), StdRng::seed_from_u64(seed));
         let sends = async {
-            let sent = send(&mut writer, WHOLE, &mut random).await;
+            let sent = send(&mut writer, bytes, &mut random).await;
             writer.shutdown().await.expect("connected");
             sent
         };
         let talk = async { tokio::join!(sends, receive(&mut reader, &mut at, &mut other)) };
-        let (sent, received) = timeout(DONE_WITHIN, talk).await.expect("it ends");
+        let done = timeout(within, talk).await;
+        let (sent, received) = done.unwrap_or_else(|_| panic!("after {within:?} {at} bytes have come"));
         received.expect("connected");
-        assert_eq!((sent.expect("connected"), at), (WHOLE, WHOLE));
+        assert_eq!((sent.expect("connected"), at), (bytes, bytes));
         assert!(session.child.wait().expect("a child").success(), "the peer found every byte right");
         let (written, read) = session.stream.through_memory();
         let count = session.observer.count(Side::Destination);
@@ -218,17 +224,17 @@ async fn whole() {
         assert_eq!(session.observer.count(Side::Source).read, read);
         assert!(!session.observer.has_seen_lies());
         if seed % 5 != 4 {
-            assert!(written + read > WHOLE, "through memory");
+            assert!(written + read > bytes, "through memory");
         }
     }
-    println!("whole streams: 6 sessions, {} MiB each, every byte right", 2 * (WHOLE >> 20));
+    println!("whole streams: 6 sessions, {} MiB each, every byte right", bytes >> 19);
 }
 
 /// Peers that are killed: what came is right, and both tasks hear of it.
 async fn killed(rounds: u64) {
     let (mut through_memory, mut over_all) = (0, 0);
     for seed in 0..rounds {
-        let mut session = session("peer-killed", seed).await;
+        let mut session = session("peer-killed", seed, u64::MAX).await;
         let id = nix::unistd::Pid::from_raw(session.child.id() as i32);
         let mut random = StdRng::seed_from_u64(1000 + seed);
         let lives = Duration::from_micros(random.random_range(0..60_000));
@@ -263,7 +269,7 @@ async fn killed(rounds: u64) {
 async fn hostile(rounds: u64) {
     let mut broken = 0;
     for seed in 0..rounds {
-        let mut session = session("peer-evil", seed).await;
+        let mut session = session("peer-evil", seed, u64::MAX).await;
         let (mut reader, mut writer) = split(&mut session.stream);
         let mut buffer = vec![0; 20_000];
         let sends = async {
