@@ -142,8 +142,8 @@ pub struct Session {
     pub cause: u32,
     /// 1 while a person wants further messages to go over TCP.
     pub paused: u32,
-    /// Always zero.
-    pub padding: u32,
+    /// Bits of [`entry`].
+    pub entry: u32,
     /// The program that connected, where there are no declarations.
     pub source_program: Program,
     /// The program that began to listen, where there are no declarations.
@@ -192,6 +192,11 @@ pub mod operation {
     pub const NEXT_EXPECTED: u64 = 8;
     /// Further messages go over TCP, or not; the value is [`super::Session::paused`].
     pub const PAUSE: u64 = 9;
+    /// Let a session into the map that is on TCP because its program was observed. The answer is 1 when nothing
+    /// that is known of it speaks against it.
+    pub const ENTER: u64 = 10;
+    /// What became of it: 1 when it is in, 0 when it stays on TCP; then none of its sockets may stay in the map.
+    pub const ENTERED: u64 = 11;
     /// The answer for a session that is not known.
     pub const UNKNOWN: u32 = u32::MAX;
 }
@@ -214,6 +219,20 @@ pub mod state {
     pub const ENDED: u32 = 64;
     /// It is a session only once its destination is found in the scope.
     pub const TENTATIVE: u32 = 128;
+}
+
+/// How far a session has come that enters the map in mid-life, as bits.
+pub mod entry {
+    /// The agent wants it in.
+    pub const WANTED: u32 = 1;
+    /// The source's socket is in.
+    pub const SOURCE_IN: u32 = 2;
+    /// The destination's socket is in.
+    pub const DESTINATION_IN: u32 = 4;
+    /// Both are in: what counts as [`super::state::PAIRED`] for a session that began in the map.
+    pub const ENTERED: u32 = 8;
+    /// Both sockets' bits.
+    pub const BOTH_IN: u32 = SOURCE_IN | DESTINATION_IN;
 }
 
 /// Which session a socket belongs to, by the socket's kernel address.

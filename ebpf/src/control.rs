@@ -1,8 +1,8 @@
 //! What the agent asks of a session. It runs here, so that no record is overwritten from outside.
 
-use patchbay_ebpf_common::{Reason, Session, event, operation, state};
+use patchbay_ebpf_common::{Reason, Session, entry, event, operation, state};
 
-use crate::maps::{KNOWN_SESSIONS, MEMBERS, tell};
+use crate::maps::{KNOWN_SESSIONS, MEMBERS, SETTINGS, tell};
 use crate::socket::Socket;
 use crate::{kernel, pending, scope};
 
@@ -35,9 +35,37 @@ pub fn perform(operation: u64, key: u64, value: u64) -> u32 {
                 let _ = KNOWN_SESSIONS.remove(&key);
             }
         }
+        operation::ENTER => return want(session),
+        operation::ENTERED => {
+            if session.entry != entry::ENTERED {
+                session.entry = 0;
+                return 0;
+            }
+            return 1;
+        }
         _ => return operation::UNKNOWN,
     }
     0
+}
+
+/// Wants a session in the map that was observed from its first byte until now.
+#[inline(always)]
+fn want(session: &mut Session) -> u32 {
+    let Some(settings) = SETTINGS.get(0) else { return 0 };
+    let closed = session.state & (state::SOURCE_CLOSED | state::DESTINATION_CLOSED) != 0;
+    let observed = session.watch != 0 && session.watch == settings.watch;
+    if session.reason != Reason::Learning as u32
+        || session.entry != 0
+        || session.leave != 0
+        || session.destination_cookie == 0
+        || session.state & state::TENTATIVE != 0
+        || closed
+        || !observed
+    {
+        return 0;
+    }
+    session.entry = entry::WANTED;
+    1
 }
 
 /// The session's sockets are out of the map.
@@ -45,6 +73,7 @@ pub fn perform(operation: u64, key: u64, value: u64) -> u32 {
 fn left(session: &mut Session) {
     session.reason = session.leave;
     session.state = (session.state & !(state::PAIRED | state::SOURCE_IN)) | state::LEFT;
+    session.entry = 0;
     if session.state & state::TENTATIVE == 0 || session.leave != Reason::Unpaired as u32 {
         return;
     }

@@ -52,8 +52,12 @@ pub fn source(ctx: &SockOpsContext) {
     if session.reason == 0 {
         session.reason = session.leave;
     }
-    if session.reason == 0 {
-        session.reason = obstacle(socket, &tuple, mark, session.source_cookie, has_data);
+    // A program that is observed may be let in later, but not where something else forbids it.
+    if session.reason == 0 || session.reason == Reason::Learning as u32 {
+        let obstacle = obstacle(socket, &tuple, mark, session.source_cookie, has_data);
+        if obstacle != 0 {
+            session.reason = obstacle;
+        }
     }
     if session.reason == 0 {
         match insert(ctx, mark, session.source_cookie) {
@@ -124,8 +128,14 @@ pub fn destination(ctx: &SockOpsContext) {
     }
     watch(ctx, session);
     habits::inherited(ctx, socket, session, false);
-    if session.reason == 0 {
-        session.reason = mismatch(session, socket);
+    if session.reason == 0 && session.state & state::SOURCE_IN == 0 {
+        session.reason = Reason::NotInserted as u32;
+    }
+    if session.reason == 0 || session.reason == Reason::Learning as u32 {
+        let mismatch = mismatch(session, socket);
+        if mismatch != 0 {
+            session.reason = mismatch;
+        }
     }
     if session.reason == 0 && !mark.is_some_and(|mark| insert(ctx, mark, cookie)) {
         session.reason = Reason::NotInserted as u32;
@@ -221,9 +231,6 @@ fn obstacle(socket: u64, tuple: &Tuple, mark: &Mark, cookie: u64, has_data: bool
 fn mismatch(session: &Session, socket: u64) -> u32 {
     if session.leave != 0 {
         return session.leave;
-    }
-    if session.state & state::SOURCE_IN == 0 {
-        return Reason::NotInserted as u32;
     }
     // In a scope whoever is seen here belongs to it.
     let declared = session.destination_cgroup != 0;

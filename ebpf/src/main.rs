@@ -12,6 +12,7 @@ mod calls;
 mod closing;
 mod control;
 mod ends;
+mod entering;
 mod established;
 mod habits;
 mod kernel;
@@ -121,6 +122,14 @@ pub fn patchbay_setsockopt(ctx: SockoptContext) -> i32 {
     habits::option_set(&ctx);
     // The kernel goes on.
     1
+}
+
+/// Visits every TCP socket of a network namespace, when the agent lets sessions into the map.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub extern "C" fn patchbay_enter(ctx: *const entering::Visit) -> i32 {
+    entering::visit(ctx);
+    0
 }
 
 /// Called by the agent, attached nowhere. Written out, because aya's macro answers 0 whatever the function says.

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_msg_apply_bytes};
 use aya_ebpf::programs::SkMsgContext;
-use patchbay_ebpf_common::{Direction, Reason, Session, Settings, event, mode, path, state};
+use patchbay_ebpf_common::{Direction, Reason, Session, Settings, entry, event, mode, path, state};
 
 use crate::maps::{KNOWN_SESSIONS, MEMBERS, PAUSED, SETTINGS, SOCKETS, number_of, tell};
 use crate::socket::Socket;
@@ -167,7 +167,7 @@ fn obstacle(session: &mut Session, socket: u64, peer: u64, size: u32, from_sourc
     if session.leave != 0 {
         return session.leave;
     }
-    if session.state & state::PAIRED == 0 {
+    if session.state & state::PAIRED == 0 && session.entry != entry::ENTERED {
         return Reason::Unpaired as u32;
     }
     // The drained rule: all that went over TCP has been read, so nothing can be overtaken.

@@ -8,6 +8,7 @@ mod bpf_fs;
 mod btf;
 mod cgroup;
 mod earlier;
+mod entering;
 mod examining;
 mod leaving;
 mod load;

@@ -251,7 +251,7 @@ fn path(session: &common::Session) -> Path {
     if session.reason != 0 {
         return Path::Tcp(reason(session.reason));
     }
-    if session.state & common::state::PAIRED == 0 {
+    if session.state & common::state::PAIRED == 0 && session.entry != common::entry::ENTERED {
         return Path::Tcp(Reason::Unpaired);
     }
     let passes =

@@ -3,7 +3,9 @@
 //! Needs root and a kernel with BPF; without these the tests fail, they are not skipped.
 
 mod counters;
+mod entering;
 mod identity;
+mod leaving;
 mod network;
 mod outrun;
 mod peers;
