@@ -36,6 +36,8 @@ pub struct Redirection {
     /// Declarations whose programs are observed: until something is known of them, and as long as they are
     /// redirected.
     observed: BTreeSet<(InstanceId, SocketAddr)>,
+    /// Those of them that nothing is known of yet.
+    learning: BTreeSet<(InstanceId, SocketAddr)>,
     observes: bool,
     reports: Reports,
     /// What may be redirected once the self-test has passed; afterwards `None`.
@@ -113,6 +115,7 @@ impl Redirection {
             kind,
             declared: Declared::default(),
             observed: BTreeSet::new(),
+            learning: BTreeSet::new(),
             observes: false,
             reports: Reports::default(),
             untested: None,
@@ -185,8 +188,31 @@ impl Redirection {
                     self.observed.insert((declare.source, declare.at));
                     self.set_observing();
                 }
+                self.let_in(declare.source, declare.at, redirect);
             }
             Err(error) => warn!("a session stays on TCP: {error}"),
+        }
+    }
+
+    /// Sessions that live while their programs become known to be safe enter the map.
+    fn let_in(&mut self, source: InstanceId, at: SocketAddr, redirect: Result<(), Reason>) {
+        if redirect == Err(Reason::Learning) {
+            self.learning.insert((source, at));
+            return;
+        }
+        let Kind::Kernel(datapath) = &mut self.kind else { return };
+        if !self.learning.remove(&(source, at)) || redirect.is_err() {
+            return;
+        }
+        let sessions: Vec<SessionReport> = datapath
+            .sessions()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|session| session.source_instance == source.0 && session.destination == at)
+            .collect();
+        match datapath.enter(&sessions) {
+            Ok(entered) => debug!(entered, of = sessions.len(), "sessions that live enter the map"),
+            Err(error) => warn!("sessions that live stay on TCP: {error}"),
         }
     }
 
@@ -229,6 +255,7 @@ impl Redirection {
     pub fn withdraw(&mut self, id: InstanceId) {
         for Pair { source, source_cgroup: cgroup, at, .. } in self.declared.take(id) {
             self.observed.remove(&(source, at));
+            self.learning.remove(&(source, at));
             if let Some(waiting) = &mut self.untested {
                 waiting.remove(&(source, at));
             }

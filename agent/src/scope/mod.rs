@@ -5,7 +5,7 @@ mod pins;
 mod standalone;
 mod summary;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -86,6 +86,8 @@ struct Runner {
     profiles: Profiles,
     summary: Summary,
     decide: Interval,
+    /// Sessions that were to enter the map while they lived, and are still on TCP.
+    tried: BTreeSet<u64>,
 }
 
 impl Runner {
@@ -116,6 +118,7 @@ impl Runner {
             profiles,
             summary: Summary::default(),
             decide,
+            tried: BTreeSet::new(),
         };
         runner.know_sources();
         runner.decide_sources()?;
@@ -217,6 +220,30 @@ impl Runner {
         self.left.look();
         self.keeper.write_if_due(&mut self.profiles);
         self.decide_sources()?;
+        self.let_in()
+    }
+
+    /// Sessions that live while their programs become known to be safe enter the map. Each is tried once.
+    fn let_in(&mut self) -> Result<()> {
+        if self.mode != Mode::Auto {
+            return Ok(());
+        }
+        let learning = crate::datapath::Path::Tcp(Reason::Learning);
+        let sessions: BTreeMap<u64, SessionReport> = self
+            .datapath
+            .sessions()?
+            .into_iter()
+            .filter(|session| {
+                session.path == learning && self.profiles.verdict(&self.ends(session), 0).is_ok()
+            })
+            .map(|session| (session.key, session))
+            .collect();
+        let tried = std::mem::replace(&mut self.tried, sessions.keys().copied().collect());
+        let ready: Vec<SessionReport> =
+            sessions.into_values().filter(|session| !tried.contains(&session.key)).collect();
+        if let Err(error) = self.datapath.enter(&ready) {
+            warn!("sessions that live stay on TCP: {error}");
+        }
         Ok(())
     }
 
