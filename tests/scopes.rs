@@ -16,6 +16,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 const AGENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/patchbay-agent");
+/// The two ends of the benchmarks: they ask for nothing but what sockets are for.
+const ENDS_PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/patchbay-bench");
 const SESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scopes.py");
 /// Long enough for everything on a busy machine.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -282,4 +284,16 @@ fn a_cgroup_that_is_made_again_is_watched_again() {
     send(&scope, Signal::SIGTERM);
     end(scope);
     assert_eq!(lab.counted("standalone.json"), (10, 10));
+}
+
+/// Observing counts sessions and calls; a service with one connection that lives must not stay on TCP for ever.
+#[test]
+fn the_only_connection_of_two_programs_is_redirected_while_it_lives() {
+    const ENDS: &str = "(sleep 5 | \"$0\" end serve --at tcp:127.0.0.1:7000 $1) & sleep 0.5
+        \"$0\" end drive --to tcp:127.0.0.1:7000 --measure 3000 $1; wait";
+    let lab = Lab::new();
+    let mut command = lab.exec("auto", "report.json");
+    command.args(["sh", "-c", ENDS, ENDS_PROGRAM, "--kind request --size 512 --style epoll"]);
+    end(command.spawn().expect("it starts"));
+    assert_eq!(lab.counted("report.json"), (1, 1), "one session, redirected");
 }

@@ -108,3 +108,28 @@ async fn full_tables_leave_sessions_on_tcp() {
     let child = start(&place, &["--safe", "--parallel", "16"]);
     assert_right(child, &mut datapath, 0).await;
 }
+
+/// Readers that never block may be in the middle of anything when their session enters.
+#[tokio::test]
+async fn sessions_enter_while_their_bytes_flow() {
+    let place = Place::one_namespace();
+    let scope = Some(Scope { always: false, refusal: Some(Reason::Learning) });
+    let mut datapath = Datapath::load(&Options { scope, ..Options::new(place.cgroup()) }).expect("loads");
+    datapath.observe(true).expect("the kernel has the tracepoints");
+    let mut child = start(&place, &["--kinds", "duplex,edge,frames"]);
+    let mut random = StdRng::seed_from_u64(setting("PATCHBAY_STRESS_SEED", 1));
+    let (mut kernel_bytes, mut entered) = (0, 0);
+    while child.try_wait().expect("it is ours").is_none() {
+        tokio::time::sleep(PAUSE.mul_f64(random.random())).await;
+        kernel_bytes += drained(&mut datapath);
+        let sessions = datapath.sessions().expect("readable");
+        let (waiting, inside): (Vec<_>, Vec<_>) = sessions.into_iter().partition(|session| session.outside);
+        entered += datapath.enter(&waiting).expect("the kernel can");
+        for session in inside.iter().filter(|_| random.random_bool(0.1)) {
+            datapath.leave(session, Reason::SwitchedOff).expect("asked");
+        }
+        datapath.let_out().expect("the kernel takes it");
+    }
+    assert!(entered > 20, "{entered} sessions entered");
+    assert_right(child, &mut datapath, kernel_bytes).await;
+}
