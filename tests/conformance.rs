@@ -152,6 +152,7 @@ fn every_bound_of_peers_is_listed_with_its_value() {
         "agent/src/core/plug_addresses.rs",
         "agent/src/plugs/waiting.rs",
         "agent/src/plugs/carrier.rs",
+        "agent/src/datapath/entering.rs",
         "manager/src/core/closing.rs",
         "manager/src/core/nodes.rs",
         "agent/src/instance_listener/mod.rs",

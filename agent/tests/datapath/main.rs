@@ -5,7 +5,6 @@
 mod counters;
 mod entering;
 mod identity;
-mod leaving;
 mod network;
 mod outrun;
 mod peers;
