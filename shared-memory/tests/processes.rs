@@ -202,7 +202,7 @@ async fn peer(role: &str, socket: &Path, address: SocketAddr, seed: u64, bytes: 
 
 /// Whole streams, both ways at once, in memory and back.
 async fn whole(bytes: u64) {
-    let within = DONE_WITHIN + Duration::from_millis(bytes >> 17);
+    let within = DONE_WITHIN + Duration::from_millis(bytes >> 14);
     for seed in 0..6 {
         let mut session = session("peer-whole", seed, bytes).await;
         let (mut reader, mut writer) = split(&mut session.stream);
