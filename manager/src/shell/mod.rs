@@ -1,8 +1,15 @@
 //! Around the core: events in, rows to disk, then effects out. Core and store have one owner; whoever holds
 //! it takes a turn with it (`turns.rs`), so that a message is handled by the task that has read it.
 
+mod handover;
 mod owner;
 mod turns;
+
+/// What a hand-over is made of; its model has loom's.
+mod sync {
+    pub use std::sync::atomic::{AtomicBool, Ordering, fence};
+    pub use std::sync::{Mutex, TryLockError};
+}
 
 use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

@@ -1,24 +1,23 @@
 //! Who works with the core: one at a time, whoever has something for it and finds it free. A message is then
 //! handled by the task that has read it, without waking another thread, which would take longer than all of
-//! the rest. Who finds it taken leaves its input in the queue, where the one who has it sees it. A thread of
-//! the core's own goes on when that becomes much, and does what is due by time.
+//! the rest. Who finds it taken leaves its input in the queue, where the one who has it sees it
+//! (`handover.rs`). A thread of the core's own goes on when that becomes much, and does what is due by time.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, OnceLock, TryLockError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::handover::{HandOver, Turn};
 use super::now;
 use super::owner::{Owner, Patience};
 
 /// The owner, and its thread.
 pub struct Turns {
-    owner: Mutex<Owner>,
+    owner: HandOver<Owner>,
     thread: OnceLock<Thread>,
-    /// Somebody has something, and may have found the owner taken.
-    is_wanted: AtomicBool,
     /// When the thread looks again by itself, milliseconds since 1970.
     sleeps_until: AtomicU64,
     fault: watch::Sender<bool>,
@@ -50,9 +49,8 @@ impl Drop for Watch<'_> {
 /// It can't be started.
 pub fn start(owner: Owner) -> std::io::Result<(Arc<Turns>, Arc<WakeAtEnd>)> {
     let turns = Arc::new(Turns {
-        owner: Mutex::new(owner),
+        owner: HandOver::new(owner),
         thread: OnceLock::new(),
-        is_wanted: AtomicBool::new(false),
         sleeps_until: AtomicU64::new(0),
         fault: watch::channel(false).0,
     });
@@ -66,22 +64,12 @@ pub fn start(owner: Owner) -> std::io::Result<(Arc<Turns>, Arc<WakeAtEnd>)> {
 impl Turns {
     /// Takes a turn, unless somebody has it: that one looks again afterwards.
     pub fn turn(&self) {
-        self.is_wanted.store(true, Ordering::Relaxed);
-        // Either this is seen by who gives the owner back, or the owner is found free here.
-        fence(Ordering::SeqCst);
-        let is_more = {
-            let _watch = Watch(&self.fault);
-            match self.owner.try_lock() {
-                Ok(mut owner) => {
-                    self.is_wanted.store(false, Ordering::Relaxed);
-                    owner.batch(Patience::Leaves);
-                    owner.has_work() || owner.due() < self.sleeps_until.load(Ordering::Relaxed)
-                }
-                Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => return,
-            }
-        };
-        fence(Ordering::SeqCst);
-        if is_more || self.is_wanted.load(Ordering::Relaxed) {
+        let _watch = Watch(&self.fault);
+        let turn = self.owner.turn(|owner| {
+            owner.batch(Patience::Leaves);
+            owner.has_work() || owner.due() < self.sleeps_until.load(Ordering::Relaxed)
+        });
+        if turn == Turn::More {
             self.wake();
         }
     }
@@ -102,20 +90,21 @@ impl Turns {
     fn run(&self) {
         let _watch = Watch(&self.fault);
         loop {
-            let Ok(mut owner) = self.owner.lock() else { return };
-            self.is_wanted.store(false, Ordering::Relaxed);
-            while owner.batch(Patience::Waits) {}
-            owner.idle();
-            if owner.is_over() {
-                return;
-            }
-            let due = owner.due();
-            self.sleeps_until.store(due, Ordering::Relaxed);
-            let is_more = owner.has_work();
-            drop(owner);
-            fence(Ordering::SeqCst);
-            if !is_more && !self.is_wanted.load(Ordering::Relaxed) {
-                std::thread::park_timeout(Duration::from_millis(due.saturating_sub(now())));
+            let (mut due, mut is_over) = (0, false);
+            let turn = self.owner.wait_for_turn(|owner| {
+                while owner.batch(Patience::Waits) {}
+                owner.idle();
+                (due, is_over) = (owner.due(), owner.is_over());
+                self.sleeps_until.store(due, Ordering::Relaxed);
+                owner.has_work()
+            });
+            match turn {
+                None => return,
+                Some(_) if is_over => return,
+                Some(Turn::Done) => {
+                    std::thread::park_timeout(Duration::from_millis(due.saturating_sub(now())));
+                }
+                Some(Turn::More | Turn::Taken) => {}
             }
         }
     }
