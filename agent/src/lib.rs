@@ -16,6 +16,7 @@ pub mod instance_listener;
 pub mod manager_link;
 pub mod manager_route;
 pub mod node;
+pub mod node_secret;
 mod own_cgroup;
 pub mod plugs;
 mod private;

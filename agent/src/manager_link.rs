@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Malformed, Speaker};
+use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Malformed, Message, Speaker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
@@ -80,9 +80,9 @@ impl Queue {
     }
 }
 
-/// Keeps the connection until the agent ends. Messages sent while it is down are dropped: the core
-/// keeps what must not be lost.
-pub async fn run(manager: String, events: mpsc::Sender<Event>, mut outbound: Outbound) {
+/// Keeps the connection until the agent ends; every registration tells the node's secret. Messages sent while it
+/// is down are dropped: the core keeps what must not be lost.
+pub async fn run(manager: String, secret: String, events: mpsc::Sender<Event>, mut outbound: Outbound) {
     let mut pause = FIRST_PAUSE;
     let mut told = false;
     let mut route = Route::new(manager);
@@ -96,7 +96,7 @@ pub async fn run(manager: String, events: mpsc::Sender<Event>, mut outbound: Out
                 if events.send(Event::ManagerUp).await.is_err() {
                     return;
                 }
-                let reason = talk(stream, &events, &mut outbound, &mut route).await;
+                let reason = talk(stream, &secret, &events, &mut outbound, &mut route).await;
                 outbound.clear();
                 warn!(manager, "the Manager's connection ended: {reason}");
                 if events.send(Event::ManagerLost).await.is_err() {
@@ -133,6 +133,7 @@ impl Outbound {
 
 async fn talk(
     stream: TcpStream,
+    secret: &str,
     events: &mpsc::Sender<Event>,
     outbound: &mut Outbound,
     route: &mut Route,
@@ -144,11 +145,11 @@ async fn talk(
         let mut text = String::new();
         while let Some(envelope) = outbound.receiver.recv().await {
             text.clear();
-            envelope.encode_into(&mut text);
+            with_secret(envelope, secret).encode_into(&mut text);
             while text.len() < WRITE_BYTES
                 && let Ok(more) = outbound.receiver.try_recv()
             {
-                more.encode_into(&mut text);
+                with_secret(more, secret).encode_into(&mut text);
             }
             outbound.room.notify_one();
             match timeout(WRITE_WITHIN, writer.write_all(text.as_bytes())).await {
@@ -199,6 +200,14 @@ async fn talk(
     tokio::select! {
         reason = writing => reason,
         reason = reading => reason,
+    }
+}
+
+/// Adds what this node proves with that it is the one that registered before.
+fn with_secret(envelope: Envelope, secret: &str) -> Envelope {
+    match envelope.message {
+        Message::InitiationRequest(_) => envelope.with("x_secret", secret),
+        _ => envelope,
     }
 }
 

@@ -52,7 +52,11 @@ impl Route {
         match (response.status, envelope.extension("x_manager_address")) {
             (Status::OTHER_MANAGER, Some(address)) => Err(self.follow(address)),
             (status, _) if status.is_success() => self.accepted(envelope),
-            _ => Ok(()),
+            (status, _) if !status.is_final() => Ok(()),
+            (status, _) => {
+                let reason = envelope.extension("x_reason").unwrap_or("it gave no reason");
+                Err(format!("it refuses this node ({status}): {reason}"))
+            }
         }
     }
 
@@ -110,6 +114,21 @@ mod tests {
         assert!(route.has_registered() && !route.has_registered());
         route.unreachable();
         assert_eq!(route.manager(), "one:55555");
+    }
+
+    #[test]
+    fn a_refusal_ends_the_connection_and_its_reason_is_told() {
+        let mut route = Route::new("one:55555".into());
+        assert_eq!(route.answered(&answer(Status::CONTINUE, &[])), Ok(()));
+        for status in [Status::BAD_REQUEST, Status::FORBIDDEN, Status::CONFLICT, Status::UNAVAILABLE] {
+            let refused = answer(status, &[("x_reason", "the name n0 belongs to another node")]);
+            let reason = route.answered(&refused).expect_err("refused");
+            assert!(
+                reason.contains("belongs to another node") && reason.contains(&status.to_string()),
+                "{reason}"
+            );
+        }
+        assert!(!route.has_registered());
     }
 
     #[test]
