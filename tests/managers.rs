@@ -38,13 +38,16 @@ fn an_agent_follows_to_its_owner_and_an_application_is_applied_at_its_own() {
     west.start_manager();
     let _east = Ended(
         west.command(&west.program("patchbay-manager"))
-            .args([&managers, "--name=east", "--listen-http=127.0.0.1:55581", "--database"])
+            .args([&managers, "--name=east", "--socket"])
+            .arg(west.folder().join("east.sock"))
+            .arg("--database")
             .arg(west.folder().join("east.db"))
             .stderr(Stdio::null())
             .spawn()
             .expect("started"),
     );
-    let east = ["--manager", "http://127.0.0.1:55581"];
+    let socket = format!("unix:{}", west.folder().join("east.sock").display());
+    let east = ["--manager", &socket];
     let ask_east = |node: &Node, arguments: &[&str]| node.patchbay(&[&east, arguments].concat());
     west.wait("the other Manager answers", |node| ask_east(node, &["status"]).status.success());
     // The agent knows east only.

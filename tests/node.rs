@@ -94,7 +94,8 @@ impl Node {
     /// Starts the Manager, again after [`Self::kill_manager`].
     pub fn start_manager(&mut self) {
         let database = self.folder.join("manager.db").display().to_string();
-        let mut arguments = vec!["--database", &database];
+        let socket = self.folder.join("manager.sock").display().to_string();
+        let mut arguments = vec!["--database", &database, "--socket", &socket];
         arguments.extend(self.manager_flags.iter().map(String::as_str));
         self.manager = Some(self.spawn("patchbay-manager", &arguments));
         let ready = |node: &Self| node.patchbay(&["status"]).status.success();
@@ -230,7 +231,12 @@ impl Node {
     /// Runs the `patchbay` command.
     #[must_use]
     pub fn patchbay(&self, arguments: &[&str]) -> Output {
-        self.command(&bin().join("patchbay").display().to_string()).args(arguments).output().expect("it runs")
+        let socket = format!("unix:{}", self.folder.join("manager.sock").display());
+        self.command(&bin().join("patchbay").display().to_string())
+            .env("PATCHBAY_MANAGER", socket)
+            .args(arguments)
+            .output()
+            .expect("it runs")
     }
 
     /// Applies a graph and returns what was said.

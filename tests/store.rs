@@ -19,7 +19,6 @@ fn program(name: &str) -> PathBuf {
 struct Lone {
     folder: PathBuf,
     manager: Child,
-    url: String,
 }
 
 impl Lone {
@@ -32,18 +31,17 @@ impl Lone {
             .args(["--mount", "--propagation", "private", "sh", "-c", mount])
             .arg(folder.join("disk"))
             .arg(program("patchbay-manager"))
-            .args(["--listen-agents=127.0.0.1:0", "--listen-http=127.0.0.1:0", "--database"])
+            .args(["--listen-agents=127.0.0.1:0", "--socket"])
+            .arg(folder.join("manager.sock"))
+            .arg("--database")
             .arg(folder.join("disk/manager.db"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .expect("util-linux is installed");
-        let mut lone = Self { folder, manager, url: String::new() };
-        lone.wait("it is ready", |lone| lone.log().contains(" http="));
-        let log = lone.log();
-        let address = log.split(" http=").nth(1).and_then(|rest| rest.split_whitespace().next());
-        lone.url = format!("http://{}", address.expect("an address"));
+        let lone = Self { folder, manager };
+        lone.wait("it is ready", |lone| lone.log().contains(" ready "));
         lone
     }
 
@@ -73,7 +71,7 @@ impl Lone {
 
     fn patchbay(&self, arguments: &[&str]) -> Output {
         Command::new(program("patchbay"))
-            .args(["--manager", &self.url])
+            .args(["--manager", &format!("unix:{}", self.folder.join("manager.sock").display())])
             .args(arguments)
             .output()
             .expect("it runs")
@@ -146,7 +144,8 @@ fn a_full_disk_is_said_once_nothing_is_answered_and_the_manager_goes_on_when_the
 
 /// A Manager that should not start; what it said.
 fn refused(mut manager: Command, database: &Path) -> String {
-    manager.args(["--listen-agents=127.0.0.1:0", "--listen-http=127.0.0.1:0", "--database"]).arg(database);
+    let socket = database.with_extension(format!("{}.sock", std::process::id()));
+    manager.args(["--listen-agents=127.0.0.1:0", "--socket"]).arg(&socket).arg("--database").arg(database);
     let output = manager.output().expect("it runs");
     assert!(!output.status.success(), "{}", said(&output));
     said(&output)
@@ -225,9 +224,10 @@ fn history_answers_for_what_has_ended_and_ends_itself() {
     let told = history(&node, &["node", "test"]);
     assert!(told.contains("node-up") && told.contains("hello/gateway"), "{told}");
     assert!(history(&node, &["session", "99"]).contains("there is no session 99 in the kept history"));
-    let metrics = node.python(
-        "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:55580/metrics').read().decode())",
-    );
+    let metrics = node.python(&format!(
+        "import socket; s = socket.socket(socket.AF_UNIX); s.connect('{}'); s.sendall(b'GET /metrics HTTP/1.0\\r\\n\\r\\n'); print(s.makefile().read())",
+        node.folder().join("manager.sock").display()
+    ));
     for expected in [
         "patchbay_messages_by_type_total{message=\"session_request\"} 1",
         "patchbay_database_writable 1",

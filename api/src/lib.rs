@@ -1,5 +1,10 @@
 //! The Manager's HTTP/JSON API as types: what the Manager serves and the `patchbay` command reads.
 //!
+//! Served over a Unix socket ([`SOCKET`]), and over TCP where the Manager was told so: there every request needs a token
+//! (`Authorization: Bearer TOKEN`), and its `Host` must be an address, `localhost` or one of the Manager's names. A request
+//! that a web page of another origin makes is refused. Requests that change something must say their content type:
+//! `application/toml` for a graph, `application/json` for everything else, whose body may be empty.
+//!
 //! | call | body | answer |
 //! |---|---|---|
 //! | `GET /v1/status` | | [`ManagerStatus`] |
@@ -35,7 +40,9 @@ mod history;
 pub use history::{InstanceChange, InstanceHistory, NodeHistory, SessionHistory};
 use serde::{Deserialize, Serialize};
 
-/// TCP port of the HTTP API, on loopback unless set otherwise.
+/// The Unix socket of the HTTP API, unless set otherwise.
+pub const SOCKET: &str = "/run/patchbay/manager.sock";
+/// TCP port of the HTTP API by convention, where it is served over TCP at all.
 pub const HTTP_PORT: u16 = 55580;
 
 /// Instances or sessions in one answer at most; a larger `limit` counts as this.

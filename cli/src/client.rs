@@ -1,16 +1,25 @@
 //! The Manager's HTTP API, called.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use patchbay_api as api;
 use serde::de::DeserializeOwned;
-use ureq::Agent;
+use ureq::config::Config;
 use ureq::http::Response;
+use ureq::{Agent, RequestBuilder};
 
-/// How long the Manager may take to accept a connection.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+use crate::login;
+use crate::parse::At;
+use crate::unix::{Nowhere, ToSocket};
+
+/// How long the Manager may take to accept a connection, unless told otherwise.
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Between two tries to connect.
+const TRY_EVERY: Duration = Duration::from_millis(100);
+/// After that people are told what is waited for.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the Manager may say nothing in the middle of an answer.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
@@ -20,7 +29,7 @@ const SILENT_AFTER: Duration = Duration::from_secs(60);
 pub enum Failure {
     /// Nobody answers.
     #[error(
-        "the Manager at {url} can't be reached: {reason}\nIs `patchbay-manager` running? Name another with --manager URL or PATCHBAY_MANAGER."
+        "the Manager at {url} can't be reached: {reason}\nIs `patchbay-manager` running? Name another with --manager or PATCHBAY_MANAGER: unix:FILE, or http://HOST:PORT."
     )]
     Unreachable { url: String, reason: String },
     /// Somebody accepts connections and says nothing.
@@ -41,24 +50,63 @@ pub enum Failure {
 }
 
 pub struct Client {
+    /// What requests are sent to; over a socket the host means nothing.
     url: String,
+    /// For people.
+    at: String,
     agent: Agent,
+    token: Option<String>,
+    connect_within: Duration,
 }
 
 impl Client {
-    pub fn new(url: &str) -> Self {
-        // A Manager that sends people to another one is not followed: they should know.
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_connect(Some(CONNECT_WITHIN))
-            .timeout_per_read(Some(SILENT_AFTER));
-        Self { url: url.trim_end_matches('/').to_owned(), agent: config.build().into() }
+    pub fn new(manager: &At, connect_within: Duration) -> Self {
+        match manager {
+            At::Url(url) => {
+                let config = config(connect_within);
+                let (url, token) = (url.clone(), login::token_for(url));
+                Self { at: url.clone(), url, agent: config.into(), token, connect_within }
+            }
+            At::Socket(path) => {
+                let agent = Agent::with_parts(config(connect_within), ToSocket(path.clone()), Nowhere);
+                let (url, at) = ("http://localhost".to_owned(), manager.to_string());
+                Self { url, at, agent, token: None, connect_within }
+            }
+        }
+    }
+
+    /// A client with a token of its own.
+    pub fn over_tcp(url: &str, token: Option<String>) -> Self {
+        Self { token, ..Self::new(&At::Url(url.to_owned()), CONNECT_WITHIN) }
     }
 
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.read(self.agent.get(self.at(path)).call(), None)
+        self.read(self.connected(|| self.with_token(self.agent.get(self.at(path))).call()), None)
+    }
+
+    fn with_token<Any>(&self, request: RequestBuilder<Any>) -> RequestBuilder<Any> {
+        match &self.token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
+    /// Waits for a Manager that is just starting: nothing was sent where nobody accepts.
+    fn connected<T>(&self, call: impl Fn() -> Result<T, ureq::Error>) -> Result<T, ureq::Error> {
+        let begun = Instant::now();
+        let mut told = false;
+        loop {
+            let result = call();
+            let nobody = matches!(&result, Err(ureq::Error::Io(error))
+                if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound));
+            if !nobody || begun.elapsed() + TRY_EVERY > self.connect_within {
+                return result;
+            }
+            if begun.elapsed() > TOLD_AFTER && !std::mem::replace(&mut told, true) {
+                eprintln!("waiting for the Manager at {}", self.at);
+            }
+            std::thread::sleep(TRY_EVERY);
+        }
     }
 
     /// A whole list, page by page; `path` has a query already.
@@ -76,15 +124,19 @@ impl Client {
     }
 
     pub fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.read(self.agent.post(self.at(path)).send_empty(), None)
+        let post = || self.with_token(self.agent.post(self.at(path)));
+        self.read(self.connected(|| post().content_type("application/json").send_empty()), None)
     }
 
     /// Sends a graph; its problems come back with the lines they point at.
     pub fn send_graph(&self, method: &str, path: &str, file: &Path) -> Result<api::Plan, Failure> {
         let text = crate::read_graph(file)?;
-        let request =
-            if method == "PUT" { self.agent.put(self.at(path)) } else { self.agent.post(self.at(path)) };
-        self.read(request.send(text.as_str()), Some((file, &text)))
+        let request = || {
+            let put = method == "PUT";
+            let request = if put { self.agent.put(self.at(path)) } else { self.agent.post(self.at(path)) };
+            self.with_token(request).content_type("application/toml")
+        };
+        self.read(self.connected(|| request().send(text.as_str())), Some((file, &text)))
     }
 
     /// An answer that comes line by line.
@@ -93,8 +145,15 @@ impl Client {
         path: &str,
     ) -> Result<impl Iterator<Item = std::io::Result<String>> + use<>, Failure> {
         // Events may be far apart.
-        let request = self.agent.get(self.at(path)).config().timeout_per_read(None).build();
-        let response = request.call().map_err(|error| self.unreachable(&error))?;
+        let request =
+            || self.with_token(self.agent.get(self.at(path))).config().timeout_per_read(None).build();
+        let response = self.connected(|| request().call()).map_err(|error| self.unreachable(&error))?;
+        if !response.status().is_success() {
+            return Err(match self.read::<serde_json::Value>(Ok(response), None) {
+                Ok(_) => Failure::Said(format!("{} does not speak this API", self.at)),
+                Err(failure) => failure,
+            });
+        }
         Ok(BufReader::new(response.into_body().into_reader()).lines())
     }
 
@@ -104,9 +163,9 @@ impl Client {
 
     fn unreachable(&self, error: &ureq::Error) -> Failure {
         if matches!(error, ureq::Error::Timeout(ureq::Timeout::PerRead)) {
-            return Failure::Silent { url: self.url.clone() };
+            return Failure::Silent { url: self.at.clone() };
         }
-        Failure::Unreachable { url: self.url.clone(), reason: error.to_string() }
+        Failure::Unreachable { url: self.at.clone(), reason: error.to_string() }
     }
 
     fn read<T: DeserializeOwned>(
@@ -123,13 +182,24 @@ impl Client {
             .map_err(|error| self.unreachable(&error))?;
         if response.status().is_success() {
             return serde_json::from_str(&text)
-                .map_err(|error| Failure::Said(format!("{} does not speak this API: {error}", self.url)));
+                .map_err(|error| Failure::Said(format!("{} does not speak this API: {error}", self.at)));
         }
         match serde_json::from_str::<api::Error>(&text) {
             Ok(error) => Err(Failure::Refused(describe(&error, graph))),
-            Err(_) => Err(Failure::Refused(format!("{} answers {}", self.url, response.status()))),
+            Err(_) => Err(Failure::Refused(format!("{} answers {}", self.at, response.status()))),
         }
     }
+}
+
+fn config(connect_within: Duration) -> Config {
+    // A Manager that sends people to another one is not followed: they should know.
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .timeout_connect(Some(connect_within))
+        .timeout_per_read(Some(SILENT_AFTER))
+        .build()
 }
 
 /// The Manager's error; problems of a graph with the line they are in.

@@ -3,13 +3,16 @@
 mod client;
 mod control;
 mod history;
+mod login;
 mod node_commands;
 mod output;
 mod parse;
 mod tables;
+mod unix;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use client::{Client, Failure};
@@ -27,16 +30,19 @@ use patchbay_api as api;
                   patchbay events --follow\n  patchbay --output json nodes\n  patchbay completions bash > /etc/bash_completion.d/patchbay"
 )]
 struct Arguments {
-    /// Where the Manager's HTTP API is
+    /// Where the Manager is: unix:FILE on this machine, http://HOST:PORT elsewhere (see `patchbay login`)
     #[arg(
         long,
         global = true,
         env = "PATCHBAY_MANAGER",
-        default_value = "http://127.0.0.1:55580",
-        value_parser = parse::url,
-        value_name = "URL"
+        default_value_t = parse::At::Socket(api::SOCKET.into()),
+        value_parser = parse::manager,
+        value_name = "WHERE"
     )]
-    manager: String,
+    manager: parse::At,
+    /// How long a Manager that does not answer yet is waited for, as in 30s
+    #[arg(long, global = true, default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    connect_timeout: Duration,
     /// Tables for people, JSON for programs
     #[arg(long, global = true, default_value = "table", value_enum)]
     output: Output,
@@ -104,6 +110,12 @@ enum Task {
     Scale(Scale),
     /// Show the Manager's version and counts
     Status,
+    /// Keep the token for a Manager over TCP, read from the standard input
+    #[command(after_help = "Example:\n  patchbay --manager http://manager:55580 login < token\n\n\
+                            PATCHBAY_TOKEN goes before what is kept. `patchbay-manager token FILE` makes tokens.")]
+    Login,
+    /// Forget the token for a Manager
+    Logout,
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -135,7 +147,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let client = Client::new(&arguments.manager);
+    let client = Client::new(&arguments.manager, arguments.connect_timeout);
     let output = arguments.output;
     match &arguments.task {
         Task::Exec(exec) => Err(exec.run()),
@@ -166,10 +178,23 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Task::Forget(forget) => forget.run(&client, output),
         Task::Scale(scale) => scale.run(&client, output),
         Task::Status => output.show(&client.get::<api::ManagerStatus>("/v1/status")?, tables::status),
+        Task::Login => login::login(over_tcp(&arguments.manager)?),
+        Task::Logout => login::logout(over_tcp(&arguments.manager)?),
         Task::Completions { shell } => {
             clap_complete::generate(*shell, &mut Arguments::command(), "patchbay", &mut std::io::stdout());
             Ok(())
         }
+    }
+}
+
+/// Only Managers over TCP have tokens.
+fn over_tcp(manager: &parse::At) -> Result<&str, Failure> {
+    match manager {
+        parse::At::Url(url) => Ok(url),
+        parse::At::Socket(path) => Err(Failure::Said(format!(
+            "{} needs no token; name a Manager over TCP with --manager http://HOST:PORT",
+            path.display()
+        ))),
     }
 }
 

@@ -1,5 +1,8 @@
 //! What people write behind options, checked before anything is done.
 
+use std::fmt;
+use std::path::PathBuf;
+
 use ureq::http::Uri;
 
 /// A number of a session, an instance or an event.
@@ -7,13 +10,37 @@ pub fn number(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| "it must be a whole number".to_owned())
 }
 
-/// Where the Manager's HTTP API is.
-pub fn url(text: &str) -> Result<String, String> {
+/// Where the Manager is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum At {
+    /// Its Unix socket.
+    Socket(PathBuf),
+    /// Its HTTP API over TCP, without a slash at the end.
+    Url(String),
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => write!(f, "unix:{}", path.display()),
+            Self::Url(url) => f.write_str(url),
+        }
+    }
+}
+
+/// Where the Manager is: `unix:FILE`, or `http://HOST:PORT`.
+pub fn manager(text: &str) -> Result<At, String> {
+    if let Some(path) = text.strip_prefix("unix:").or_else(|| text.starts_with('/').then_some(text)) {
+        return match path.is_empty() {
+            true => Err("write it as unix:FILE".into()),
+            false => Ok(At::Socket(path.into())),
+        };
+    }
     let uri = text.parse::<Uri>().ok();
     match uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.host()?))) {
-        Some(("http", _)) => Ok(text.to_owned()),
+        Some(("http", _)) => Ok(At::Url(text.trim_end_matches('/').to_owned())),
         Some(("https", _)) => Err("the Manager speaks plain HTTP only: write http://HOST:PORT".into()),
-        _ => Err("write it as http://HOST:PORT".into()),
+        _ => Err("write it as unix:FILE or http://HOST:PORT".into()),
     }
 }
 
@@ -22,17 +49,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_managers_address_is_a_url_of_plain_http() {
-        for good in ["http://127.0.0.1:55580", "http://manager/", "http://[::1]:55580"] {
-            assert_eq!(url(good).as_deref(), Ok(good));
+    fn a_manager_is_at_a_socket_or_a_url_of_plain_http() {
+        for good in ["http://127.0.0.1:55580", "http://manager", "http://[::1]:55580", "unix:/run/m.sock"] {
+            assert_eq!(manager(good).map(|at| at.to_string()).as_deref(), Ok(good));
         }
+        assert_eq!(manager("/run/m.sock"), Ok(At::Socket("/run/m.sock".into())));
+        assert_eq!(manager("http://manager/"), Ok(At::Url("http://manager".into())));
         for (bad, expected) in [
             ("foo", "http://HOST:PORT"),
             ("127.0.0.1:55580", "http://HOST:PORT"),
             ("https://manager", "plain HTTP only"),
-            ("", "http://HOST:PORT"),
+            ("unix:", "unix:FILE"),
+            ("", "unix:FILE"),
         ] {
-            assert!(url(bad).is_err_and(|reason| reason.contains(expected)), "{bad}");
+            assert!(manager(bad).is_err_and(|reason| reason.contains(expected)), "{bad}");
         }
     }
 

@@ -1,7 +1,11 @@
 //! The HTTP/JSON API for people and the command (patchbay-api).
 
+pub mod gate;
 pub mod history;
 pub mod metrics;
+pub mod serve;
+pub mod socket;
+pub mod tokens;
 
 use std::convert::Infallible;
 
@@ -17,9 +21,11 @@ use serde::Deserialize;
 use ssmmp::InstanceId;
 use tokio::sync::broadcast::error::RecvError;
 
+use self::gate::Gate;
 use crate::core::{Command, Event, Page, Refusal};
-use crate::graph::{Graph, MAX_FILE_BYTES};
+use crate::graph::Graph;
 use crate::shell::{Handle, Input, NoAnswer};
+use crate::store::History;
 
 /// Events read from disk at once.
 const EVENTS_AT_ONCE: u32 = 10_000;
@@ -54,8 +60,17 @@ fn failure(status: StatusCode, message: String) -> Failure {
 
 type Answer<T> = Result<Json<T>, Failure>;
 
-/// All routes.
-pub fn router(handle: Handle) -> Router {
+/// All routes behind the gate.
+pub fn routes(handle: &Handle, history: History, gate: Gate) -> Router {
+    router(handle.clone())
+        .merge(history::router(history))
+        .merge(metrics::router(handle.clone()))
+        // The gate has read the body, and bounded it.
+        .layer(DefaultBodyLimit::disable())
+        .layer(axum::middleware::from_fn_with_state(gate, gate::gate))
+}
+
+fn router(handle: Handle) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/plan", post(plan))
@@ -80,7 +95,6 @@ pub fn router(handle: Handle) -> Router {
         .method_not_allowed_fallback(|| async {
             failure(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method".into())
         })
-        .layer(DefaultBodyLimit::max(MAX_FILE_BYTES + 1024))
         .with_state(handle)
 }
 

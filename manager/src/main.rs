@@ -12,12 +12,15 @@ use clap::Parser;
 use hickory_server::proto::rr::Name;
 use patchbay_manager::core::{Config, Core};
 use patchbay_manager::dns::{Listeners, Names, Zone};
+use patchbay_manager::http::gate::Gate;
+use patchbay_manager::http::socket::Socket;
+use patchbay_manager::http::tokens::Tokens;
 use patchbay_manager::maintenance::Task;
 use patchbay_manager::store::{Fsync, History, Kept, Store};
 use patchbay_manager::{http, managers_file, server, shell};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 /// What is logged unless RUST_LOG says otherwise; hickory's server would tell of every query.
 const DEFAULT_FILTER: &str = "info,hickory_server=warn,hickory_net=warn,hickory_proto=warn";
@@ -27,7 +30,7 @@ const DEFAULT_FILTER: &str = "info,hickory_server=warn,hickory_net=warn,hickory_
 #[command(
     version,
     after_help = "Examples:\n  patchbay-manager --database /var/lib/patchbay/manager.db\n  \
-                  patchbay-manager --listen-agents 10.0.0.1:55555 --listen-http 127.0.0.1:55580\n  \
+                  patchbay-manager token /etc/patchbay/tokens && patchbay-manager --listen-http 10.0.0.1:55580 --tokens /etc/patchbay/tokens\n  \
                   patchbay-manager backup --database /var/lib/patchbay/manager.db /backups/manager.db"
 )]
 struct Arguments {
@@ -37,14 +40,19 @@ struct Arguments {
     /// Where agents connect
     #[arg(long, env = "PATCHBAY_LISTEN_AGENTS", default_value = "[::]:55555", value_name = "ADDRESS:PORT")]
     listen_agents: SocketAddr,
-    /// Where people and the `patchbay` command connect; keep it on loopback, it has no passwords
-    #[arg(
-        long,
-        env = "PATCHBAY_LISTEN_HTTP",
-        default_value = "127.0.0.1:55580",
-        value_name = "ADDRESS:PORT"
-    )]
-    listen_http: SocketAddr,
+    /// Where people and the `patchbay` command on this machine connect: root and the group `patchbay` may
+    #[arg(long, env = "PATCHBAY_SOCKET", default_value = http::socket::PATH, value_name = "FILE")]
+    socket: PathBuf,
+    /// Where people on other machines connect; nowhere if absent; needs --tokens
+    #[arg(long, env = "PATCHBAY_LISTEN_HTTP", value_name = "ADDRESS:PORT")]
+    listen_http: Option<SocketAddr>,
+    /// What lets people in over TCP: lines `change TOKEN` and `read TOKEN`, made by `patchbay-manager token`; read
+    /// again on SIGHUP
+    #[arg(long, env = "PATCHBAY_TOKENS", value_name = "FILE")]
+    tokens: Option<PathBuf>,
+    /// A name of this host that people use over TCP, besides its addresses; may be said several times
+    #[arg(long, env = "PATCHBAY_HTTP_NAME", value_delimiter = ',', value_name = "NAME")]
+    http_name: Vec<String>,
     /// Where the gateways' names are answered, over UDP and TCP; nowhere if absent
     #[arg(long, env = "PATCHBAY_LISTEN_DNS", value_name = "ADDRESS:PORT")]
     listen_dns: Option<SocketAddr>,
@@ -180,8 +188,24 @@ async fn run(arguments: Arguments) -> Result<()> {
     store.restore(&mut core).with_context(opened)?;
 
     let agents = listen(arguments.listen_agents, "--listen-agents").await?;
-    let people = listen(arguments.listen_http, "--listen-http").await?;
-    info!(agents = %agents.local_addr()?, http = %people.local_addr()?, database = %database.display(), "ready");
+    let (socket, users) = Socket::listen(&arguments.socket).context("people can't be served")?;
+    let users = UnixListener::from_std(users)?;
+    let tokens = arguments.tokens.as_deref().map(Tokens::read).transpose()?;
+    let people = match arguments.listen_http {
+        Some(_) if tokens.is_none() => anyhow::bail!(
+            "--listen-http needs --tokens: whoever connects could do everything; `patchbay-manager token FILE` makes one"
+        ),
+        Some(address) => Some(listen(address, "--listen-http").await?),
+        None => None,
+    };
+    let http = people.as_ref().map(|people| people.local_addr().map(|at| at.to_string())).transpose()?;
+    info!(
+        agents = %agents.local_addr()?,
+        socket = %arguments.socket.display(),
+        http = http.as_deref().unwrap_or("no"),
+        database = %database.display(),
+        "ready"
+    );
     let names = serve_names(&arguments).await?;
     let handle = shell::start(core, store, names).context("the core's thread can't be started")?;
     let options = server::Options {
@@ -189,18 +213,32 @@ async fn run(arguments: Arguments) -> Result<()> {
         max_per_address: arguments.max_connections_per_address,
         ..server::Options::default()
     };
-    let routes = http::router(handle.clone())
-        .merge(http::history::router(History::new(database)))
-        .merge(http::metrics::router(handle.clone()));
+    let gate = Gate::new(tokens.clone(), arguments.http_name.clone());
+    let routes = http::routes(&handle, History::new(database), gate);
+    if let Some(people) = people {
+        tokio::spawn(http::serve::over_tcp(people, routes.clone()));
+    }
+    let mut reload = signal(SignalKind::hangup())?;
+    let reloads = async move {
+        while reload.recv().await.is_some() {
+            match tokens.as_ref().map(Tokens::reload) {
+                Some(Ok(())) => info!("the tokens were read again"),
+                Some(Err(error)) => warn!("the tokens are as before: {error}"),
+                None => info!("SIGHUP reads --tokens again; there are none"),
+            }
+        }
+    };
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         () = server::serve(agents, handle.clone(), options) => {}
         () = handle.ended() => anyhow::bail!("the core has ended: this is a fault in Patchbay, please report it"),
-        result = async { axum::serve(people, routes).await } => result.context("the HTTP server failed")?,
+        () = http::serve::over_socket(users, routes) => {}
+        () = reloads => {}
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
     }
     info!("stopping; instances and their sessions go on");
+    drop(socket);
     Ok(())
 }
 

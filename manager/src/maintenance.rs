@@ -1,4 +1,4 @@
-//! `patchbay-manager check` and `backup`: what people do with a database, also while a Manager uses it.
+//! `patchbay-manager check`, `backup` and `token`: what people do beside a Manager, also while it runs.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 
+use crate::http::tokens::{self, Role};
 use crate::store;
 
 /// What to do with the database instead of starting a Manager.
@@ -13,6 +14,14 @@ use crate::store;
 pub enum Task {
     /// Look for damage in all of the database, also while a Manager uses it
     Check,
+    /// Add a new token to a file for --tokens, and print it
+    Token {
+        /// The file; it is made if it is not there
+        file: PathBuf,
+        /// Who has it may look at everything and change nothing
+        #[arg(long)]
+        read_only: bool,
+    },
     /// Copy the database to a new file, also while a Manager uses it
     Backup {
         /// The copy; it must not be there yet
@@ -29,6 +38,11 @@ impl Task {
         match self {
             Self::Check => check(database),
             Self::Backup { file } => backup(database, file),
+            Self::Token { file, read_only } => {
+                println!("{}", tokens::add(file, if *read_only { Role::Read } else { Role::Change })?);
+                eprintln!("added to {}; a running Manager reads it on SIGHUP", file.display());
+                Ok(())
+            }
         }
     }
 }

@@ -91,6 +91,11 @@ impl Plan {
         Path::new("/run/netns").join(network::namespace(self, "hub"))
     }
 
+    /// Where people ask the Manager.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("manager.sock")
+    }
+
     /// Where a node's agent pins its programs: a mount of its own, which takes them away with it.
     fn pins(&self, node: &str) -> PathBuf {
         self.folder.join(format!("pins-{node}"))
@@ -145,6 +150,7 @@ impl Cluster {
     pub fn start_manager(&mut self) -> Result<()> {
         let mut arguments = vec!["--listen-agents".to_owned(), format!("{HUB_ADDRESS}:55555")];
         arguments.extend(["--database".into(), self.plan.folder.join("manager.db").display().to_string()]);
+        arguments.extend(["--socket".into(), self.plan.socket().display().to_string()]);
         arguments.extend(self.plan.manager_flags.iter().cloned());
         self.manager = Some(self.spawn("hub", "patchbay-manager", "manager", &arguments)?);
         Ok(())
@@ -195,6 +201,7 @@ impl Cluster {
         let output = self
             .plan
             .in_hub(&["timeout", &within, &program])
+            .env("PATCHBAY_MANAGER", format!("unix:{}", self.plan.socket().display()))
             .args(arguments)
             .stdin(Stdio::null())
             .output()?;

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,7 +22,6 @@ pub struct Manager {
     folder: PathBuf,
     /// Where agents connect.
     pub agents: SocketAddr,
-    http: SocketAddr,
 }
 
 impl Manager {
@@ -34,9 +34,9 @@ impl Manager {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder)?;
         let program = binaries.join("patchbay-manager");
-        let (agents, http) = (free_address()?, free_address()?);
-        let child = spawn(&program, &folder, agents, http)?;
-        let manager = Self { child, program, folder, agents, http };
+        let agents = free_address()?;
+        let child = spawn(&program, &folder, agents)?;
+        let manager = Self { child, program, folder, agents };
         manager.wait_ready()?;
         Ok(manager)
     }
@@ -49,14 +49,14 @@ impl Manager {
         self.child.kill()?;
         self.child.wait()?;
         let begun = Instant::now();
-        self.child = spawn(&self.program, &self.folder, self.agents, self.http)?;
+        self.child = spawn(&self.program, &self.folder, self.agents)?;
         self.wait_ready()?;
         Ok(begun.elapsed())
     }
 
     /// The command as somebody would type it.
     pub fn line(&self) -> String {
-        "patchbay-manager --listen-agents ADDRESS --listen-http ADDRESS --database FILE".into()
+        "patchbay-manager --listen-agents ADDRESS --socket FILE --database FILE".into()
     }
 
     /// Its resident memory, bytes.
@@ -117,11 +117,11 @@ impl Manager {
     }
 
     fn call(&self, method: &str, path: &str, body: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(self.http)?;
+        let mut stream = UnixStream::connect(self.folder.join("manager.sock"))?;
         let length = body.len();
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nhost: manager\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nhost: manager\r\nconnection: close\r\ncontent-type: application/toml\r\ncontent-length: {length}\r\n\r\n{body}"
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -138,10 +138,12 @@ impl Drop for Manager {
     }
 }
 
-fn spawn(program: &Path, folder: &Path, agents: SocketAddr, http: SocketAddr) -> Result<Child> {
+fn spawn(program: &Path, folder: &Path, agents: SocketAddr) -> Result<Child> {
     let log = fs::File::options().create(true).append(true).open(folder.join("log"))?;
     command(program)
-        .args(["--listen-agents", &agents.to_string(), "--listen-http", &http.to_string(), "--database"])
+        .args(["--listen-agents", &agents.to_string(), "--socket"])
+        .arg(folder.join("manager.sock"))
+        .arg("--database")
         .arg(folder.join("manager.db"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -21,6 +21,8 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 pub use backup::backup;
@@ -76,6 +78,9 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let is_file = path != Path::new(":memory:");
         let lock = is_file.then(|| Lock::take(path)).transpose()?;
+        if is_file {
+            private(path)?;
+        }
         let mut connection = Connection::open(path)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -236,6 +241,20 @@ impl Store {
         )?;
         Ok(statement.query_map(params![after, limit], event)?.collect::<Result<_, _>>()?)
     }
+}
+
+/// Only this user reads the database: SQLite gives its other files the same mode.
+fn private(path: &Path) -> Result<(), StoreError> {
+    let mut open = OpenOptions::new();
+    let file = open.read(true).append(true).create(true).mode(0o600).open(path);
+    let failed = |what, error| StoreError::File { file: path.to_owned(), what, error };
+    let file = file.map_err(|error| failed("opened and written", error))?;
+    let about = file.metadata().map_err(|error| failed("looked at", error))?;
+    if about.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(0o600))
+            .map_err(|error| failed("kept from others", error))?;
+    }
+    Ok(())
 }
 
 /// A row of events, its columns in the schema's order.

@@ -249,3 +249,21 @@ fn nothing_is_written_to_a_database_that_was_moved_away() {
     std::fs::rename(&elsewhere, place.database()).expect("put back");
     store.write(&core, &mut [Effect::SaveApp("hello".into())]).expect("it goes on");
 }
+
+#[test]
+fn only_its_user_reads_the_database_whatever_its_mode_was() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("manager.db");
+    let mode = |suffix: &str| {
+        let file = folder.path().join(format!("manager.db{suffix}"));
+        std::fs::metadata(&file).expect("there").permissions().mode() & 0o777
+    };
+    for _ in 0..2 {
+        let store = Store::open(&path).expect("opened");
+        store.next_epoch().expect("written");
+        assert_eq!([mode(""), mode("-wal"), mode("-shm")], [0o600; 3]);
+        drop(store);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("set");
+    }
+}

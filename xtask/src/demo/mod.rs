@@ -153,11 +153,12 @@ fn print_next_steps(cluster: &Cluster) {
     let bin = workspace().join("target/release");
     let hub = format!("nsenter --net={}", cluster.plan().hub_namespace().display());
     println!(
-        "\nIt goes on running. Try:\n  {hub} {bin}/patchbay sessions\n  {hub} {bin}/patchbay events --follow\n  \
-         {hub} {bin}/patchbay stop --instance 1\n  {hub} python3 -c \"import urllib.request as u; \
+        "\nIt goes on running. Try:\n  export PATCHBAY_MANAGER=unix:{socket}\n  {bin}/patchbay sessions\n  \
+         {bin}/patchbay events --follow\n  {bin}/patchbay stop --instance 1\n  {hub} python3 -c \"import urllib.request as u; \
          print(u.urlopen('http://{}:8080/table').read().decode())\"\n\
          Logs are in target/demo. End it with: cargo xtask demo --clean",
         Plan::address(0),
         bin = bin.display(),
+        socket = cluster.plan().socket().display(),
     );
 }
