@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `GET /v1/status` | | [`ManagerStatus`] |
 //! | `POST /v1/plan` | a graph file's text | [`Plan`] |
-//! | `PUT /v1/apps` | a graph file's text | [`Plan`], carried out |
+//! | `PUT /v1/apps?seen=SEEN` | a graph file's text | [`Plan`], carried out; with `seen`, 409 unless that plan still holds |
 //! | `GET /v1/apps` | | list of [`App`] |
 //! | `POST /v1/apps/{app}/stop` | | [`Done`] |
 //! | `POST /v1/apps/{app}/services/{service}/scale?replicas=N` | | [`Done`]; without `replicas` the load decides again |
@@ -28,7 +28,7 @@
 //! | `GET /v1/history/instances/{id}` | | [`InstanceHistory`] |
 //! | `GET /v1/history/nodes/{name}` | | [`NodeHistory`] |
 //! | `GET /metrics` | | counts for Prometheus |
-//! | `GET /v1/events?after=N&follow=true` | | [`Event`]s, one JSON object a line |
+//! | `GET /v1/events?after=N&since_ms=T&kind=A,B&subject=TEXT&follow=true` | | [`Event`]s in their order, one JSON object a line; none is left out |
 //!
 //! `GET /v1/instances` and `GET /v1/sessions` take `ended=true` to list the ended ones too, and
 //! `app=NAME`; they tell at most [`MAX_TOLD`] in the order of their ids, or fewer with `limit=N`, and with
@@ -36,9 +36,11 @@
 //! they are answered when what they begin is on disk, so it goes on after a crash. A failure has an HTTP status of 4xx or 5xx and an [`Error`] as its body.
 
 mod history;
+mod visible;
 
 pub use history::{InstanceChange, InstanceHistory, NodeHistory, SessionHistory};
 use serde::{Deserialize, Serialize};
+pub use visible::{visible, visible_lines};
 
 /// The Unix socket of the HTTP API, unless set otherwise.
 pub const SOCKET: &str = "/run/patchbay/manager.sock";
@@ -101,6 +103,9 @@ pub struct Plan {
     pub steps: Vec<String>,
     /// What works but deserves a look.
     pub warnings: Vec<Problem>,
+    /// What this was seen from, in hexadecimal digits: `PUT /v1/apps?seen=…` carries out this plan or nothing.
+    #[serde(default)]
+    pub seen: String,
 }
 
 /// One change.

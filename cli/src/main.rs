@@ -2,25 +2,31 @@
 
 mod client;
 mod control;
+mod events;
+mod graph;
 mod history;
 mod login;
 mod node_commands;
 mod output;
 mod parse;
+mod sessions;
 mod tables;
 mod unix;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use client::{Client, Failure};
 use control::{Close, Drain, Forget, Move, Scale, Stop, Undrain};
+use events::Events;
+use graph::{Apply, Plan};
 use history::History;
 use node_commands::{Exec, Trace};
 use output::Output;
 use patchbay_api as api;
+use sessions::Sessions;
 
 /// Talks to the Patchbay Manager.
 #[derive(Parser)]
@@ -60,15 +66,9 @@ enum Task {
     /// Show the messages of a session of this node
     Trace(Trace),
     /// Apply a graph: start the application, or change it to what the graph says
-    Apply {
-        /// The graph file
-        graph: PathBuf,
-    },
-    /// Show what `apply` would change
-    Plan {
-        /// The graph file
-        graph: PathBuf,
-    },
+    Apply(Apply),
+    /// Show what `apply` would change; ends with 0 when that is nothing, with 2 when it is something
+    Plan(Plan),
     /// List applications and their services
     Apps,
     /// List nodes
@@ -76,22 +76,9 @@ enum Task {
     /// List instances
     Instances(Filter),
     /// List sessions with their path: in the kernel, or over TCP and why
-    Sessions {
-        #[command(flatten)]
-        filter: Filter,
-        /// Each direction: path and reason of the latest message, messages by path, switches, bytes in flight
-        #[arg(long)]
-        details: bool,
-    },
+    Sessions(Sessions),
     /// Show what happened
-    Events {
-        /// Go on showing what happens
-        #[arg(long)]
-        follow: bool,
-        /// Show only what came after this number
-        #[arg(long, default_value_t = 0, value_parser = parse::number, value_name = "NUMBER")]
-        after: u64,
-    },
+    Events(Events),
     /// Show what became of a session, an instance or a node, also after it has ended
     History(History),
     /// Stop an application, or one instance
@@ -136,39 +123,34 @@ struct Filter {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // Whoever reads has seen enough.
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            eprintln!("error: {}", api::visible_lines(&failure.to_string()));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Failure> {
+fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let client = Client::new(&arguments.manager, arguments.connect_timeout);
     let output = arguments.output;
-    match &arguments.task {
+    let done = match &arguments.task {
         Task::Exec(exec) => Err(exec.run()),
         Task::Trace(trace) => trace.run(&client),
-        Task::Apply { graph } => output.show(&client.send_graph("PUT", "/v1/apps", graph)?, tables::applied),
-        Task::Plan { graph } => output.show(&client.send_graph("POST", "/v1/plan", graph)?, tables::planned),
-        Task::Apps => output.show(client.get::<Vec<api::App>>("/v1/apps")?.as_slice(), tables::apps),
-        Task::Nodes => output.show(client.get::<Vec<api::Node>>("/v1/nodes")?.as_slice(), tables::nodes),
+        Task::Apply(apply) => apply.run(&client, output),
+        Task::Plan(plan) => return plan.run(&client, output),
+        Task::Apps => output.list(&client.get::<Vec<api::App>>("/v1/apps")?, tables::apps),
+        Task::Nodes => output.list(&client.get::<Vec<api::Node>>("/v1/nodes")?, tables::nodes),
         Task::Instances(filter) => {
             let instances =
                 client.pages(&filter.path("instances"), |instance: &api::Instance| instance.id)?;
             filter.check(&client, instances.is_empty())?;
-            output.show(instances.as_slice(), tables::instances)
+            output.list(&instances, tables::instances)
         }
-        Task::Sessions { filter, details } => {
-            let sessions = client.pages(&filter.path("sessions"), |session: &api::Session| session.id)?;
-            filter.check(&client, sessions.is_empty())?;
-            output
-                .show(sessions.as_slice(), if *details { tables::session_details } else { tables::sessions })
-        }
-        Task::Events { follow, after } => events(&client, output, *follow, *after),
+        Task::Sessions(sessions) => sessions.run(&client, output),
+        Task::Events(events) => events.run(&client, output),
         Task::History(history) => history.run(&client, output),
         Task::Stop(stop) => stop.run(&client, output),
         Task::Close(close) => close.run(&client, output),
@@ -184,7 +166,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             clap_complete::generate(*shell, &mut Arguments::command(), "patchbay", &mut std::io::stdout());
             Ok(())
         }
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Only Managers over TCP have tokens.
@@ -215,22 +198,6 @@ impl Filter {
             }
         }
     }
-}
-
-fn events(client: &Client, output: Output, follow: bool, after: u64) -> Result<(), Failure> {
-    let lines = client.lines(&format!("/v1/events?follow={follow}&after={after}"))?;
-    for line in lines {
-        let line = line.map_err(|error| Failure::Said(format!("the Manager's answer ended: {error}")))?;
-        match output {
-            Output::Json => output::print(&line)?,
-            Output::Table => {
-                if let Ok(event) = serde_json::from_str::<api::Event>(&line) {
-                    output::print(&tables::event(&event))?;
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Reads a graph file.

@@ -1,9 +1,13 @@
 //! How people see the Manager's answers.
 
+use std::collections::HashMap;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use patchbay_api as api;
+
+use crate::graph;
 
 fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
@@ -21,18 +25,20 @@ fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     table.to_string().lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-pub fn planned(plan: &api::Plan) -> String {
-    if plan.changes.is_empty() {
-        return format!("{} is so already; nothing would change", plan.app);
+pub fn planned(plan: &api::Plan, file: &Path) -> String {
+    let warnings = graph::warnings(plan, file);
+    if plan.changes.is_empty() && plan.steps.is_empty() {
+        return format!("{} is so already; nothing would change{warnings}", plan.app);
     }
-    format!("{} would change:\n{}", plan.app, changes(plan))
+    format!("{} would change:\n{}{warnings}{}", plan.app, changes(plan), graph::next_step(plan, file))
 }
 
-pub fn applied(plan: &api::Plan) -> String {
-    if plan.changes.is_empty() {
-        return format!("{} was so already; nothing changed", plan.app);
+pub fn applied(plan: &api::Plan, file: &Path) -> String {
+    let warnings = graph::warnings(plan, file);
+    if plan.changes.is_empty() && plan.steps.is_empty() {
+        return format!("{} was so already; nothing changed{warnings}", plan.app);
     }
-    format!("{} applied:\n{}", plan.app, changes(plan))
+    format!("{} applied:\n{}{warnings}", plan.app, changes(plan))
 }
 
 fn changes(plan: &api::Plan) -> String {
@@ -105,7 +111,7 @@ pub fn instances(instances: &[api::Instance]) -> String {
             instance.state.clone(),
             ports.join(" "),
             instance.sessions.to_string(),
-            age(instance.created_ms),
+            lasted(instance.created_ms, instance.ended_ms),
             note,
         ]
     });
@@ -113,30 +119,43 @@ pub fn instances(instances: &[api::Instance]) -> String {
 }
 
 pub fn sessions(sessions: &[api::Session]) -> String {
+    table(&SESSIONS, sessions.iter().map(session_row))
+}
+
+/// With what each carried in a second since it was shown last.
+pub fn session_rates(sessions: &[api::Session], rates: &HashMap<u64, f64>) -> String {
     let rows = sessions.iter().map(|session| {
-        let end = |end: &api::End| format!("{}/{}.{}", end.service, end.instance, end.name);
-        let path = match &session.reason {
-            Some(reason) => format!("{} ({reason})", session.path),
-            None => session.path.clone(),
-        };
-        let kernel = session.sent.kernel_bytes + session.received.kernel_bytes;
-        let tcp = session.sent.tcp_bytes + session.received.tcp_bytes;
-        vec![
-            session.id.to_string(),
-            end(&session.source),
-            end(&session.destination),
-            format!("{} → {}", session.source.node, session.destination.node),
-            path,
-            bytes(kernel),
-            bytes(tcp),
-            session.state.clone(),
-            age(session.opened_ms),
-        ]
+        let mut row = session_row(session);
+        row.push(
+            rates.get(&session.id).map_or_else(|| "-".into(), |rate| format!("{}/s", bytes(*rate as u64))),
+        );
+        row
     });
-    table(
-        &["ID", "SOURCE.PLUG", "DESTINATION.SOCKET", "NODES", "PATH", "KERNEL", "TCP", "STATE", "AGE"],
-        rows,
-    )
+    table(&[&SESSIONS[..], &["RATE"]].concat(), rows)
+}
+
+const SESSIONS: [&str; 9] =
+    ["ID", "SOURCE.PLUG", "DESTINATION.SOCKET", "NODES", "PATH", "KERNEL", "TCP", "STATE", "AGE"];
+
+fn session_row(session: &api::Session) -> Vec<String> {
+    let end = |end: &api::End| format!("{}/{}.{}", end.service, end.instance, end.name);
+    let path = match &session.reason {
+        Some(reason) => format!("{} ({reason})", session.path),
+        None => session.path.clone(),
+    };
+    let kernel = session.sent.kernel_bytes + session.received.kernel_bytes;
+    let tcp = session.sent.tcp_bytes + session.received.tcp_bytes;
+    vec![
+        session.id.to_string(),
+        end(&session.source),
+        end(&session.destination),
+        format!("{} → {}", session.source.node, session.destination.node),
+        path,
+        bytes(kernel),
+        bytes(tcp),
+        session.state.clone(),
+        lasted(session.opened_ms, session.closed_ms),
+    ]
 }
 
 /// Two lines for each session, one for each direction.
@@ -158,7 +177,7 @@ pub fn session_details(sessions: &[api::Session]) -> String {
                 format!("{} in {}", bytes(traffic.tcp_bytes), traffic.tcp_messages),
                 of(details.map(|details| details.switches[way])),
                 details.map_or_else(|| "-".into(), |details| bytes(details.in_flight_bytes[way].into())),
-                if way == 0 { age(session.opened_ms) } else { String::new() },
+                if way == 0 { lasted(session.opened_ms, session.closed_ms) } else { String::new() },
                 if way == 0 { last.map_or_else(|| "-".to_owned(), age) } else { String::new() },
             ]
         })
@@ -178,11 +197,14 @@ pub fn status(status: &api::ManagerStatus) -> String {
     format!("Manager {version}: {apps} apps, {nodes} nodes, {instances} instances, {sessions} open sessions")
 }
 
+/// Above events.
+pub const EVENTS: &str = "NUMBER  TIME (UTC)                KIND               SUBJECT: WHAT HAPPENED";
+
 pub fn event(event: &api::Event) -> String {
     format!(
-        "{:>6}  {:>5} ago  {:<17}  {}: {}",
+        "{:>6}  {}  {:<17}  {}: {}",
         event.sequence,
-        age(event.at_ms),
+        moment(event.at_ms),
         event.kind,
         event.subject,
         event.text
@@ -196,8 +218,13 @@ pub fn moment(at_ms: u64) -> String {
 
 /// Time since then, short.
 fn age(then_ms: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    match now.saturating_sub(then_ms) / 1000 {
+    lasted(then_ms, None)
+}
+
+/// Time from then until the end, or until now for what goes on, short.
+fn lasted(then_ms: u64, end_ms: Option<u64>) -> String {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    match end_ms.unwrap_or_else(now).saturating_sub(then_ms) / 1000 {
         seconds @ 0..=119 => format!("{seconds}s"),
         seconds @ 120..=7199 => format!("{}m", seconds / 60),
         seconds @ 7200..=172_799 => format!("{}h", seconds / 3600),
@@ -224,6 +251,12 @@ mod tests {
     fn counts_are_readable() {
         assert_eq!((bytes(0).as_str(), bytes(1023).as_str()), ("0 B", "1023 B"));
         assert_eq!((bytes(1536).as_str(), bytes(64 << 20).as_str()), ("1.5 KiB", "64.0 MiB"));
+    }
+
+    #[test]
+    fn what_has_ended_grows_no_older() {
+        assert_eq!(lasted(1_000, Some(8_000)), "7s");
+        assert_eq!(lasted(0, Some(3 * 3_600_000)), "3h");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The HTTP/JSON API for people and the command (patchbay-api).
 
+pub mod events;
 pub mod gate;
 pub mod history;
 pub mod metrics;
@@ -7,28 +8,21 @@ pub mod serve;
 pub mod socket;
 pub mod tokens;
 
-use std::convert::Infallible;
-
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use futures_util::StreamExt as _;
 use patchbay_api as api;
 use serde::Deserialize;
 use ssmmp::InstanceId;
-use tokio::sync::broadcast::error::RecvError;
 
 use self::gate::Gate;
-use crate::core::{Command, Event, Page, Refusal};
+use crate::core::{Command, Page, Refusal};
 use crate::graph::Graph;
-use crate::shell::{Handle, Input, NoAnswer};
+use crate::shell::{Apply, Handle, NoAnswer};
 use crate::store::History;
-
-/// Events read from disk at once.
-const EVENTS_AT_ONCE: u32 = 10_000;
 
 /// A failed call.
 struct Failure {
@@ -63,7 +57,8 @@ type Answer<T> = Result<Json<T>, Failure>;
 /// All routes behind the gate.
 pub fn routes(handle: &Handle, history: History, gate: Gate) -> Router {
     router(handle.clone())
-        .merge(history::router(history))
+        .merge(history::router(history.clone()))
+        .merge(events::router(handle.clone(), history))
         .merge(metrics::router(handle.clone()))
         // The gate has read the body, and bounded it.
         .layer(DefaultBodyLimit::disable())
@@ -88,7 +83,6 @@ fn router(handle: Handle) -> Router {
         .route("/v1/instances/{id}/move", post(move_instance))
         .route("/v1/sessions/{id}/close", post(close_session))
         .route("/v1/sessions", get(sessions))
-        .route("/v1/events", get(events))
         .fallback(|| async {
             failure(StatusCode::NOT_FOUND, "there is no such path; see the API's table".into())
         })
@@ -153,20 +147,6 @@ fn read(body: &Bytes) -> Result<(Graph, String, Vec<api::Problem>), Failure> {
     }
 }
 
-async fn differences(
-    handle: &Handle,
-    graph: Graph,
-    warnings: Vec<api::Problem>,
-) -> Result<api::Plan, NoAnswer> {
-    handle
-        .ask(move |core, _| {
-            let running = core.app(&graph.app).filter(|app| !app.stopped);
-            let changes = graph.changes_since(running.map(|app| &app.graph), &core.usual_policy());
-            api::Plan { changes, steps: core.steps(&graph), warnings, app: graph.app }
-        })
-        .await
-}
-
 /// Refuses what another Manager owns, and says where that is (P3).
 async fn require_own(handle: &Handle, app: &str, path: &str) -> Result<(), Failure> {
     let name = app.to_owned();
@@ -180,19 +160,26 @@ async fn require_own(handle: &Handle, app: &str, path: &str) -> Result<(), Failu
 }
 
 async fn plan(State(handle): State<Handle>, body: Bytes) -> Answer<api::Plan> {
-    let (graph, _, warnings) = read(&body)?;
+    let (graph, text, warnings) = read(&body)?;
     require_own(&handle, &graph.app, "/v1/plan").await?;
-    Ok(Json(differences(&handle, graph, warnings).await?))
+    Ok(Json(handle.ask(move |core, _| core.plan(&graph, &text, warnings)).await?))
 }
 
-async fn apply(State(handle): State<Handle>, body: Bytes) -> Answer<api::Plan> {
+#[derive(Deserialize)]
+struct Seen {
+    /// What a plan said it had seen; another one is refused.
+    seen: Option<String>,
+}
+
+async fn apply(
+    State(handle): State<Handle>,
+    Query(Seen { seen }): Query<Seen>,
+    body: Bytes,
+) -> Answer<api::Plan> {
     let (graph, text, warnings) = read(&body)?;
     require_own(&handle, &graph.app, "/v1/apps").await?;
-    let plan = differences(&handle, graph.clone(), warnings).await?;
-    handle.send(Input::Event(Event::Apply(graph, text))).await?;
-    // Answered only when it is on disk.
-    handle.ask(|_, _| ()).await?;
-    Ok(Json(plan))
+    let applied = handle.apply(Apply { graph, text, warnings, seen }).await?;
+    applied.map(Json).map_err(|refusal| failure(StatusCode::CONFLICT, refusal))
 }
 
 #[derive(Deserialize)]
@@ -271,39 +258,4 @@ async fn move_instance((State(handle), Path(id), Query(query)): Parts<u64, MoveQ
 
 async fn close_session((State(handle), Path(id), Query(query)): Parts<u64, Dry>) -> Answer<api::Done> {
     command(&handle, Command::CloseSession(id), query.dry_run).await
-}
-
-#[derive(Deserialize)]
-struct EventsQuery {
-    #[serde(default)]
-    after: u64,
-    #[serde(default)]
-    follow: bool,
-}
-
-/// Kept events as one JSON object a line, then, on request, the coming ones.
-async fn events(State(handle): State<Handle>, Query(query): Query<EventsQuery>) -> Result<Response, Failure> {
-    let receiver = handle.subscribe();
-    let kept = handle
-        .ask(move |_, store| store.events(query.after, EVENTS_AT_ONCE))
-        .await?
-        .map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let last = kept.last().map_or(query.after, |event| event.sequence);
-    let kept = futures_util::stream::iter(kept.into_iter().map(|event| line(&event)));
-    let coming = futures_util::stream::unfold(receiver, move |mut receiver| async move {
-        loop {
-            return match receiver.recv().await {
-                Ok(event) if event.sequence <= last => continue,
-                Ok(event) => Some((line(&event), receiver)),
-                // A reader that is too slow is cut off; it can go on with `after`.
-                Err(RecvError::Lagged(_) | RecvError::Closed) => None,
-            };
-        }
-    });
-    let body = if query.follow { Body::from_stream(kept.chain(coming)) } else { Body::from_stream(kept) };
-    Ok(([("content-type", "application/x-ndjson")], body).into_response())
-}
-
-fn line(event: &api::Event) -> Result<String, Infallible> {
-    Ok(serde_json::to_string(event).unwrap_or_default() + "\n")
 }

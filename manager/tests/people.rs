@@ -37,7 +37,10 @@ fn token(file: &std::path::Path, flags: &[&str]) -> String {
 
 impl Manager {
     fn start() -> Self {
-        let folder = TempDir::new().expect("a folder");
+        Self::start_in(TempDir::new().expect("a folder"))
+    }
+
+    fn start_in(folder: TempDir) -> Self {
         let tokens = folder.path().join("tokens");
         let (change, read) = (token(&tokens, &[]), token(&tokens, &["--read-only"]));
         let http = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
@@ -289,4 +292,102 @@ fn refused_at(folder: &TempDir, socket: &str) -> String {
         .expect("it runs");
     assert!(!output.status.success());
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// As many events as an earlier Manager may have left.
+const KEPT: u64 = 25_000;
+
+/// Returns the time of the first one.
+fn with_events(folder: &TempDir) -> u64 {
+    use patchbay_manager::core::{Config, Core, Effect};
+    let mut store = patchbay_manager::store::Store::open(&folder.path().join("manager.db")).expect("opened");
+    let begin = patchbay_manager::shell::now() - 2 * KEPT;
+    let event = |number| patchbay_api::Event {
+        sequence: 0,
+        at_ms: begin + number,
+        kind: if number % 2 == 0 { "even" } else { "odd" }.into(),
+        subject: format!("number {number}"),
+        text: String::new(),
+    };
+    let mut effects: Vec<Effect> = (0..KEPT).map(|number| Effect::Publish(event(number))).collect();
+    store.write(&Core::new(Config::default(), 1, 0), &mut effects).expect("written");
+    begin
+}
+
+/// Events as they come, from one long answer.
+fn follow(manager: &Manager, query: &str) -> impl Iterator<Item = patchbay_api::Event> + use<> {
+    let mut stream = UnixStream::connect(manager.socket()).expect("it listens");
+    stream.set_read_timeout(Some(WITHIN)).expect("set");
+    stream.write_all(format!("GET /v1/events?{query} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).expect("sent");
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(stream));
+    lines.map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok())
+}
+
+#[test]
+fn events_come_in_their_order_without_a_gap_however_many_there_are() {
+    let folder = TempDir::new().expect("a folder");
+    let begin = with_events(&folder);
+    let manager = Manager::start_in(folder);
+    let agents = manager.log();
+    let agents =
+        agents.split("agents=").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("told");
+    let flapping = |times: usize| {
+        for number in 0..times {
+            let mut agent = TcpStream::connect(agents).expect("it listens");
+            let text = format!(
+                "type: initiation_request ~ message_id: 1 ~ agent_network_address: 127.0.0.{} ~ service_repository: ()\n",
+                2 + number % 200
+            );
+            agent.set_read_timeout(Some(WITHIN)).expect("set");
+            agent.write_all(text.as_bytes()).expect("sent");
+            let _ = agent.read(&mut [0; 512]);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| flapping(400));
+        let wanted = KEPT + 300;
+        let numbers = follow(&manager, "follow=true").map(|event| event.sequence).take(wanted as usize);
+        assert!(numbers.eq(1..=wanted), "a number is missing, or not in its place");
+    });
+    // What is asked for is told whole, and ends.
+    let request = |query: &str| {
+        let path = format!("/v1/events?{query}");
+        manager.ask_at_socket(&request("GET", &path, &["host: x".into()], ""))
+    };
+    assert_eq!(request("kind=odd").matches("\"kind\":\"odd\"").count(), KEPT as usize / 2);
+    assert_eq!(
+        request(&format!("kind=odd,even&since_ms={}", begin + KEPT - 10)).matches("\"sequence\"").count(),
+        10
+    );
+    assert_eq!(request("subject=number%20123&kind=odd").matches("\"sequence\"").count(), 5 + 50 + 1);
+}
+
+const GRAPH: &str = include_str!("gate-store.toml");
+
+fn sent(manager: &Manager, method: &str, path: &str, graph: &str) -> (u16, String) {
+    let headers = ["host: x".to_owned(), "content-type: application/toml".to_owned()];
+    let answer = manager.ask_at_socket(&request(method, path, &headers, graph));
+    (status(&answer), answer)
+}
+
+#[test]
+fn a_plan_is_carried_out_as_it_was_seen_or_not_at_all() {
+    let manager = Manager::start();
+    let plan = |graph: &str| {
+        let (status, answer) = sent(&manager, "POST", "/v1/plan", graph);
+        assert_eq!(status, 200, "{answer}");
+        let body = answer.split_once("\r\n\r\n").expect("a body").1;
+        serde_json::from_str::<patchbay_api::Plan>(body).expect("a plan").seen
+    };
+    let apply = |seen: &str, graph: &str| sent(&manager, "PUT", &format!("/v1/apps?seen={seen}"), graph);
+    let other = GRAPH.replace("8080", "8081");
+    let (first, changed) = (plan(GRAPH), plan(&other));
+    assert_ne!(first, changed);
+    assert_eq!(plan(GRAPH), first, "nothing has happened");
+    assert_eq!(apply(&first, &other).0, 409, "another graph than the plan's");
+    assert_eq!(apply(&first, GRAPH).0, 200);
+    // Somebody else has applied meanwhile.
+    let (status, answer) = apply(&changed, &other);
+    assert!(status == 409 && answer.contains("plan again"), "{answer}");
+    assert_eq!(apply(&plan(&other), &other).0, 200);
 }

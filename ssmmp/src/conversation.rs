@@ -18,6 +18,8 @@ pub struct Conversation {
     next: Option<Result<Envelope, ParseError>>,
     speaker: Speaker,
     accepts_semi: bool,
+    /// Whether extension lines are sent: from the beginning, or once the peer has sent one.
+    extended: bool,
     dialect: Option<Dialect>,
     ignored: u64,
     ended: bool,
@@ -41,6 +43,7 @@ impl Conversation {
             next: None,
             speaker,
             accepts_semi: false,
+            extended: true,
             dialect: None,
             ignored: 0,
             ended: false,
@@ -51,6 +54,13 @@ impl Conversation {
     #[must_use]
     pub fn accepting_semi(mut self, accepts: bool) -> Self {
         self.accepts_semi = accepts;
+        self
+    }
+
+    /// Sends extension lines only when the peer has sent one itself: others may read by position.
+    #[must_use]
+    pub fn extended_on_request(mut self) -> Self {
+        self.extended = false;
         self
     }
 
@@ -87,7 +97,10 @@ impl Conversation {
     /// ended without a newline or in the middle of lines.
     pub fn next_message(&mut self) -> Option<Result<Envelope, ParseError>> {
         let of_lines = self.next_of_lines();
-        of_lines.or_else(|| self.gathered.take_if(|_| self.ended).and_then(Gathered::into_message))
+        let next =
+            of_lines.or_else(|| self.gathered.take_if(|_| self.ended).and_then(Gathered::into_message));
+        self.extended |= matches!(&next, Some(Ok(envelope)) if envelope.has_extensions());
+        next
     }
 
     fn next_of_lines(&mut self) -> Option<Result<Envelope, ParseError>> {
@@ -131,8 +144,12 @@ impl Conversation {
     pub fn encode(&mut self, envelope: &Envelope, out: &mut String) -> Option<Envelope> {
         match &mut self.dialect {
             Some(Dialect::Semi(semi)) => semi.write(envelope, out),
-            _ => {
+            _ if self.extended => {
                 envelope.encode_into(out);
+                None
+            }
+            _ => {
+                envelope.encode_plain_into(out);
                 None
             }
         }

@@ -52,6 +52,11 @@ impl Envelope {
         self.extensions.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
+    /// Whether it has an extension line (`x_…`): its sender knows extensions.
+    pub fn has_extensions(&self) -> bool {
+        self.extensions.iter().any(|(name, _)| name.starts_with("x_"))
+    }
+
     /// How many of the lines nobody here knows are no extensions: a peer's own, ignored and counted.
     pub fn unknown_fields(&self) -> usize {
         self.extensions.iter().filter(|(name, _)| !name.starts_with("x_")).count()
@@ -120,17 +125,18 @@ impl Envelope {
         let message_id = fields
             .and_then(|f| f.peek("message_id"))
             .and_then(|text| <MessageId as crate::value::Value>::read(text).ok());
-        let refusal = match (fields, message_type, message_id) {
-            (Some(fields), Some(message_type), Some(message_id)) => refusal(fields, message_type, message_id)
-                .map(|message| {
-                    let hop = match message_type.sub_types().default_hop {
-                        Hop::InstanceToAgent => Hop::AgentToInstance,
-                        Hop::AgentToManager => Hop::ManagerToAgent,
-                        Hop::ManagerToAgent => Hop::AgentToManager,
-                        Hop::AgentToInstance => Hop::InstanceToAgent,
-                    };
-                    Box::new(Self::new(message, hop).with("x_reason", &problem.to_string()))
-                }),
+        // An id that can't be read can't be repeated either: its answer has the one that nobody uses.
+        let answers = message_id.unwrap_or_else(|| MessageId::from(0));
+        let refusal = match (fields, message_type) {
+            (Some(fields), Some(message_type)) => refusal(fields, message_type, answers).map(|message| {
+                let hop = match message_type.sub_types().default_hop {
+                    Hop::InstanceToAgent => Hop::AgentToInstance,
+                    Hop::AgentToManager => Hop::ManagerToAgent,
+                    Hop::ManagerToAgent => Hop::AgentToManager,
+                    Hop::AgentToInstance => Hop::InstanceToAgent,
+                };
+                Box::new(Self::new(message, hop).with("x_reason", &problem.to_string()))
+            }),
             _ => None,
         };
         ParseError { problem, message_type, message_id, refusal }
@@ -145,6 +151,15 @@ impl Envelope {
 
     /// Appends the wire form, ended by one newline.
     pub fn encode_into(&self, out: &mut String) {
+        self.put(out, true);
+    }
+
+    /// The same without extension lines, for a peer that has shown none.
+    pub fn encode_plain_into(&self, out: &mut String) {
+        self.put(out, false);
+    }
+
+    fn put(&self, out: &mut String, extended: bool) {
         let message_type = self.message.message_type();
         fields::put_first(out, message_type.as_str());
         fields::put(out, "message_id", &self.message.message_id());
@@ -152,7 +167,7 @@ impl Envelope {
             fields::put_text(out, "sub_type", sub_type);
         }
         self.message.put(out);
-        for (name, value) in &self.extensions {
+        for (name, value) in self.extensions.iter().filter(|(name, _)| extended || !name.starts_with("x_")) {
             fields::put_text(out, name, value);
         }
         out.push('\n');

@@ -83,11 +83,30 @@ impl fmt::Display for ParseError {
 /// Longest piece of a peer's text repeated in an error, in characters.
 const QUOTE_CHARACTERS: usize = 80;
 
-/// Cuts a peer's text to a length fit for a log line.
+/// Cuts a peer's text to a length fit for a log line, its control characters escaped.
 pub(crate) fn quote(text: &str) -> String {
-    let mut quoted: String = text.chars().take(QUOTE_CHARACTERS).collect();
-    if quoted.len() < text.len() {
+    let mut quoted = String::new();
+    let mut characters = text.chars();
+    for character in characters.by_ref().take(QUOTE_CHARACTERS) {
+        match character.is_control() {
+            true => quoted.extend(character.escape_default()),
+            false => quoted.push(character),
+        }
+    }
+    if characters.next().is_some() {
         quoted.push('…');
     }
     quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_quoted_is_short_and_controls_no_terminal() {
+        assert_eq!(quote("a\0b\x1b[2J\u{9b}ü"), "a\\u{0}b\\u{1b}[2J\\u{9b}ü");
+        assert_eq!(quote(&"x".repeat(QUOTE_CHARACTERS)).chars().count(), QUOTE_CHARACTERS);
+        assert!(quote(&"ü".repeat(QUOTE_CHARACTERS + 1)).ends_with("ü…"));
+    }
 }

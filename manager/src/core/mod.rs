@@ -196,8 +196,12 @@ impl Core {
     fn message(&mut self, connection: Connection, envelope: Envelope) {
         match &envelope.message {
             Message::InitiationRequest(_) => self.register(connection, &envelope),
-            _ if self.inventory.node_of(connection).is_none() => {
+            message if self.inventory.node_of(connection).is_none() => {
                 // Nothing is done for an agent that has not registered.
+                if let Message::SessionRequest(request) = message {
+                    let waiting = Waiting { connection, request: request.clone(), since: self.now };
+                    self.refuse_request(&waiting, ssmmp::Status::FORBIDDEN, "this agent has not registered");
+                }
                 self.effect(Effect::Close(connection));
             }
             Message::SessionRequest(request) if envelope.extension("x_ahead").is_some() => {

@@ -40,6 +40,14 @@ impl Core {
             self.refuse_request(&waiting, Status::FORBIDDEN, "this agent has no such instance");
             return;
         }
+        let named = request.source_service_name.as_str();
+        let is_its =
+            |instance: &Instance| [instance.service.as_str(), instance.program.as_str()].contains(&named);
+        if !self.inventory.instance(source).is_some_and(is_its) {
+            let reason = format!("instance {source} is none of the service {named}");
+            self.refuse_request(&waiting, Status::FORBIDDEN, &reason);
+            return;
+        }
         if let Some(session) = self.sessions.pending(source, request.message_id) {
             // A repeated request gets the same answer.
             self.answer(&waiting, session);

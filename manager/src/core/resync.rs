@@ -3,7 +3,9 @@
 
 use std::net::IpAddr;
 
-use ssmmp::{Address, InstanceId, MessageId, Name, Port, SourceServiceSessionCloseRequest, Status};
+use ssmmp::{
+    Address, InstanceId, MessageId, Name, Port, SessionAck, SourceServiceSessionCloseRequest, Status,
+};
 
 use super::requests::connects;
 use super::{Connection, Core, Edge, Session, SessionState};
@@ -62,6 +64,22 @@ impl Core {
         if let Some(told) = read(item) {
             self.session_lives(connection, &told);
         }
+    }
+
+    /// A session whose time to be acknowledged was over, acknowledged by an agent that tells no more of it: what
+    /// was answered to its request is remembered for a while.
+    pub(super) fn acknowledged_late(&mut self, connection: Connection, ack: &SessionAck) {
+        let source = ack.source_service_instance_id;
+        let Some(given_up) = self.sessions.given_up(source, ack.message_id) else { return };
+        let told = Told {
+            source,
+            port: ack.source_plug_port,
+            destination: given_up.destination,
+            at: (given_up.destination_address, given_up.destination_port),
+            message_id: Some(ack.message_id),
+            plug: Some(given_up.edge.plug.clone()),
+        };
+        self.session_lives(connection, &told);
     }
 
     /// The session that is told of: known, waiting for its acknowledgement, or adopted.

@@ -92,6 +92,16 @@ impl SessionTable {
         only.filter(|_| same.next().is_none())
     }
 
+    /// The latest one of a request that was not acknowledged in time, as long as it is remembered.
+    pub fn given_up(&self, source: InstanceId, request: MessageId) -> Option<&Session> {
+        let is_it = |session: &&Session| {
+            (session.source, session.message_id) == (source, request)
+                && session.status == Some(Status::NO_ANSWER)
+                && !session.source_port.is_known()
+        };
+        self.ended.iter().rev().filter_map(|id| self.get(*id)).find(is_it)
+    }
+
     /// How many are answered or acknowledged and not over.
     pub fn living(&self) -> usize {
         self.open + self.pending.len()

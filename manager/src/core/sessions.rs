@@ -28,8 +28,10 @@ impl Core {
         }
         let Some(id) = self.sessions.pending(source, ack.message_id) else {
             // Given up meanwhile, or by an earlier Manager (S9).
-            if let Some(item) = live.filter(|_| ack.status.is_success()) {
-                self.late_session_lives(connection, item);
+            match live {
+                _ if !ack.status.is_success() => {}
+                Some(item) => self.late_session_lives(connection, item),
+                None => self.acknowledged_late(connection, &ack),
             }
             return;
         };

@@ -1,11 +1,62 @@
 //! What applying a graph would start, replace and stop.
 
+use std::collections::BTreeMap;
+
+use patchbay_api::{Plan, Problem};
+use sha2::{Digest as _, Sha256};
 use ssmmp::InstanceId;
 
 use super::{Core, Instance, InstanceState};
 use crate::graph::{Graph, Service, State};
 
 impl Core {
+    /// What applying a graph would change and what follows, and what that was seen from.
+    pub fn plan(&self, graph: &Graph, text: &str, mut warnings: Vec<Problem>) -> Plan {
+        let known = self.app(&graph.app);
+        let running = known.filter(|app| !app.stopped);
+        let changes = graph.changes_since(running.map(|app| &app.graph), &self.usual_policy());
+        warnings.extend(self.ports_of_others(graph, text));
+        let mut seen = Sha256::new();
+        seen.update(text);
+        if let Some(app) = known {
+            seen.update([0, u8::from(app.stopped)]);
+            seen.update(app.applied.to_be_bytes());
+            seen.update(&app.text);
+            for (service, state) in &app.services {
+                seen.update(format!("\0{service} {:?}", state.scaled));
+            }
+        }
+        let seen = seen.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        Plan { app: graph.app.clone(), changes, steps: self.steps(graph), warnings, seen }
+    }
+
+    /// Fixed ports that another application's gateways have too: each node has a port once.
+    fn ports_of_others(&self, graph: &Graph, text: &str) -> Vec<Problem> {
+        let others = self.apps.iter().filter(|(name, app)| **name != graph.app && !app.stopped);
+        let taken: BTreeMap<u16, String> = others
+            .flat_map(|(name, app)| app.graph.services.iter().map(move |service| (name, service)))
+            .flat_map(|(app, (service, vertex))| {
+                let ports = vertex.sockets.values().filter_map(|socket| socket.port);
+                ports.map(move |port| (port, format!("{app}'s {service}")))
+            })
+            .collect();
+        let own = graph.services.iter().flat_map(|(name, vertex)| {
+            vertex.sockets.values().filter_map(move |socket| Some((name, socket.port?)))
+        });
+        own.filter_map(|(name, port)| {
+            let other = taken.get(&port)?;
+            let line = text.lines().position(|line| line.contains(&format!("[service.{name}]")));
+            Some(Problem {
+                message: format!("port {port} of `{name}` is {other}'s too: no node can have both"),
+                help: Some("choose another port, or make sure that there are nodes enough".into()),
+                line: line.map_or(1, |line| line + 1),
+                column: 1,
+                warning: true,
+            })
+        })
+        .collect()
+    }
+
     /// What follows from a graph for instances and sessions, a sentence each.
     pub fn steps(&self, graph: &Graph) -> Vec<String> {
         let mut steps: Vec<String> =

@@ -5,9 +5,9 @@ use ssmmp::{InstanceId, Status};
 use super::{Core, Millis, Timer, Waiting};
 
 /// Requests that may wait for one service to start; further ones are refused with 503.
-pub const MAX_WAITING: usize = 10_000;
+pub const MAX_WAITING: usize = 32_768;
 /// Those of one instance; further ones are refused with 429.
-pub const MAX_WAITING_OF_ONE: usize = 1_024;
+pub const MAX_WAITING_OF_ONE: usize = 8_192;
 /// Answered requests of one instance that may be unacknowledged; further ones are refused with 429.
 pub const MAX_PENDING_OF_ONE: usize = 16_384;
 /// Sessions that one instance may have opened and not closed; further requests are refused with 429.

@@ -22,6 +22,9 @@ pub fn check(file: &GraphFile, text: &str) -> Vec<Problem> {
     if !file.allow_cycles {
         checker.cycles();
     }
+    if checker.found.is_empty() {
+        checker.is_reached();
+    }
     let mut found = checker.found;
     found.sort_by_key(|problem| (problem.line, problem.column));
     found
@@ -199,6 +202,32 @@ impl Checker<'_> {
                     self.add(plug.span(), message, "add a [[connection]] from it");
                 }
             }
+        }
+    }
+
+    /// What no gateway leads to is never asked for.
+    fn is_reached(&mut self) {
+        let file = self.file;
+        let service = |end: &Spanned<String>| end.get_ref().split('.').next().unwrap_or_default().to_owned();
+        let mut next: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for connection in &file.connection {
+            next.entry(service(&connection.from)).or_default().push(service(&connection.to));
+        }
+        let is_gateway = |service: &&ServiceFile| *service.kind.get_ref() == Kind::Gateway;
+        let gateways: Vec<&String> = file
+            .service
+            .iter()
+            .filter(|(_, service)| is_gateway(service))
+            .map(|(name, _)| name.get_ref())
+            .collect();
+        for (name, service) in &file.service {
+            if is_gateway(&service) || gateways.iter().any(|from| reaches(&next, from, name.get_ref())) {
+                continue;
+            }
+            let text = format!("`{}` is isolated: no gateway leads to it", name.get_ref());
+            let help = "it is started only where its minimum says so; add a [[connection]] to it";
+            let isolated = problem(self.text, name.span(), text, Some(help.to_owned()));
+            self.found.push(Problem { warning: true, ..isolated });
         }
     }
 

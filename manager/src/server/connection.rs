@@ -37,8 +37,9 @@ pub(super) async fn serve(
 ) -> String {
     let _ = stream.set_nodelay(true);
     let (reader, writer) = stream.into_split();
-    let conversation =
-        Conversation::new(Speaker::Agent, MAX_MESSAGE_BYTES).accepting_semi(options.accept_semi);
+    let conversation = Conversation::new(Speaker::Agent, MAX_MESSAGE_BYTES)
+        .accepting_semi(options.accept_semi)
+        .extended_on_request();
     let conversation = Arc::new(Mutex::new(conversation));
     let (way, written) = way(writer, conversation.clone());
     let refusals = way.downgrade();

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
 
 use crate::core::{Command, Connection, Core, Event, Refusal};
 use crate::dns::Names;
+use crate::graph::Graph;
 use crate::metrics::Metrics;
 use crate::server::Way;
 use crate::store::Store;
@@ -46,8 +47,22 @@ pub enum Input {
     Ask(Question),
     /// A command, and where its answer goes once what it began is on disk.
     Command(Command, oneshot::Sender<Result<api::Done, Refusal>>),
+    /// A graph to apply, and where the plan that was carried out goes, or why it was not.
+    Apply(Box<Apply>, oneshot::Sender<Result<api::Plan, String>>),
     /// Fresh counters are wanted.
     Refresh(oneshot::Sender<()>),
+}
+
+/// A graph to apply.
+pub struct Apply {
+    /// The graph.
+    pub graph: Graph,
+    /// The file that it was read from.
+    pub text: String,
+    /// What was found in it.
+    pub warnings: Vec<api::Problem>,
+    /// What the plan that is to be carried out had seen; without it whatever follows is meant.
+    pub seen: Option<String>,
 }
 
 /// The way to the core, for everybody else.
@@ -128,6 +143,17 @@ impl Handle {
     pub async fn command(&self, command: Command) -> Result<Result<api::Done, Refusal>, NoAnswer> {
         let (sender, receiver) = oneshot::channel();
         self.send(Input::Command(command, sender)).await?;
+        self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
+    }
+
+    /// Applies a graph: what follows from it is seen and begun at one moment. Answered when it is on disk; with a
+    /// reason when a plan was to be carried out that is out of date.
+    ///
+    /// # Errors
+    /// The thread has ended, or the database can't be written.
+    pub async fn apply(&self, apply: Apply) -> Result<Result<api::Plan, String>, NoAnswer> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Input::Apply(Box::new(apply), sender)).await?;
         self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
     }
 

@@ -9,7 +9,7 @@ use ssmmp::Envelope;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
-use super::{Input, now};
+use super::{Apply, Input, now};
 use crate::core::{Connection, Core, Effect, Event, Refusal};
 use crate::dns::Names;
 use crate::metrics::Metrics;
@@ -37,6 +37,8 @@ pub struct Owner {
     ways: HashMap<Connection, Way>,
     refreshing: HashMap<u64, oneshot::Sender<()>>,
     commands: HashMap<u64, oneshot::Sender<Result<api::Done, Refusal>>>,
+    /// Plans that were carried out, told once what they began is on disk.
+    applied: Vec<(oneshot::Sender<Result<api::Plan, String>>, api::Plan)>,
     next_ticket: u64,
     text: String,
 }
@@ -74,6 +76,7 @@ impl Owner {
             ways: HashMap::new(),
             refreshing: HashMap::new(),
             commands: HashMap::new(),
+            applied: Vec::new(),
             next_ticket: 0,
             text: String::new(),
         }
@@ -161,6 +164,19 @@ impl Owner {
                 self.commands.insert(self.next_ticket, sender);
                 effects.extend(self.core.handle(now(), Event::Command(self.next_ticket, command)));
             }
+            Input::Apply(apply, sender) => {
+                let Apply { graph, text, warnings, seen } = *apply;
+                let plan = self.core.plan(&graph, &text, warnings);
+                if seen.is_some_and(|seen| seen != plan.seen) {
+                    let app = &plan.app;
+                    let _ = sender.send(Err(format!(
+                        "the graph or the application {app} is another one than the plan saw; nothing was changed, plan again"
+                    )));
+                } else {
+                    effects.extend(self.core.handle(now(), Event::Apply(graph, text)));
+                    self.applied.push((sender, plan));
+                }
+            }
             Input::Refresh(sender) => {
                 self.next_ticket += 1;
                 self.refreshing.insert(self.next_ticket, sender);
@@ -212,6 +228,9 @@ impl Owner {
     }
 
     fn speak(&mut self, effects: Vec<Effect>) {
+        for (sender, plan) in self.applied.drain(..) {
+            let _ = sender.send(Ok(plan));
+        }
         let mut sent: BTreeMap<Connection, Vec<Envelope>> = BTreeMap::new();
         for effect in effects {
             match effect {
@@ -267,10 +286,11 @@ impl Owner {
 
 /// Sessions come and go by the thousands a second: they are in the database and in the stream of events.
 fn log(event: &api::Event) {
+    let (subject, text) = (api::visible(&event.subject), api::visible(&event.text));
     match event.kind.as_str() {
         "session-opened" | "session-closed" => {
-            debug!(kind = event.kind, subject = event.subject, "{}", event.text);
+            debug!(kind = event.kind, %subject, "{text}");
         }
-        _ => info!(kind = event.kind, subject = event.subject, "{}", event.text),
+        _ => info!(kind = event.kind, %subject, "{text}"),
     }
 }

@@ -32,6 +32,37 @@ FROM sessions s LEFT JOIN instances a ON a.id = s.source_instance
 const INSTANCE: &str = "
 SELECT id, app, service, node, state, sockets, created_ms, ended_ms, reason, output, program FROM instances";
 
+/// Which events are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    /// Only those from this moment on, milliseconds since 1970.
+    pub since_ms: u64,
+    /// Only of these kinds; all when there are none.
+    pub kinds: Vec<String>,
+    /// Only those whose subject contains this.
+    pub subject: String,
+}
+
+impl EventFilter {
+    /// Whether an event is wanted.
+    pub fn admits(&self, event: &Event) -> bool {
+        event.at_ms >= self.since_ms
+            && (self.kinds.is_empty() || self.kinds.contains(&event.kind))
+            && event.subject.contains(&self.subject)
+    }
+}
+
+/// Some events in their order.
+#[derive(Debug)]
+pub struct EventPage {
+    /// Those that are wanted.
+    pub events: Vec<Event>,
+    /// All up to this number were looked at.
+    pub last: u64,
+    /// There may be more.
+    pub is_more: bool,
+}
+
 /// A database's history.
 #[derive(Debug, Clone)]
 pub struct History {
@@ -42,6 +73,37 @@ impl History {
     /// Of the database in a file.
     pub fn new(database: &Path) -> Self {
         Self { database: database.to_owned() }
+    }
+
+    /// Wanted events behind a number, oldest first.
+    ///
+    /// # Errors
+    /// Reading failed or took too long.
+    pub fn events_after(
+        &self,
+        after: u64,
+        limit: u32,
+        filter: &EventFilter,
+    ) -> Result<EventPage, StoreError> {
+        let connection = self.open()?;
+        // One moment for both questions.
+        let moment = connection.unchecked_transaction()?;
+        let newest = moment
+            .query_row("SELECT max(sequence) FROM events", [], |row| row.get::<_, Option<u64>>(0))?
+            .unwrap_or(after);
+        let kinds: String = filter.kinds.iter().map(|kind| format!(",{kind},")).collect();
+        let mut statement = moment.prepare(
+            "SELECT sequence, at_ms, kind, subject, text FROM events
+             WHERE sequence > ?1 AND at_ms >= ?2 AND (?3 = '' OR instr(?3, ',' || kind || ',') > 0)
+                 AND instr(subject, ?4) > 0
+             ORDER BY sequence LIMIT ?5",
+        )?;
+        let rows = statement
+            .query_map(params![after, filter.since_ms, kinds, filter.subject, limit], super::event)?;
+        let events: Vec<Event> = rows.collect::<Result<_, _>>()?;
+        let is_more = events.len() == limit as usize;
+        let last = if is_more { events.last().map_or(after, |event| event.sequence) } else { newest };
+        Ok(EventPage { events, last, is_more })
     }
 
     /// A session, open or ended.

@@ -29,12 +29,12 @@ pub use backup::backup;
 pub use check::{Report, check};
 use checkpoint::Checkpointer;
 pub use error::StoreError;
-pub use history::History;
+pub use history::{EventFilter, EventPage, History};
 use lock::Lock;
 use patchbay_api::Event;
 use place::Place;
 pub use prune::{Kept, Pruned};
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row};
 
 use crate::core::{Core, Effect, Identity, Saved};
 
@@ -229,17 +229,6 @@ impl Store {
     pub fn prune(&mut self, now_ms: u64) -> Result<Pruned, StoreError> {
         self.force(self.fsync == Fsync::All)?;
         self.pruner.step(&mut self.connection, now_ms)
-    }
-
-    /// Kept events behind a sequence number, oldest first.
-    ///
-    /// # Errors
-    /// SQLite refused.
-    pub fn events(&self, after: u64, limit: u32) -> Result<Vec<Event>, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT sequence, at_ms, kind, subject, text FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
-        )?;
-        Ok(statement.query_map(params![after, limit], event)?.collect::<Result<_, _>>()?)
     }
 }
 

@@ -246,3 +246,36 @@ fn unknown_fields_and_hops_are_counted_and_the_message_is_served() {
     let next = peer.hear_of("message_id");
     assert!(next.contains("message_id: 11 "), "what has no response type gets no answer: {next}");
 }
+
+/// A peer that has sent no extension line gets none, whatever is said to it; ids that can't be read are answered.
+#[test]
+fn who_speaks_the_protocol_alone_hears_the_protocol_alone() {
+    let manager = Manager::start(Options::default());
+    manager.apply(super::manager::GRAPH);
+    let mut plain = manager.connect();
+    // `::` and nothing at all are the protocol's words for an address that is not known: the peer's counts.
+    plain.say("type: initiation_request ~ message_id: 1 ~ agent_network_address: :: ~ service_repository: (gate, store)");
+    assert_eq!(plain.hear(), "type: initiation_response ~ message_id: 1 ~ status: 200");
+    let execution = plain.hear_of("execution_request");
+    assert!(
+        !execution.contains("x_") && execution.contains("agent_network_address: 127.0.0.1"),
+        "{execution}"
+    );
+    for id in ["0", "-7", "seven", "123456789012345678901234567890"] {
+        plain.say(&format!("type: session_request ~ message_id: {id} ~ source_service_name: gate ~ source_service_instance_id: 1 ~ source_plug_name: store ~ dest_service_name: store ~ dest_socket_name: api"));
+        let answer = plain.hear_of("session_response");
+        assert!(answer.contains("status: 400") && !answer.contains("x_"), "{id}: {answer}");
+    }
+    let mut stranger = manager.connect();
+    stranger.say(&ask(7));
+    let answer = stranger.hear();
+    assert!(
+        answer.contains("message_id: 7 ") && answer.contains("status: 403") && !answer.contains("x_"),
+        "{answer}"
+    );
+    assert!(stranger.is_closed());
+    let mut extended = manager.connect();
+    extended.say("type: initiation_request ~ message_id: 1 ~ agent_network_address: 127.0.0.1 ~ service_repository: () ~ x_secret: short");
+    let answer = extended.hear();
+    assert!(answer.contains("status: 400") && answer.contains("x_reason: "), "{answer}");
+}

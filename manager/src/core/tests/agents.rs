@@ -190,8 +190,9 @@ impl Cluster {
         let wanted = Wanted { plug: plug.into(), service: service.into(), socket: socket.into() };
         self.agents.asked.insert((source, id), wanted.clone());
         let Wanted { plug, service, socket } = wanted;
+        let of = self.core.instance(source.0).map_or_else(|| "gate".into(), |i| i.service.to_string());
         self.message(agent, &format!(
-            "type: session_request ~ message_id: {id} ~ sub_type: agent_to_Manager ~ source_service_name: x ~ source_service_instance_id: {source} ~ source_service_instance_network_address: 10.0.0.{agent} ~ source_plug_name: {plug} ~ dest_service_name: {service} ~ dest_socket_name: {socket}"
+            "type: session_request ~ message_id: {id} ~ sub_type: agent_to_Manager ~ source_service_name: {of} ~ source_service_instance_id: {source} ~ source_service_instance_network_address: 10.0.0.{agent} ~ source_plug_name: {plug} ~ dest_service_name: {service} ~ dest_socket_name: {socket}"
         ));
     }
 

@@ -13,6 +13,7 @@ mod leaving;
 mod life;
 mod ownership;
 mod peers;
+mod plain;
 mod reconfiguration;
 mod resync;
 mod scaling;
@@ -143,8 +144,9 @@ impl Cluster {
     }
 
     fn request(&mut self, connection: u64, source: InstanceId, id: u64, dest: &str) {
+        let of = self.core.instance(source.0).map_or_else(|| "gate".into(), |i| i.service.to_string());
         self.message(connection, &format!(
-            "type: session_request ~ message_id: {id} ~ sub_type: agent_to_Manager ~ source_service_name: gate ~ source_service_instance_id: {source} ~ source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: store ~ dest_service_name: {dest} ~ dest_socket_name: api"
+            "type: session_request ~ message_id: {id} ~ sub_type: agent_to_Manager ~ source_service_name: {of} ~ source_service_instance_id: {source} ~ source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: store ~ dest_service_name: {dest} ~ dest_socket_name: api"
         ));
     }
 

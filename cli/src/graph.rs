@@ -1,0 +1,116 @@
+//! `patchbay plan` and `patchbay apply`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use patchbay_api as api;
+
+use crate::client::{Client, Failure};
+use crate::output::Output;
+use crate::tables;
+
+/// Between two looks at an application that starts.
+const LOOK: Duration = Duration::from_millis(250);
+/// How `plan` ends when something would change.
+const CHANGES: u8 = 2;
+
+/// Shows what `apply` would change.
+#[derive(Args)]
+pub struct Plan {
+    /// The graph file
+    graph: PathBuf,
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  patchbay apply social.toml --wait\n  patchbay plan social.toml; patchbay apply social.toml --seen 1f2e3d4c5b6a7988"
+)]
+pub struct Apply {
+    /// The graph file
+    graph: PathBuf,
+    /// Carry out the plan that has seen this, or nothing: `plan` tells it
+    #[arg(long, value_name = "SEEN")]
+    seen: Option<String>,
+    /// Wait until whatever has a minimum runs and listens; fail when that takes longer, 60 s unless said
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "60s", value_parser = humantime::parse_duration)]
+    wait: Option<Duration>,
+}
+
+impl Plan {
+    pub fn run(&self, client: &Client, output: Output) -> Result<ExitCode, Failure> {
+        let plan = client.send_graph("POST", "/v1/plan", &self.graph)?;
+        output.show(&plan, |plan| tables::planned(plan, &self.graph))?;
+        let is_so = plan.changes.is_empty() && plan.steps.is_empty();
+        Ok(if is_so { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
+    }
+}
+
+impl Apply {
+    pub fn run(&self, client: &Client, output: Output) -> Result<(), Failure> {
+        let seen = self.seen.as_ref().map(|seen| format!("?seen={seen}")).unwrap_or_default();
+        let plan = client.send_graph("PUT", &format!("/v1/apps{seen}"), &self.graph)?;
+        output.show(&plan, |plan| tables::applied(plan, &self.graph))?;
+        match self.wait {
+            Some(within) => wait(client, &plan.app, within),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Waits until an application runs; tells what is waited for when that changes.
+fn wait(client: &Client, name: &str, within: Duration) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let mut told = String::new();
+    loop {
+        let apps: Vec<api::App> = client.get("/v1/apps")?;
+        let app = apps.iter().find(|app| app.name == name);
+        let Some(app) = app.filter(|app| app.state != "stopped") else {
+            return Err(Failure::Said(format!("{name} was stopped meanwhile")));
+        };
+        let missing: Vec<String> = app.services.iter().filter_map(missing).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let text = missing.join("; ");
+        if begun.elapsed() >= within {
+            let seconds = within.as_secs();
+            return Err(Failure::Said(format!("{name} does not run after {seconds} s: {text}")));
+        }
+        if text != told {
+            eprintln!("waiting for {}", api::visible(&text));
+            told = text;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// What a service misses to run.
+fn missing(service: &api::Service) -> Option<String> {
+    let least = service.replicas.0 as usize;
+    (service.running < least).then(|| {
+        let problem = service.problem.as_ref().map(|problem| format!(" ({problem})")).unwrap_or_default();
+        format!("{}: {} of {least} run{problem}", service.name, service.running)
+    })
+}
+
+/// The warnings of a graph with their places.
+pub fn warnings(plan: &api::Plan, file: &std::path::Path) -> String {
+    let lines = plan.warnings.iter().map(|warning| {
+        let help = warning.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        format!(
+            "\nwarning: {}:{}:{}: {}{help}",
+            file.display(),
+            warning.line,
+            warning.column,
+            warning.message
+        )
+    });
+    lines.collect()
+}
+
+/// Says how to carry out a plan as it was seen.
+pub fn next_step(plan: &api::Plan, file: &std::path::Path) -> String {
+    format!("\ncarry out exactly this: patchbay apply {} --seen {}", file.display(), plan.seen)
+}
