@@ -2,6 +2,7 @@
 
 mod client;
 mod control;
+mod doctor;
 mod events;
 mod graph;
 mod history;
@@ -97,6 +98,8 @@ enum Task {
     Scale(Scale),
     /// Show the Manager's version and counts
     Status,
+    /// Look at this machine and at the Manager, and say what to do about what is not as it should be
+    Doctor,
     /// Keep the token for a Manager over TCP, read from the standard input
     #[command(after_help = "Example:\n  patchbay --manager http://manager:55580 login < token\n\n\
                             PATCHBAY_TOKEN goes before what is kept. `patchbay-manager token FILE` makes tokens.")]
@@ -159,6 +162,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Task::Undrain(undrain) => undrain.run(&client, output),
         Task::Forget(forget) => forget.run(&client, output),
         Task::Scale(scale) => scale.run(&client, output),
+        Task::Doctor => return doctor::run(&client, output),
         Task::Status => output.show(&client.get::<api::ManagerStatus>("/v1/status")?, tables::status),
         Task::Login => login::login(over_tcp(&arguments.manager)?),
         Task::Logout => login::logout(over_tcp(&arguments.manager)?),
