@@ -41,6 +41,8 @@ pub enum Effect {
     SaveService(String, String),
     /// Write what is kept of a node.
     SaveNode(Address),
+    /// Write which message ids may be in use.
+    SaveMessageIds,
     /// Keep and publish an event; its sequence number is given when it is kept.
     Publish(api::Event),
     /// All agents have told their counters.
@@ -57,7 +59,8 @@ impl Effect {
             | Self::SaveInstance(_)
             | Self::SaveSession(_)
             | Self::SaveService(..)
-            | Self::SaveNode(_) => true,
+            | Self::SaveNode(_)
+            | Self::SaveMessageIds => true,
             Self::Send(..) | Self::Close(_) | Self::Publish(_) | Self::Refreshed(_) | Self::Answer(..) => {
                 false
             }

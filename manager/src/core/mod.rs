@@ -15,6 +15,7 @@ mod health;
 mod inspect;
 mod interned;
 pub mod inventory;
+mod message_ids;
 mod nodes;
 mod ownership;
 mod placing;
@@ -100,7 +101,7 @@ pub struct Core {
     timers: Timers,
     next_instance: u64,
     next_session: u64,
-    next_message: u64,
+    message_ids: message_ids::MessageIds,
     /// The current second and the refusals published in it.
     pub(crate) refusals: (u64, u32),
     pub(crate) now: Millis,
@@ -131,8 +132,7 @@ impl Core {
             timers: Timers::default(),
             next_instance: 1,
             next_session: 1,
-            // A peer may read ids as 32-bit numbers: 2000 starts of a million messages fit.
-            next_message: (epoch % 2000) * 1_000_000 + 30_000,
+            message_ids: message_ids::MessageIds::new(epoch),
             refusals: (0, 0),
             now,
             effects: Vec::new(),
@@ -284,8 +284,11 @@ impl Core {
     }
 
     pub(crate) fn message_id(&mut self) -> MessageId {
-        self.next_message += 1;
-        MessageId::from(self.next_message)
+        let (id, is_new_reservation) = self.message_ids.take();
+        if is_new_reservation {
+            self.effect(Effect::SaveMessageIds);
+        }
+        MessageId::from(id)
     }
 
     pub(crate) fn instance_id(&mut self) -> InstanceId {

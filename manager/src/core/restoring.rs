@@ -14,6 +14,8 @@ pub struct Saved {
     pub apps: Vec<(Graph, String, Millis)>,
     /// What is kept of their services: application, service, state.
     pub services: Vec<(String, String, ServiceState)>,
+    /// Message ids below this may be in use.
+    pub message_ids: Option<u64>,
     /// Nodes that had registered.
     pub nodes: Vec<Node>,
     /// Nodes where nothing is executed.
@@ -46,6 +48,9 @@ impl Core {
             if let Some(app) = self.apps.get_mut(&app) {
                 app.services.insert(service, ServiceState { replacing: true, ..state });
             }
+        }
+        if let Some(reserved) = saved.message_ids {
+            self.message_ids.resume(reserved);
         }
         for node in saved.nodes {
             self.inventory.put_node(node);
@@ -93,6 +98,11 @@ impl Core {
             self.inventory.disconnect(address, self.now);
             self.at(self.now + self.config.agent_grace, Timer::NodeGrace(address));
         }
+    }
+
+    /// Ids of the Manager's messages below this may be in use.
+    pub fn reserved_message_ids(&self) -> u64 {
+        self.message_ids.reserved()
     }
 
     /// A node, connected or lost.

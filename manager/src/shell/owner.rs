@@ -257,7 +257,8 @@ impl Owner {
                 | Effect::SaveInstance(_)
                 | Effect::SaveSession(_)
                 | Effect::SaveService(..)
-                | Effect::SaveNode(_) => {}
+                | Effect::SaveNode(_)
+                | Effect::SaveMessageIds => {}
             }
         }
         for (connection, envelopes) in sent {

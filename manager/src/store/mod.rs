@@ -157,6 +157,7 @@ impl Store {
         core.restore(Saved {
             apps: restore::apps(&self.connection)?,
             services: restore::services(&self.connection)?,
+            message_ids: restore::message_ids(&self.connection)?,
             nodes: restore::nodes(&self.connection)?,
             drained: restore::drained(&self.connection)?,
             instances: restore::instances(&self.connection)?,
@@ -196,6 +197,7 @@ impl Store {
                     rows::save_event(&transaction, event)?;
                 }
                 Effect::SaveService(app, service) => rows::save_service(&transaction, core, app, service)?,
+                Effect::SaveMessageIds => rows::save_message_ids(&transaction, core)?,
                 Effect::SaveNode(address) => rows::save_node(&transaction, core, *address)?,
                 Effect::Send(..) | Effect::Close(_) | Effect::Refreshed(_) | Effect::Answer(..) => {}
             }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use patchbay_api::Traffic;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 use ssmmp::{Address, InstanceId, MessageId, Name, Port};
 
 use super::StoreError;
@@ -105,6 +105,13 @@ pub fn services(connection: &Connection) -> Result<Vec<(String, String, ServiceS
         services.push((row.get(0)?, row.get(1)?, state));
     }
     Ok(services)
+}
+
+/// Message ids below this may be in use.
+pub fn message_ids(connection: &Connection) -> Result<Option<u64>, StoreError> {
+    let row =
+        connection.query_row("SELECT value FROM counters WHERE name = 'message_ids'", [], |row| row.get(0));
+    Ok(row.optional()?)
 }
 
 /// Nodes that had registered: all are lost at first.

@@ -95,6 +95,13 @@ pub fn save_service(
     Ok(())
 }
 
+pub fn save_message_ids(connection: &Connection, core: &Core) -> Result<(), StoreError> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO counters VALUES ('message_ids', ?1)")?
+        .execute([core.reserved_message_ids()])?;
+    Ok(())
+}
+
 const SAVE_NODE: &str =
     "INSERT OR REPLACE INTO nodes (address, name, secret_hash, first_ms) VALUES (?1, ?2, ?3, ?4)";
 
