@@ -240,12 +240,15 @@ fn history_answers_for_what_has_ended_and_ends_itself() {
 
     node.kill_manager();
     let database = node.folder().join("manager.db").display().to_string();
-    let mut short = node
-        .command(&node.program("patchbay-manager"))
-        .args(["--database", &database, "--keep-history", "1s"])
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("started");
+    let socket = node.folder().join("manager.sock").display().to_string();
+    let _short = Ended(
+        node.command(&node.program("patchbay-manager"))
+            .args(["--database", &database, "--socket", &socket, "--keep-history", "1s"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("started"),
+    );
     node.wait("it answers", |node| node.patchbay(&["status"]).status.success());
     // The newest row of each kind stays: it tells which numbers were given.
     assert_eq!(node.python(GREET), "hello, world");
@@ -254,6 +257,14 @@ fn history_answers_for_what_has_ended_and_ends_itself() {
     });
     let living = history(&node, &["instance", &gateway.id.to_string()]);
     assert!(living.contains("running"), "what lives is kept: {living}");
-    short.kill().expect("it runs");
-    short.wait().expect("it ends");
+}
+
+/// Ends with the test, also when it fails.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

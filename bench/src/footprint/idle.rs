@@ -44,7 +44,9 @@ impl Idle {
             .lab
             .program(Role::Control, Place::Loopback, bench.binaries.join("patchbay-manager"))
             .joined()
-            .args(["--listen-agents", "127.0.0.1:55555", "--database"])
+            .args(["--listen-agents", "127.0.0.1:55555", "--socket"])
+            .arg(folder.join("idle.sock"))
+            .arg("--database")
             .arg(folder.join("idle.db"));
         let agent = bench
             .lab
