@@ -154,6 +154,8 @@ fn every_bound_of_peers_is_listed_with_its_value() {
         "manager/src/core/waiting.rs",
         "agent/src/core/closing.rs",
         "agent/src/core/plug_addresses.rs",
+        "agent/src/datapath/middle_boxes.rs",
+        "ebpf/src/maps.rs",
         "agent/src/plugs/waiting.rs",
         "agent/src/plugs/carrier.rs",
         "agent/src/datapath/entering.rs",

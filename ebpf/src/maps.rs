@@ -16,11 +16,11 @@ use crate::marks::Marks;
 const SESSIONS: u32 = 65_536;
 /// Programs with their ports known at once; those that were not used for longest are forgotten, and treated as
 /// new ones are.
-const SOURCES_KNOWN: u32 = 16_384;
+const MAX_SOURCES: u32 = 16_384;
 /// Destinations outside the scope remembered at once; those that were not used for longest are forgotten.
-const OUTSIDE_KNOWN: u32 = 4_096;
+const MAX_OUTSIDE: u32 = 4_096;
 /// Accepting ends that came before their sources remembered at once.
-const EARLY_KNOWN: u32 = 1_024;
+const MAX_EARLY: u32 = 1_024;
 /// Bytes of the ring for shown messages: a power of two of pages.
 const SHOWN_RING_BYTES: u32 = 1 << 18;
 /// Bytes of the event ring: a power of two of pages.
@@ -40,7 +40,7 @@ pub static PENDING: HashMap<ConnectionName, u64> = HashMap::with_max_entries(SES
 
 /// Connections whose accepting end of the scope was there first (TCP Fast Open); those that came first go first.
 #[map]
-pub static EARLY: LruHashMap<ConnectionName, u32> = LruHashMap::with_max_entries(EARLY_KNOWN, 0);
+pub static EARLY: LruHashMap<ConnectionName, u32> = LruHashMap::with_max_entries(MAX_EARLY, 0);
 
 /// Sessions by a socket's kernel address.
 #[map]
@@ -56,11 +56,11 @@ pub static MARKS: Marks = Marks::new();
 
 /// What happens to sessions of a program with a port.
 #[map]
-pub static SOURCES: LruHashMap<SourceKey, Treatment> = LruHashMap::with_max_entries(SOURCES_KNOWN, 0);
+pub static SOURCES: LruHashMap<SourceKey, Treatment> = LruHashMap::with_max_entries(MAX_SOURCES, 0);
 
 /// Destinations that were found outside the scope, and until when that holds, in nanoseconds since boot.
 #[map]
-pub static OUTSIDE: LruHashMap<DestinationKey, u64> = LruHashMap::with_max_entries(OUTSIDE_KNOWN, 0);
+pub static OUTSIDE: LruHashMap<DestinationKey, u64> = LruHashMap::with_max_entries(MAX_OUTSIDE, 0);
 
 /// What is counted of all sessions, by [`counter`].
 #[map]
