@@ -52,6 +52,10 @@ pub struct Direction {
     pub hurried: u32,
     /// The sequence number up to which bytes over TCP are counted.
     pub written: u32,
+    /// What is left of a message whose first part was redirected, in bytes.
+    pub rest: u32,
+    /// Always zero.
+    pub padding: u32,
 }
 
 /// Paths of a direction.
@@ -64,7 +68,7 @@ pub mod path {
 
 /// Number of the layout of all maps. It grows with every change of a key or a value, so that an agent never
 /// reads another version's maps as its own.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 /// The first bytes of a [`Session`], up to `leave`, which keep their places in every layout: the sessions of
 /// an earlier version are followed by them.
@@ -348,10 +352,10 @@ pub mod cause {
 }
 
 const _: () = {
-    assert!(size_of::<Direction>() == 160);
+    assert!(size_of::<Direction>() == 168);
     assert!(
         size_of::<Session>()
-            == 48 + 8 * 8 + 10 * 4 + 8 + 16 * habit::NAMED + 16 + 24 + 16 + 56 + 2 * 40 + 2 * 160
+            == 48 + 8 * 8 + 10 * 4 + 8 + 16 * habit::NAMED + 16 + 24 + 16 + 56 + 2 * 40 + 2 * 168
     );
     assert!(core::mem::offset_of!(Session, source_cookie) == 48);
     assert!(core::mem::offset_of!(Session, source_instance) == 88);

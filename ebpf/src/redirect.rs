@@ -61,8 +61,14 @@ pub fn message(ctx: &SkMsgContext) {
     };
     let size = ctx.size();
     let verdict = decide(session, socket, peer, size, from_source);
-    let obstacle = send(ctx, socket, cookies, verdict, size);
+    let mut obstacle = send(ctx, socket, cookies, verdict, size);
     let direction = session.sent_by(from_source);
+    // The rest of a message keeps the target of its first part, unless it was given another.
+    let is_rest = direction.rest != 0 && direction.rest == size;
+    if is_rest && !is_passing(obstacle) {
+        obstacle = 0;
+    }
+    direction.rest = if obstacle == 0 { size - verdict.bytes } else { 0 };
     count(direction, Socket::at(socket), u64::from(verdict.bytes), obstacle);
     if direction.window_messages >= WINDOW_MESSAGES {
         let judged = judge(session, from_source);

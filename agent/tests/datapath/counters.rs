@@ -55,6 +55,10 @@ async fn over_tcp_alone_they_are_counted_too() {
 #[tokio::test]
 async fn switching_and_leaving_lose_no_count() {
     let disturb = |datapath: &mut Datapath, step: usize| {
+        for _ in 0..200 {
+            datapath.set_redirection(false).expect("the kernel takes it");
+            datapath.set_redirection(true).expect("the kernel takes it");
+        }
         datapath.set_redirection(!step.is_multiple_of(5)).expect("the kernel takes it");
         if step.is_multiple_of(30) {
             for session in datapath.sessions().expect("readable") {
