@@ -78,6 +78,10 @@ offsets! {
     OFFSET_USERLOCKS userlocks_offset;
     /// `sock.sk_userlocks`, its first bit in the byte
     BIT_USERLOCKS userlocks_bit;
+    /// `tcp_sock.nonagle`, its byte
+    OFFSET_NONAGLE nonagle_offset;
+    /// `tcp_sock.nonagle`, its first bit in the byte
+    BIT_NONAGLE nonagle_bit;
     /// `sock.sk_socket`
     OFFSET_SOCKET socket_offset;
     /// `socket.file`
@@ -198,6 +202,14 @@ pub fn receive_buffer_limit(socket: u64) -> Option<u32> {
     let network: u64 = read(socket, network_offset())?;
     let largest: i32 = read(network, network_ipv4_offset() + tcp_rmem_offset() + LARGEST)?;
     Some(largest as u32)
+}
+
+/// Whether TCP may merge what a program writes in small pieces: it has not set TCP_NODELAY.
+#[inline(always)]
+pub fn merges_writes(socket: u64) -> bool {
+    const NAGLE_OFF: u64 = 1;
+    read::<u8>(socket, nonagle_offset())
+        .is_none_or(|bits| u64::from(bits) >> nonagle_bit() & NAGLE_OFF == 0)
 }
 
 /// How much a socket may ever promise to take, in bytes; 0 when it can't be read.

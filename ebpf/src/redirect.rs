@@ -16,7 +16,8 @@ const FOUND: i64 = 1;
 const WINDOW_MESSAGES: u32 = 256;
 /// A window with fewer messages from the other end than this is a stream.
 const STREAM_ANSWERS: u64 = 16;
-/// A stream of messages below this size is faster over TCP, in bytes on average (measured).
+/// A stream of messages below this size is faster over TCP where TCP merges them, in bytes on average (measured).
+/// Where it may not (TCP_NODELAY), each is a packet, and redirection is faster.
 const SMALL_BYTES: u64 = 8_192;
 /// A window of which this part of its bytes, or more, went over TCP shows that being in the map costs more than it
 /// brings (measured): one in so many.
@@ -71,7 +72,7 @@ pub fn message(ctx: &SkMsgContext) {
     direction.rest = if obstacle == 0 { size - verdict.bytes } else { 0 };
     count(direction, Socket::at(socket), u64::from(verdict.bytes), obstacle);
     if direction.window_messages >= WINDOW_MESSAGES {
-        let judged = judge(session, from_source);
+        let judged = judge(session, socket, from_source);
         if judged != 0 && session.mode == mode::AUTO && session.leave == 0 {
             session.leave = judged;
             tell(event::LEAVING, 0, session);
@@ -114,7 +115,7 @@ fn is_passing(obstacle: u32) -> bool {
 /// Whether the traffic of a whole window is of a kind that TCP carries better: the reason to leave, or 0.
 /// The other end's counters are read here only: its processor writes them all the time.
 #[inline(always)]
-fn judge(session: &mut Session, from_source: bool) -> u32 {
+fn judge(session: &mut Session, socket: u64, from_source: bool) -> u32 {
     let [there, back] = &mut session.directions;
     let (direction, other) = if from_source { (there, back) } else { (back, there) };
     let answered = other.kernel_messages + other.tcp_messages;
@@ -125,7 +126,8 @@ fn judge(session: &mut Session, from_source: bool) -> u32 {
     direction.window_bytes = 0;
     direction.window_tcp = 0;
     direction.outrun = if u64::from(tcp) * MIXED_PART < bytes { 0 } else { direction.outrun + 1 };
-    if answers < STREAM_ANSWERS && bytes < u64::from(WINDOW_MESSAGES) * SMALL_BYTES {
+    let is_small = bytes < u64::from(WINDOW_MESSAGES) * SMALL_BYTES;
+    if answers < STREAM_ANSWERS && is_small && kernel::merges_writes(socket) {
         return Reason::SmallWrites as u32;
     }
     if direction.outrun < OUTRUN_WINDOWS { 0 } else { Reason::OutrunsReader as u32 }

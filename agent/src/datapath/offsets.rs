@@ -116,6 +116,9 @@ pub fn read(wants_cast: bool) -> Result<Kernel, Unavailable> {
     let repair = btf.bits("tcp_sock", "repair");
     let repair = repair.ok_or_else(|| Unavailable("this kernel has no tcp_sock.repair".into()))?;
     found.extend([("OFFSET_REPAIR", repair / 8), ("BIT_REPAIR", repair % 8)]);
+    let merges = btf.bits("tcp_sock", "nonagle");
+    let merges = merges.ok_or_else(|| Unavailable("this kernel has no tcp_sock.nonagle".into()))?;
+    found.extend([("OFFSET_NONAGLE", merges / 8), ("BIT_NONAGLE", merges % 8)]);
     found.extend(registers(&btf)?);
     let seen = match (btf.function(CAST), btf.structure("tcp_sock"), btf.structure("sk_psock")) {
         (Some(cast), Some(tcp_sock), Some(sk_psock)) if wants_cast => [cast, 1, tcp_sock, sk_psock],

@@ -73,6 +73,23 @@ def small_writes():
     rounds(16 << 10)
 
 
+def stream(no_delay):
+    source, destination = ends()
+    source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, no_delay)
+    for i in range(1_000):
+        source.send(bytes([i % 256]) * 512)
+        if i % 8 == 7:
+            drain(destination, hashlib.sha256())
+
+
+def merged_writes():
+    stream(0)
+
+
+def separate_writes():
+    stream(1)
+
+
 def own_limit():
     source, destination = ends()
     source.setsockopt(socket.IPPROTO_TCP, UNSENT_LIMIT, 1 << 20)
@@ -83,5 +100,7 @@ def own_limit():
     assert source.getsockopt(socket.IPPROTO_TCP, UNSENT_LIMIT) == 1 << 20
 
 
+CASES = (large_writes, middle_writes, small_writes, merged_writes, separate_writes, own_limit)
+
 if __name__ == "__main__":
-    {of.__name__: of for of in (large_writes, middle_writes, small_writes, own_limit)}[sys.argv[1]]()
+    {of.__name__: of for of in CASES}[sys.argv[1]]()

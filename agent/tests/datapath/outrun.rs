@@ -1,8 +1,8 @@
 //! Senders that outrun their readers: TCP stops them, and they come back to redirection.
 
-use patchbay_agent::datapath::SessionReport;
+use patchbay_agent::datapath::{Reason, SessionReport};
 
-use crate::reuse::run;
+use crate::reuse::{run, run_with};
 
 /// The share of the bytes from the source that were redirected, in percent.
 fn share(sessions: &[SessionReport]) -> u64 {
@@ -26,6 +26,16 @@ come_back! {
     large_writes
     middle_writes
     small_writes
+}
+
+/// TCP is faster with small writes only where it merges them.
+#[tokio::test]
+async fn a_stream_of_small_writes_leaves_where_tcp_merges_them() {
+    let reason = |sessions: &[SessionReport]| sessions.iter().find_map(|session| session.leaving);
+    let merged = run_with(false, "outrun.py", "merged_writes").await;
+    assert_eq!(reason(&merged), Some(Reason::SmallWrites), "{merged:?}");
+    let separate = run_with(false, "outrun.py", "separate_writes").await;
+    assert_eq!((reason(&separate), share(&separate)), (None, 100), "{separate:?}");
 }
 
 #[tokio::test]

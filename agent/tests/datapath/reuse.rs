@@ -9,8 +9,13 @@ use crate::place::Place;
 
 /// Runs a case of a script in a scope where everything is redirected; returns its ended sessions.
 pub async fn run(file: &str, case: &str) -> Vec<SessionReport> {
+    run_with(true, file, case).await
+}
+
+/// The same; not `always`, a session may be taken back to TCP by what it carries.
+pub async fn run_with(always: bool, file: &str, case: &str) -> Vec<SessionReport> {
     let place = Place::one_namespace();
-    let scope = Some(Scope { always: true, refusal: None });
+    let scope = Some(Scope { always, refusal: None });
     let options = Options { scope, sessions_limit: 4_096, ..Options::new(place.cgroup()) };
     let mut datapath = Datapath::load(&options).expect("the kernel takes the programs");
     let mut peer = script(&place, file, &[case]);
