@@ -34,7 +34,7 @@ pub struct Direction {
     pub path: u32,
     /// The [`Reason`] for the latest message over TCP, or 0.
     pub reason: u32,
-    /// 1 once a byte went over TCP.
+    /// 1 once a byte went over TCP, until one is redirected again.
     pub went_tcp: u32,
     /// Bytes of the present window: so many messages, after which the traffic is judged.
     pub window_bytes: u64,

@@ -319,6 +319,9 @@ fn count(direction: &mut Direction, socket: Socket, size: u64, obstacle: u32) {
     direction.window_messages += 1;
     if obstacle == 0 {
         direction.window_bytes += size;
+        // All over TCP was read and its reader waits nowhere there. Until the next byte over TCP nobody can begin to:
+        // a reading call that finds nothing waits for both kinds of bytes.
+        direction.went_tcp = 0;
         direction.kernel_bytes += size;
         direction.kernel_messages += 1;
     } else {
