@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use patchbay_agent::datapath::cgroup2_mount;
 use patchbay_api as api;
+use patchbay_testbed::for_programs;
 use serde_json::Value;
 
 /// The graph of the smallest application.
@@ -84,9 +85,7 @@ impl Node {
         };
         ip(&["netns", "add", &node.name]);
         ip(&["-n", &node.name, "link", "set", "lo", "up"]);
-        let text = repository
-            .replace("{bin}", &bin().display().to_string())
-            .replace("{tests}", env!("CARGO_MANIFEST_DIR"));
+        let text = for_programs(repository, &bin()).replace("{tests}", env!("CARGO_MANIFEST_DIR"));
         fs::write(node.folder.join("repository.toml"), text).expect("written");
         node
     }

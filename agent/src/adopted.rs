@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
 use crate::core::Start;
+use crate::private;
 
 /// An execution and its process.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,15 @@ pub struct Record {
     sockets: String,
     plugs: String,
     process: i32,
+    /// When it began, which tells it from a later one with its id.
+    #[serde(default)]
+    started: Option<u64>,
+    /// It runs as root, and may leave its cgroup.
+    #[serde(default)]
+    root: bool,
+    /// Its sockets have listened.
+    #[serde(default)]
+    listened: bool,
     #[serde(default)]
     plug_addresses: BTreeMap<String, SocketAddr>,
     /// The numbers of the descriptors of their listeners in the process.
@@ -35,12 +45,15 @@ pub struct Record {
     plug_listeners: BTreeMap<String, i32>,
 }
 
-/// What a record says: an execution, its process, and that process's descriptors of its plugs' listeners.
-pub type Recorded = (Start, i32, BTreeMap<String, i32>);
-
 impl Record {
     /// Of an instance whose process was started.
-    pub fn new(start: &Start, process: i32, plug_listeners: BTreeMap<String, i32>) -> Self {
+    pub fn new(
+        start: &Start,
+        process: i32,
+        started: Option<u64>,
+        root: bool,
+        plug_listeners: BTreeMap<String, i32>,
+    ) -> Self {
         Self {
             id: start.id.0,
             app: start.app.as_ref().map(ToString::to_string),
@@ -50,6 +63,9 @@ impl Record {
             sockets: start.sockets.encode(),
             plugs: start.plugs.encode(),
             process,
+            started,
+            root,
+            listened: false,
             plug_addresses: start.plug_addresses.clone(),
             plug_listeners,
         }
@@ -60,30 +76,58 @@ impl Record {
     /// # Errors
     /// The folder can't be written.
     pub fn write(&self, file: &Path) -> io::Result<()> {
-        let next = file.with_extension("next");
-        fs::write(&next, toml::to_string(self).map_err(io::Error::other)?)?;
-        fs::rename(next, file)
+        private::write(file, &toml::to_string(self).map_err(io::Error::other)?)
     }
 
     /// Reads a record.
     ///
     /// # Errors
     /// There is none, or it is damaged.
-    pub fn read(file: &Path) -> Result<Recorded, String> {
+    pub fn read(file: &Path) -> Result<(Self, Start), String> {
         let text = fs::read_to_string(file).map_err(|error| format!("no record of it: {error}"))?;
         let record: Self =
             toml::from_str(&text).map_err(|error| format!("its record is damaged: {error}"))?;
         let start = Start {
             id: InstanceId(record.id),
-            app: record.app.map(|app| Name::new(&app)).transpose()?,
-            vertex: record.vertex.map(|vertex| Name::new(&vertex)).transpose()?,
+            app: record.app.as_deref().map(Name::new).transpose()?,
+            vertex: record.vertex.as_deref().map(Name::new).transpose()?,
             service: Name::new(&record.service)?,
             address: Address(record.address),
             sockets: SocketConfiguration::parse(&record.sockets)?,
             plugs: PlugConfiguration::parse(&record.plugs)?,
-            plug_addresses: record.plug_addresses,
+            plug_addresses: record.plug_addresses.clone(),
         };
-        Ok((start, record.process, record.plug_listeners))
+        Ok((record, start))
+    }
+
+    /// The main process.
+    pub fn process(&self) -> i32 {
+        self.process
+    }
+
+    /// When it began, in clock ticks since boot; not known of one that an older agent started.
+    pub fn started(&self) -> Option<u64> {
+        self.started
+    }
+
+    /// Whether it runs as root.
+    pub fn is_root(&self) -> bool {
+        self.root
+    }
+
+    /// Whether its sockets have listened.
+    pub fn has_listened(&self) -> bool {
+        self.listened
+    }
+
+    /// The number of the process's descriptor of a plug's listener.
+    pub fn plug_listener(&self, plug: &str) -> Option<i32> {
+        self.plug_listeners.get(plug).copied()
+    }
+
+    /// Its sockets listen.
+    pub fn note_listening(&mut self) {
+        self.listened = true;
     }
 }
 
@@ -160,8 +204,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("shop-7.toml");
         let listeners = BTreeMap::from([("P".to_owned(), 5)]);
-        Record::new(&start, 99, listeners.clone()).write(&file).expect("written");
-        assert_eq!(Record::read(&file), Ok((start, 99, listeners)));
+        let mut record = Record::new(&start, 99, Some(7), true, listeners);
+        record.note_listening();
+        record.write(&file).expect("written");
+        assert_eq!(Record::read(&file), Ok((record, start)));
         fs::write(&file, "id = 7").expect("written");
         assert!(Record::read(&file).is_err_and(|reason| reason.contains("damaged")));
     }

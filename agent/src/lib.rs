@@ -17,6 +17,7 @@ pub mod manager_link;
 pub mod manager_route;
 pub mod node;
 pub mod node_secret;
+pub mod output;
 mod own_cgroup;
 pub mod plugs;
 mod private;

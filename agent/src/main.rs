@@ -4,9 +4,10 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use patchbay_agent::detach::{self, Detach};
+use patchbay_agent::output;
 use patchbay_agent::probe::{self, Probe};
 use patchbay_agent::profile_table::{self, ProfileTable};
 use patchbay_agent::run::{self, LogFormat, Run, read_repository};
@@ -42,6 +43,12 @@ enum Task {
     Probe(Probe),
     #[command(hide = true)]
     ProbePeer,
+    /// Keep what comes from standard input, line by line with its time
+    #[command(hide = true)]
+    KeepOutput {
+        /// The file of lines
+        log: PathBuf,
+    },
     /// Show the messages of a session, which tcpdump can't see once they are redirected
     #[command(
         after_help = "Example:\n  patchbay-agent trace --source-port 40122 --destination-port 54001 --bytes 32"
@@ -78,6 +85,9 @@ fn main() -> ExitCode {
         }
         Task::Probe(probe) => in_runtime(probe::run(&probe)).map(|()| ExitCode::SUCCESS),
         Task::ProbePeer => probe::run_peer().map(|()| ExitCode::SUCCESS),
+        Task::KeepOutput { log } => {
+            output::keep(&log).map(|()| ExitCode::SUCCESS).context("an instance's output can't be read")
+        }
         Task::Trace(trace) => in_runtime(trace::run(&trace)).map(|()| ExitCode::SUCCESS),
         Task::Redirect(redirect) => switch::run(&redirect).map(|()| ExitCode::SUCCESS),
         Task::Detach(detach) => in_runtime(detach::run(&detach)).map(|()| ExitCode::SUCCESS),
@@ -117,6 +127,16 @@ fn start_logging(format: LogFormat) {
 
 fn check(file: &Path) -> Result<()> {
     let repository = read_repository(file)?;
+    let missing: Vec<String> =
+        repository.values().filter_map(|entry| Some(entry.unavailable.as_ref()?.to_string())).collect();
+    if !missing.is_empty() {
+        bail!(
+            "{} of {} services can't be executed on this machine:\n{}",
+            missing.len(),
+            repository.len(),
+            missing.join("\n")
+        );
+    }
     println!("{}: {} services, no problems", file.display(), repository.len());
     Ok(())
 }

@@ -15,11 +15,11 @@ use crate::instance_listener::{Directory, Said};
 use crate::manager_link::Queue;
 use crate::plugs::Plugs;
 use crate::probe::{self, Matrix};
-use crate::processes::{self, Places, Process};
+use crate::processes::{self, Adopted, Places, Process};
 use crate::profile_file::Keeper;
 use crate::redirection::{LOOK_EVERY, Redirection, TICK};
 use crate::repository::Kind;
-use crate::socket_table;
+use crate::{output, socket_table};
 
 /// How often changed counters are told to the Manager.
 const REPORT_EVERY: Duration = TICK;
@@ -155,20 +155,21 @@ impl Node {
     }
 
     /// Takes over instances of an earlier agent, before anything else happens.
-    pub fn adopt(&mut self, adopted: Vec<(Start, u64, Process)>) {
-        for (start, cgroup, _) in &adopted {
-            self.directory.add(start.id, &start.service, *cgroup);
+    pub fn adopt(&mut self, adopted: Vec<Adopted>) {
+        for found in &adopted {
+            self.directory.add(found.start.id, &found.start.service, found.cgroup);
         }
         self.redirection.adopt(&self.directory);
         let sessions = self.redirection.sessions();
-        let here: HashSet<InstanceId> = adopted.iter().map(|(start, ..)| start.id).collect();
-        for (start, cgroup, process) in adopted {
-            let id = start.id;
-            let leads = self.adopt_plugs(&start, cgroup, &process, &here);
-            self.watch(&start, cgroup, process);
+        let here: HashSet<InstanceId> = adopted.iter().map(|found| found.start.id).collect();
+        for found in adopted {
+            let (id, listens) = (found.start.id, found.listens());
+            let leads = self.adopt_plugs(&found.start, found.cgroup, &found.process, &here);
+            self.watch(&found.start, found.cgroup, found.process);
             let own = sessions.iter().filter(|session| session.source_instance == id.0).cloned().collect();
-            self.handle(Event::Adopted(start, own, leads));
+            self.handle(Event::Adopted(found.start, listens, own, leads));
         }
+        self.remove_old();
     }
 
     /// Takes over the plugs of an adopted instance; returns where they lead.
@@ -308,7 +309,23 @@ impl Node {
         if let Some(id) = gone {
             self.directory.remove(id);
             self.plugs.forget(id);
+            self.remove_old();
         }
+    }
+
+    /// What ended instances left is kept for a while only.
+    fn remove_old(&self) {
+        let names: HashSet<String> = self
+            .running
+            .values()
+            .filter_map(|r| Some(r.cgroup.file_name()?.to_string_lossy().into()))
+            .collect();
+        let instances = self.places.instances();
+        self.tasks.spawn_blocking(move || {
+            if let Err(error) = output::remove_old(&instances, |name| names.contains(name)) {
+                warn!("what ended instances left can't be removed: {error}");
+            }
+        });
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -318,6 +335,7 @@ impl Node {
                 self.report();
                 self.send_to_manager(envelope);
             }
+            Effect::TellOutput(id, question, answer) => self.tell_output(id, question, answer),
             Effect::ToManagerIfAwake(id, envelope) => {
                 let running = self.running.get(&id);
                 if running.is_some_and(|running| !processes::is_stopped(&running.cgroup)) {
@@ -379,6 +397,22 @@ impl Node {
             Effect::Registered => info!("registered with the Manager"),
             Effect::Refused(status) => warn!("the Manager refuses this agent ({status})"),
         }
+    }
+
+    /// Reads an instance's output, which may take as long as the disk does, and answers.
+    fn tell_output(&self, id: InstanceId, question: output::Question, answer: Envelope) {
+        let (instances, manager) = (self.places.instances(), self.manager.clone());
+        self.tasks.spawn_blocking(move || {
+            let answer = match output::read_of(&instances, id.0, &question) {
+                Ok(lines) => {
+                    let answer = answer.with("x_log_lines", &lines.to_json());
+                    if lines.more { answer.with("x_log_more", "yes") } else { answer }
+                }
+                Err(error) => answer.with("x_reason", &format!("its output can't be read: {error}")),
+            };
+            // Who asked asks again.
+            manager.send(answer);
+        });
     }
 
     fn send_to_manager(&self, envelope: Envelope) {
@@ -470,7 +504,7 @@ impl Node {
 
     /// Reads the repository again; one with problems changes nothing.
     fn reload(&mut self) {
-        match crate::run::read_repository(&self.repository) {
+        match crate::run::load_repository(&self.repository) {
             Ok(repository) => {
                 info!(services = repository.len(), "the repository was read again");
                 self.handle(Event::Reload(repository));

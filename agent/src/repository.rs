@@ -1,12 +1,15 @@
 //! The repository: what this node's agent can execute, read from a file that a person writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use ssmmp::Name;
 use toml::Spanned;
+
+use crate::processes::User;
 
 /// Programs that were tested with redirection, by file name. Others stay on TCP under `auto`.
 const TESTED_PROGRAMS: [&str; 1] = ["redis-server"];
@@ -36,8 +39,7 @@ pub enum Kind {
 }
 
 /// What a service may use, through its cgroup.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default)]
 pub struct Limits {
     /// Memory, such as `256M`.
     pub memory: Option<String>,
@@ -64,7 +66,7 @@ pub struct Entry {
     pub environment: BTreeMap<String, String>,
     /// Where it runs; the instance's own folder when absent.
     pub working_directory: Option<String>,
-    /// The user it runs as.
+    /// The user it runs as; the usual one ([`crate::processes::USUAL`]) when absent.
     pub user: Option<String>,
     /// Whether its data is kept on this node through restarts, for one instance at a time.
     pub data: bool,
@@ -72,6 +74,8 @@ pub struct Entry {
     pub tested: bool,
     /// What it may use.
     pub limits: Limits,
+    /// Why it can't be executed on this machine now, if so: the others can.
+    pub unavailable: Option<Problem>,
 }
 
 /// All services, by name.
@@ -92,18 +96,26 @@ struct EntryFile {
     #[serde(default)]
     arguments: Vec<Spanned<String>>,
     #[serde(default)]
-    sockets: Vec<String>,
+    sockets: Vec<Spanned<String>>,
     #[serde(default)]
-    plugs: Vec<String>,
+    plugs: Vec<Spanned<String>>,
     #[serde(default)]
-    environment: BTreeMap<String, Spanned<String>>,
+    environment: BTreeMap<Spanned<String>, Spanned<String>>,
     working_directory: Option<String>,
     user: Option<Spanned<String>>,
     redirection: Option<Spanned<String>>,
     #[serde(default)]
     data: bool,
     #[serde(default)]
-    limits: Limits,
+    limits: LimitsFile,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsFile {
+    memory: Option<Spanned<String>>,
+    processes: Option<Spanned<u32>>,
+    cpus: Option<Spanned<f64>>,
 }
 
 /// Reads and checks a repository file.
@@ -139,13 +151,37 @@ pub fn parse(file: &str, text: &str) -> Result<Repository, Vec<Problem>> {
     let mut repository = Repository::new();
     for (name, entry) in parsed.service {
         problems.extend(check(&name, &entry).into_iter().map(|(span, message)| place(span, message)));
+        let missing = missing(&name, &entry).map(|(span, message)| place(span, message));
         if let Ok(valid) = Name::new(name.get_ref()) {
-            repository.insert(valid, entry.into_entry());
+            repository.insert(valid, entry.into_entry(missing));
         }
     }
     if problems.is_empty() { Ok(repository) } else { Err(problems) }
 }
 
+/// What an entry needs and this machine has not: it may come, so that the file is good.
+fn missing(name: &Spanned<String>, entry: &EntryFile) -> Option<(Range<usize>, String)> {
+    let program = entry.program.get_ref();
+    let fail = |message: String| Some((entry.program.span(), message));
+    match std::fs::metadata(program) {
+        // A path that is wrong in itself is another problem.
+        _ if !program.is_absolute() => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return fail(format!("there is no program {}", program.display()));
+        }
+        Err(error) => return fail(format!("{} can't be looked at: {error}", program.display())),
+        Ok(found) if !found.is_file() => return fail(format!("{} is no file", program.display())),
+        Ok(found) if found.mode() & 0o111 == 0 => {
+            return fail(format!("{} is not executable (chmod +x)", program.display()));
+        }
+        Ok(_) => {}
+    }
+    let user = entry.user.as_ref();
+    let span = user.map_or_else(|| name.span(), Spanned::span);
+    User::of(user.map(|user| user.get_ref().as_str())).err().map(|message| (span, message))
+}
+
+/// What is wrong with an entry whatever the machine has.
 fn check(name: &Spanned<String>, entry: &EntryFile) -> Vec<(Range<usize>, String)> {
     let mut found = Vec::new();
     if let Err(message) = Name::new(name.get_ref()) {
@@ -153,17 +189,30 @@ fn check(name: &Spanned<String>, entry: &EntryFile) -> Vec<(Range<usize>, String
     }
     if !entry.program.get_ref().is_absolute() {
         found.push((entry.program.span(), "the program needs its whole path, from /".into()));
-    } else if !entry.program.get_ref().is_file() {
-        let message = format!("there is no program {}", entry.program.get_ref().display());
-        found.push((entry.program.span(), message));
+    }
+    for (what, names) in [("socket", &entry.sockets), ("plug", &entry.plugs)] {
+        let mut seen = BTreeSet::new();
+        for said in names {
+            if let Err(message) = Name::new(said.get_ref()) {
+                found.push((said.span(), message));
+            } else if !seen.insert(said.get_ref()) {
+                found.push((said.span(), format!("the {what} `{}` is listed twice", said.get_ref())));
+            }
+        }
+    }
+    found.extend(wrong_limits(&entry.limits));
+    for variable in entry.environment.keys() {
+        if variable.get_ref().is_empty() || variable.get_ref().contains(['=', '\0']) {
+            found.push((variable.span(), "this is no name of a variable".into()));
+        }
     }
     for text in entry.arguments.iter().chain(entry.environment.values()) {
         for placeholder in placeholders(text.get_ref()) {
             let known = match placeholder.split_once(':') {
                 None => matches!(placeholder, "addr" | "state") || (placeholder == "data" && entry.data),
-                Some(("port", socket)) => entry.sockets.iter().any(|known| known == socket),
+                Some(("port", socket)) => entry.sockets.iter().any(|known| known.get_ref() == socket),
                 Some(("plug" | "plug_addr" | "plug_port", plug)) => {
-                    entry.plugs.iter().any(|known| known == plug)
+                    entry.plugs.iter().any(|known| known.get_ref() == plug)
                 }
                 Some(_) => false,
             };
@@ -177,11 +226,6 @@ fn check(name: &Spanned<String>, entry: &EntryFile) -> Vec<(Range<usize>, String
             }
         }
     }
-    if let Some(user) = &entry.user
-        && !matches!(nix::unistd::User::from_name(user.get_ref()), Ok(Some(_)))
-    {
-        found.push((user.span(), format!("this machine has no user `{}`", user.get_ref())));
-    }
     if let Some(word) = &entry.redirection
         && word.get_ref() != "tested"
     {
@@ -190,8 +234,30 @@ fn check(name: &Spanned<String>, entry: &EntryFile) -> Vec<(Range<usize>, String
     found
 }
 
+/// Limits that the kernel would refuse.
+fn wrong_limits(limits: &LimitsFile) -> Vec<(Range<usize>, String)> {
+    let mut found = Vec::new();
+    if let Some(memory) = &limits.memory {
+        let number = memory.get_ref().trim_end_matches(['K', 'M', 'G', 'T']);
+        if memory.get_ref().len() - number.len() > 1 || !number.parse::<u64>().is_ok_and(|bytes| bytes > 0) {
+            found.push((memory.span(), "write bytes, or a number with K, M, G or T behind it".into()));
+        }
+    }
+    if let Some(processes) = &limits.processes
+        && *processes.get_ref() == 0
+    {
+        found.push((processes.span(), "an instance has at least one process".into()));
+    }
+    if let Some(cpus) = &limits.cpus
+        && !(0.01..=10_000.0).contains(cpus.get_ref())
+    {
+        found.push((cpus.span(), "write a number of processors, 0.01 or more".into()));
+    }
+    found
+}
+
 impl EntryFile {
-    fn into_entry(self) -> Entry {
+    fn into_entry(self, unavailable: Option<Problem>) -> Entry {
         let program = self.program.into_inner();
         let known =
             program.file_name().and_then(|name| name.to_str()).is_some_and(|n| TESTED_PROGRAMS.contains(&n));
@@ -200,17 +266,22 @@ impl EntryFile {
             tested: self.kind == Kind::Native || self.redirection.is_some() || known,
             program,
             arguments: self.arguments.into_iter().map(Spanned::into_inner).collect(),
-            sockets: self.sockets,
-            plugs: self.plugs,
+            sockets: self.sockets.into_iter().map(Spanned::into_inner).collect(),
+            plugs: self.plugs.into_iter().map(Spanned::into_inner).collect(),
             environment: self
                 .environment
                 .into_iter()
-                .map(|(name, value)| (name, value.into_inner()))
+                .map(|(name, value)| (name.into_inner(), value.into_inner()))
                 .collect(),
             working_directory: self.working_directory,
             user: self.user.map(Spanned::into_inner),
             data: self.data,
-            limits: self.limits,
+            limits: Limits {
+                memory: self.limits.memory.map(Spanned::into_inner),
+                processes: self.limits.processes.map(Spanned::into_inner),
+                cpus: self.limits.cpus.map(Spanned::into_inner),
+            },
+            unavailable,
         }
     }
 }
@@ -254,8 +325,17 @@ mod tests {
         check("[service.a]\nkind = \"adapted\"\nprogram = \"sh\"\n", &["r.toml:3:11: the program needs"]);
         check(
             "[service.a]\nkind = \"adapted\"\nprogram = \"/no/such\"\narguments = [\"{port:x}\"]\n",
-            &["r.toml:3:11: there is no program /no/such", "r.toml:4:14: `{port:x}` is unknown"],
+            &["r.toml:4:14: `{port:x}` is unknown"],
         );
+        let good = "[service.a]\nkind = \"native\"\nprogram = \"/bin/sh\"\n";
+        check(&format!("{good}sockets = [\"s\", \"s\"]\n"), &["r.toml:4:17: the socket `s` is listed twice"]);
+        check(&format!("{good}plugs = [\"p\", \"p\"]\n"), &["r.toml:4:15: the plug `p` is listed twice"]);
+        check(
+            &format!("{good}limits = {{ memory = \"much\", processes = 0, cpus = -1.0 }}\n"),
+            &["r.toml:4:21: write bytes", "r.toml:4:41: an instance has", "r.toml:4:51: write a number"],
+        );
+        check(&format!("{good}limits = {{ memory = \"256M\", processes = 9, cpus = 0.5 }}\n"), &[]);
+        check(&format!("{good}environment = {{ \"A=B\" = \"c\" }}\n"), &["r.toml:4:17: this is no name"]);
         check(
             "[service.a]\nkind = \"native\"\nprogram = \"/bin/sh\"\narguments = [\"{data}\"]\n",
             &["r.toml:4:14: `{data}` is unknown: use {addr}, {state}, {data} with `data = true`"],
@@ -265,6 +345,27 @@ mod tests {
             "[service.a]\nkind = \"native\"\nprogram = \"/bin/sh\"\ncolour = 1\n",
             &["r.toml:4:1: unknown field"],
         );
+    }
+
+    #[test]
+    fn what_this_machine_lacks_makes_one_entry_unavailable_and_not_the_file() {
+        let text = "[service.good]\nkind = \"native\"\nprogram = \"/bin/sh\"\n\
+            [service.gone]\nkind = \"native\"\nprogram = \"/no/such\"\n\
+            [service.data]\nkind = \"native\"\nprogram = \"/etc/passwd\"\n\
+            [service.folder]\nkind = \"native\"\nprogram = \"/etc\"\n\
+            [service.who]\nkind = \"native\"\nprogram = \"/bin/sh\"\nuser = \"no-such-user\"\n";
+        let repository = parse("r.toml", text).expect("the file is good");
+        let found: Vec<String> = repository
+            .iter()
+            .filter_map(|(name, entry)| Some(format!("{name} {}", entry.unavailable.as_ref()?)))
+            .collect();
+        let expected = [
+            "data r.toml:9:11: /etc/passwd is not executable (chmod +x)",
+            "folder r.toml:12:11: /etc is no file",
+            "gone r.toml:6:11: there is no program /no/such",
+            "who r.toml:16:8: this machine has no user `no-such-user`",
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

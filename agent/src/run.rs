@@ -120,6 +120,20 @@ pub fn read_repository(file: &Path) -> Result<Repository> {
     })
 }
 
+/// Reads a repository file, and says in the log what of it can't be executed.
+///
+/// # Errors
+/// As [`read_repository`].
+pub fn load_repository(file: &Path) -> Result<Repository> {
+    let repository = read_repository(file)?;
+    for (service, entry) in &repository {
+        if let Some(problem) = &entry.unavailable {
+            warn!(%service, "not available on this node: {problem}");
+        }
+    }
+    Ok(repository)
+}
+
 /// Serves the node until it ends.
 ///
 /// # Errors
@@ -128,7 +142,7 @@ pub async fn run(arguments: Run) -> Result<()> {
     require_root("the agent starts instances in cgroups of their own")?;
     let (controls, control_receiver) = mpsc::channel(16);
     let signals = signals::watch(controls, Duration::from_secs(arguments.stop_within))?;
-    let repository = read_repository(&arguments.repository)?;
+    let repository = load_repository(&arguments.repository)?;
     let node = match &arguments.node {
         Some(node) => node.clone(),
         None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),

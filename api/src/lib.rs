@@ -27,6 +27,7 @@
 //! | `GET /v1/history/sessions/{id}` | | [`SessionHistory`], kept for the Manager's `--keep-history` |
 //! | `GET /v1/history/instances/{id}` | | [`InstanceHistory`] |
 //! | `GET /v1/history/nodes/{name}` | | [`NodeHistory`] |
+//! | `GET /v1/instances/{id}/log?lines=N&after=MICROSECONDS` | | [`Log`], read on its node: the last lines, or those after a time |
 //! | `GET /metrics` | | counts for Prometheus |
 //! | `GET /v1/events?after=N&since_ms=T&kind=A,B&subject=TEXT&follow=true` | | [`Event`]s in their order, one JSON object a line; none is left out |
 //!
@@ -189,6 +190,25 @@ pub struct Node {
     pub redirection: String,
     /// Since when its connection stands or is lost, milliseconds since 1970.
     pub since_ms: u64,
+}
+
+/// Lines of an instance's output.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// In their order.
+    pub lines: Vec<LogLine>,
+    /// More of them follow: they are asked for with `after` the last one's time.
+    #[serde(default)]
+    pub more: bool,
+}
+
+/// A line that an instance wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When its node read it, microseconds since 1970; another one for each line of an instance, in their order.
+    pub at_us: u64,
+    /// The text, as it was written; bytes that are no UTF-8 are U+FFFD.
+    pub text: String,
 }
 
 /// An instance.

@@ -7,6 +7,7 @@ mod events;
 mod graph;
 mod history;
 mod login;
+mod logs;
 mod node_commands;
 mod output;
 mod parse;
@@ -24,6 +25,7 @@ use control::{Close, Drain, Forget, Move, Scale, Stop, Undrain};
 use events::Events;
 use graph::{Apply, Plan};
 use history::History;
+use logs::Logs;
 use node_commands::{Exec, Trace};
 use output::Output;
 use patchbay_api as api;
@@ -82,6 +84,8 @@ enum Task {
     Events(Events),
     /// Show what became of a session, an instance or a node, also after it has ended
     History(History),
+    /// Show what instances wrote to their standard output and error, from any node
+    Logs(Logs),
     /// Stop an application, or one instance
     Stop(Stop),
     /// Ask for the end of sessions: one, all of an abstract connection, or all of an instance
@@ -155,6 +159,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Task::Sessions(sessions) => sessions.run(&client, output),
         Task::Events(events) => events.run(&client, output),
         Task::History(history) => history.run(&client, output),
+        Task::Logs(logs) => logs.run(&client, output),
         Task::Stop(stop) => stop.run(&client, output),
         Task::Close(close) => close.run(&client, output),
         Task::Move(move_) => move_.run(&client, output),

@@ -3,6 +3,7 @@
 pub mod events;
 pub mod gate;
 pub mod history;
+mod log;
 pub mod metrics;
 pub mod serve;
 pub mod socket;
@@ -78,6 +79,7 @@ fn router(handle: Handle) -> Router {
         .route("/v1/nodes/{node}/drain", post(drain))
         .route("/v1/nodes/{node}/undrain", post(undrain))
         .route("/v1/nodes/{node}/forget", post(forget))
+        .route("/v1/instances/{id}/log", get(log::log))
         .route("/v1/instances/{id}/stop", post(stop_instance))
         .route("/v1/instances/{id}/close", post(close_instance))
         .route("/v1/instances/{id}/move", post(move_instance))
@@ -208,10 +210,14 @@ async fn command(handle: &Handle, command: Command, dry_run: bool) -> Answer<api
         true => handle.ask(move |core, _| core.preview(&command)).await?,
         false => handle.command(command).await?,
     };
-    answer.map(Json).map_err(|refusal| match refusal {
+    answer.map(Json).map_err(refused)
+}
+
+fn refused(refusal: Refusal) -> Failure {
+    match refusal {
         Refusal::Unknown(text) => failure(StatusCode::NOT_FOUND, text),
         Refusal::Conflict(text) => failure(StatusCode::CONFLICT, text),
-    })
+    }
 }
 
 type Parts<P, Q> = (State<Handle>, Path<P>, Query<Q>);

@@ -71,6 +71,8 @@ impl World {
             Effect::ToManager(envelope) | Effect::ToManagerIfAwake(_, envelope) => {
                 self.agent_sends(index, &envelope);
             }
+            // Nobody asks for outputs here.
+            Effect::TellOutput(..) => {}
             Effect::ReportThen(envelope) => {
                 self.agent_reports(index);
                 self.agent_sends(index, &envelope);

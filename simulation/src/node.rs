@@ -183,24 +183,14 @@ impl World {
         self.after(phase, Happening::AgentReports(index, life));
     }
 
-    /// What an earlier agent left: instances that listen are taken over, others ended.
+    /// What an earlier agent left is taken over, whether it listens already or is still starting.
     fn adopt(&mut self, index: usize) {
-        let left: Vec<(u64, bool)> = self
+        let ids: Vec<(InstanceId, u64)> = self
             .processes
             .values()
             .filter(|process| process.node == index)
-            .map(|process| (process.number, process.listening))
+            .map(|process| (process.start.id, process.number))
             .collect();
-        let mut adopted = Vec::new();
-        for (number, listening) in left {
-            if listening {
-                adopted.push(number);
-            } else {
-                self.process_ends(number, "killed by the next agent");
-            }
-        }
-        let ids: Vec<(InstanceId, u64)> =
-            adopted.iter().map(|number| (self.processes[number].start.id, *number)).collect();
         let alive: std::collections::BTreeSet<InstanceId> = ids.iter().map(|(id, _)| *id).collect();
         let alive_here = alive.clone();
         let node = &mut self.nodes[index];
@@ -218,7 +208,7 @@ impl World {
             .map(|connection| connection.report())
             .collect();
         for (id, number) in ids {
-            let start = self.processes[&number].start.clone();
+            let (start, listens) = (self.processes[&number].start.clone(), self.processes[&number].listening);
             let now = self.schedule.now;
             let node = &mut self.nodes[index];
             // What has ended on this node meanwhile is led to no more.
@@ -230,7 +220,7 @@ impl World {
             let led = node.led.iter().filter(|((source, _), _)| *source == id);
             let leads = led.map(|((_, plug), (lead, _))| (plug.clone(), *lead)).collect();
             let own = reports.iter().filter(|report| report.source_instance == id.0).cloned().collect();
-            self.agent_handles(index, Event::Adopted(start, own, leads));
+            self.agent_handles(index, Event::Adopted(start, listens, own, leads));
         }
     }
 

@@ -6,6 +6,7 @@ mod belief;
 mod cgroup;
 mod network;
 mod parties;
+mod programs;
 mod users;
 
 use std::fs::{self, File};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 pub use parties::{Party, RealInstance};
 use patchbay_api as api;
+pub use programs::for_programs;
 use serde::de::DeserializeOwned;
 
 /// The Manager's and the users' address.
@@ -120,7 +122,7 @@ impl Cluster {
         for node in 0..cluster.plan.nodes.len() {
             let (name, text) = &cluster.plan.nodes[node];
             let _ = fs::remove_dir_all(cluster.plan.folder.join(name));
-            let text = text.replace("{bin}", &cluster.plan.programs.display().to_string());
+            let text = for_programs(text, &cluster.plan.programs);
             fs::write(cluster.repository_file(name), text)?;
             cluster.start_agent(node)?;
         }

@@ -8,6 +8,8 @@ use ssmmp::{AgentHealthControlResponse, Envelope, Hop, InstanceId, MessageId, Na
 use super::{Core, Effect, Stage};
 use crate::repository::Repository;
 
+/// What a registration tells of services that can't be executed at most, bytes.
+const UNAVAILABLE_BYTES: usize = 4 << 10;
 /// Why instances end then.
 pub(super) const WHY: &str = "its agent ends";
 
@@ -46,8 +48,26 @@ impl Core {
 
     /// What the Manager may have executed here; nothing, by an agent that ends.
     pub(super) fn offered(&self) -> NameList {
-        let names = self.repository.keys().cloned();
+        let available = self.repository.iter().filter(|(_, entry)| entry.unavailable.is_none());
+        let names = available.map(|(name, _)| name.clone());
         NameList(if self.ending.is_some() { Vec::new() } else { names.collect() })
+    }
+
+    /// What of its repository this machine can't execute, and why: `service, reason` joined by ` & `; as much
+    /// as a message has room for.
+    pub(super) fn unavailable(&self) -> String {
+        let mut told = String::new();
+        for (name, entry) in &self.repository {
+            let Some(problem) = &entry.unavailable else { continue };
+            let reason: String = problem.message.chars().filter(|c| !c.is_control()).collect();
+            let item = format!("{name}, {}", reason.replace(['&', '~'], " "));
+            if told.len() + item.len() > UNAVAILABLE_BYTES {
+                break;
+            }
+            told += if told.is_empty() { "" } else { " & " };
+            told += &item;
+        }
+        told
     }
 
     /// Another repository: instances go on as they were started, and the Manager is told.

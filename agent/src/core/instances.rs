@@ -28,7 +28,7 @@ impl Core {
                     self.execution_answer(request.message_id, Status::CONFLICT, "it is being ended", &[])
                 }
                 // The repeated request is answered when the first one is.
-                (true, _) => instance.execution = request.message_id,
+                (true, _) => instance.execution = Some(request.message_id),
             }
             return;
         }
@@ -41,6 +41,11 @@ impl Core {
             self.execution_answer(request.message_id, Status::NOT_FOUND, &reason, &[]);
             return;
         };
+        if let Some(problem) = &entry.unavailable {
+            let reason = problem.message.clone();
+            self.execution_answer(request.message_id, Status::UNAVAILABLE, &reason, &[]);
+            return;
+        }
         let (kind, tested) = (entry.kind, entry.tested);
         let start = Start {
             id,
@@ -59,7 +64,7 @@ impl Core {
             kind,
             tested,
             stage,
-            execution: request.message_id,
+            execution: Some(request.message_id),
             shutdown: None,
             told_end: false,
         };
@@ -94,19 +99,26 @@ impl Core {
             return;
         };
         instance.stage = Stage::Running;
-        let execution = instance.execution;
-        self.execution_answer(execution, Status::OK, "", &[]);
+        if let Some(execution) = instance.execution {
+            self.execution_answer(execution, Status::OK, "", &[]);
+        }
     }
 
     /// Takes over an instance of an earlier agent; the Manager is told when it is registered with.
-    pub(super) fn adopt(&mut self, start: Start, sessions: &[SessionReport], leads: &[(Name, Lead)]) {
+    pub(super) fn adopt(
+        &mut self,
+        start: Start,
+        listens: bool,
+        sessions: &[SessionReport],
+        leads: &[(Name, Lead)],
+    ) {
         let id = start.id;
         let Some(entry) = self.repository.get(&start.service) else {
             // Nothing says any more how this service is to be treated.
             self.effect(Effect::End(id));
             return;
         };
-        let (kind, tested, execution) = (entry.kind, entry.tested, MessageId::from(0));
+        let (kind, tested, execution) = (entry.kind, entry.tested, None);
         if kind == Kind::Adapted {
             self.adopt_plugs(&start, leads);
         }
@@ -117,7 +129,7 @@ impl Core {
         }
         // Without the kernel's table, sessions of before are not known.
         self.knows_all_sessions &= self.redirects.sees_all;
-        let stage = Stage::Running;
+        let stage = if listens { Stage::Running } else { Stage::Starting };
         let instance = Instance { start, kind, tested, stage, execution, shutdown: None, told_end: false };
         self.instances.insert(id, instance);
     }
@@ -130,9 +142,10 @@ impl Core {
     }
 
     pub(super) fn start_failed(&mut self, id: InstanceId, status: Status, reason: &str, output: &[String]) {
-        if self.instances.get(&id).is_some_and(|instance| instance.stage == Stage::Running) {
-            // Its execution was answered already: this is its end.
-            self.exited(id, reason, output);
+        let is_asked = |instance: &Instance| instance.stage != Stage::Running && instance.execution.is_some();
+        if !self.instances.get(&id).is_some_and(is_asked) {
+            // Nobody waits for the answer to its execution: this is its end.
+            self.ended(id, reason, output);
             return;
         }
         let Some(instance) = self.instances.remove(&id) else { return };
@@ -145,8 +158,8 @@ impl Core {
         self.asked.forget(id);
         if let Some((message_id, graceful)) = instance.shutdown {
             self.shutdown_answer(id, message_id, graceful, Status::OK);
-        } else {
-            self.execution_answer(instance.execution, status, reason, output);
+        } else if let Some(execution) = instance.execution {
+            self.execution_answer(execution, status, reason, output);
         }
     }
 
@@ -155,8 +168,12 @@ impl Core {
         let starting = self.instances.get(&id).is_some_and(|i| i.stage == Stage::Starting);
         if starting {
             self.start_failed(id, Status::INTERNAL, reason, output);
-            return;
+        } else {
+            self.ended(id, reason, output);
         }
+    }
+
+    fn ended(&mut self, id: InstanceId, reason: &str, output: &[String]) {
         let Some(instance) = self.instances.remove(&id) else { return };
         self.withdraw(id);
         self.forget_plugs(id);
@@ -204,7 +221,9 @@ impl Core {
         let (stage, execution) = (instance.stage, instance.execution);
         if matches!(stage, Stage::Plugs | Stage::Starting) {
             let reason = "it was shut down before it ran";
-            self.execution_answer(execution, Status::UNAVAILABLE, reason, &[]);
+            if let Some(execution) = execution {
+                self.execution_answer(execution, Status::UNAVAILABLE, reason, &[]);
+            }
         }
         if stage == Stage::Plugs {
             self.start_failed(id, Status::OK, "", &[]);

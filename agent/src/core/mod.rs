@@ -29,6 +29,7 @@ use ssmmp::{
 };
 
 use crate::datapath::{Cause, SessionReport};
+use crate::output::Question;
 use crate::repository::{Kind, Repository};
 use asked::AskedTable;
 pub use asked::MAX_ASKED;
@@ -59,8 +60,9 @@ pub enum Event {
     FromInstance(InstanceId, Envelope),
     /// All sockets of an instance listen.
     Listening(InstanceId),
-    /// An instance of an earlier agent runs, with its sessions of which it is the source, and where its plugs lead.
-    Adopted(Start, Vec<SessionReport>, Vec<(Name, Lead)>),
+    /// An instance of an earlier agent exists; whether it has listened, its sessions of which it is the source,
+    /// and where its plugs lead.
+    Adopted(Start, bool, Vec<SessionReport>, Vec<(Name, Lead)>),
     /// An adapted instance's connection to a plug's own address waits at the agent.
     PlugWaits(InstanceId, Name, Waiting),
     /// It has ended, or waited too long.
@@ -106,6 +108,8 @@ pub enum Effect {
     ToManager(Envelope),
     /// Send all session counters to the Manager, then this.
     ReportThen(Envelope),
+    /// Send this to the Manager with lines of an instance's output.
+    TellOutput(InstanceId, Question, Envelope),
     /// Send to the Manager, unless all processes of an instance are stopped or frozen.
     ToManagerIfAwake(InstanceId, Envelope),
     /// Send to an instance.
@@ -230,8 +234,8 @@ struct Instance {
     kind: Kind,
     tested: bool,
     stage: Stage,
-    /// The execution_request's id.
-    execution: MessageId,
+    /// The execution_request's id; none of one that an earlier agent started.
+    execution: Option<MessageId>,
     /// A shutdown request that is answered when the process is gone.
     shutdown: Option<(MessageId, bool)>,
     /// It said itself that it ends; it has a time to do so.
@@ -344,7 +348,7 @@ impl Core {
             Event::Refusal(envelope) => self.effect(Effect::ToManager(envelope)),
             Event::FromInstance(id, envelope) => self.instance_said(id, envelope),
             Event::Listening(id) => self.listening(id),
-            Event::Adopted(start, sessions, leads) => self.adopt(start, &sessions, &leads),
+            Event::Adopted(start, listens, sessions, leads) => self.adopt(start, listens, &sessions, &leads),
             Event::PlugWaits(id, plug, waiting) => self.plug_waits(id, &plug, waiting),
             Event::PlugGaveUp(id, plug, waiting) => self.plug_gave_up(id, &plug, waiting),
             Event::PlugJoined(id, source, at) => self.plug_joined(id, source, at),
@@ -420,7 +424,12 @@ impl Core {
         }
         let (id, envelope) = self.registration_with(self.offered());
         self.registration = id;
-        let envelope = envelope.with("x_redirection", &self.redirects.description).with("x_running", &rest);
+        let mut envelope =
+            envelope.with("x_redirection", &self.redirects.description).with("x_running", &rest);
+        let unavailable = self.unavailable();
+        if !unavailable.is_empty() {
+            envelope = envelope.with("x_unavailable", &unavailable);
+        }
         self.effect(Effect::ToManager(envelope));
     }
 
@@ -442,6 +451,7 @@ impl Core {
                         self.tell_ending();
                     }
                 } else {
+                    self.registered = false;
                     self.effect(Effect::Refused(response.status));
                 }
             }
@@ -469,7 +479,11 @@ impl Core {
             }
             Message::AgentHealthControlRequest(request) => {
                 let answer = self.own_health(request.message_id);
-                self.effect(Effect::ReportThen(answer));
+                let asked = envelope.extension("x_log").and_then(output_question);
+                self.effect(match asked {
+                    Some((id, question)) => Effect::TellOutput(id, question, answer),
+                    None => Effect::ReportThen(answer),
+                });
             }
             _ => {}
         }
@@ -501,6 +515,17 @@ impl Core {
         self.next_message += 1;
         MessageId::from(self.next_message)
     }
+}
+
+/// What is asked for of an instance's output (`x_log`, docs/protocol.md).
+fn output_question(line: &str) -> Option<(InstanceId, Question)> {
+    let mut parts = line.split(',').map(str::trim);
+    let id = InstanceId(parts.next()?.parse().ok()?);
+    let after = match parts.next()? {
+        "-" => None,
+        time => Some(time.parse().ok()?),
+    };
+    Some((id, Question { after, lines: parts.next()?.parse().ok()? }))
 }
 
 fn acknowledgement(source: InstanceId, port: Port, live: &Live) -> ssmmp::SessionAck {

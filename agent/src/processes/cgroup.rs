@@ -5,15 +5,18 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use crate::repository::Limits;
 
 /// Controllers that limits need.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
-/// How long a cgroup may take to become empty after its processes were killed.
+/// How long a cgroup may take to become empty after its processes were killed before that is said, and looked
+/// at more seldom.
 const EMPTY_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks until then.
+const EMPTY_CHECK: Duration = Duration::from_millis(5);
 
 /// Whether all processes of an instance are stopped (SIGSTOP) or frozen, so that it can't do anything.
 pub fn is_stopped(cgroup: &Path) -> bool {
@@ -59,16 +62,22 @@ pub(super) fn limit(cgroup: &Path, limits: &Limits) {
     }
 }
 
-/// Ends everything in a cgroup and removes it, with those below it.
+/// Ends everything in a cgroup and removes it, with those below it. Returns when nothing lives in it any more: a
+/// process that hangs in the kernel is waited for.
 pub async fn remove_cgroup(cgroup: &Path) {
-    let _ = fs::write(cgroup.join("cgroup.kill"), "1");
+    let mut said_after = EMPTY_WITHIN;
     let begun = Instant::now();
-    while remove_all(cgroup).is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
-        if begun.elapsed() > EMPTY_WITHIN {
-            warn!(cgroup = %cgroup.display(), "the cgroup does not become empty");
-            return;
+    loop {
+        let _ = fs::write(cgroup.join("cgroup.kill"), "1");
+        match remove_all(cgroup) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+            _ => return,
         }
-        sleep(Duration::from_millis(5)).await;
+        if begun.elapsed() > said_after {
+            warn!(cgroup = %cgroup.display(), waited = ?said_after, "its processes do not end");
+            said_after *= 2;
+        }
+        sleep(if begun.elapsed() > EMPTY_WITHIN { EMPTY_WITHIN } else { EMPTY_CHECK }).await;
     }
 }
 
@@ -83,15 +92,16 @@ fn remove_all(cgroup: &Path) -> io::Result<()> {
     fs::remove_dir(cgroup)
 }
 
-/// Ends whatever is left of a node's instances.
+/// Ends whatever is left of a node's instances and their outputs' keepers; what hangs in the kernel stays.
 pub async fn end_all(node: &Path) {
     let instances = node.join("instances");
     for entry in fs::read_dir(&instances).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             warn!(cgroup = %entry.path().display(), "something was left and is ended");
-            remove_cgroup(&entry.path()).await;
+            let _ = timeout(EMPTY_WITHIN, remove_cgroup(&entry.path())).await;
         }
     }
+    let _ = timeout(EMPTY_WITHIN, remove_cgroup(&crate::output::keepers(node))).await;
     let _ = fs::remove_dir(&instances);
 }
 

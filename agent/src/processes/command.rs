@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tokio::process::Command;
 
-use super::Places;
+use super::{Places, User};
 use crate::core::Start;
 use crate::repository::{Entry, Kind, fill};
 
@@ -17,7 +17,8 @@ pub(super) fn command(
     entry: &Entry,
     folder: &Path,
     data: Option<&Path>,
-) -> Result<Command, String> {
+    user: &User,
+) -> Command {
     let value = |placeholder: &str| match placeholder.split_once(':') {
         None if placeholder == "addr" => Some(start.address.to_string()),
         None if placeholder == "state" => Some(folder.display().to_string()),
@@ -36,6 +37,8 @@ pub(super) fn command(
         command.args([start.service.as_str(), &start.id.to_string(), &start.address.to_string()]);
         command.args([start.sockets.encode(), start.plugs.encode()]);
     }
+    // Nothing of the agent's own; what the entry says comes last but for what is Patchbay's.
+    command.env_clear().envs(user.environment());
     command.envs(entry.environment.iter().map(|(name, text)| (name, fill(text, value))));
     command.env("SSMMP_AGENT", &places.agent).env("PATCHBAY_NODE", &places.node);
     command.env("PATCHBAY_STATE", folder).envs(data.map(|data| ("PATCHBAY_DATA", data)));
@@ -43,18 +46,27 @@ pub(super) fn command(
         Some(directory) => command.current_dir(fill(directory, value)),
         None => command.current_dir(folder),
     };
-    if let Some(name) = &entry.user {
-        let user = nix::unistd::User::from_name(name)
-            .ok()
-            .flatten()
-            .ok_or_else(|| format!("this machine has no user `{name}`"))?;
-        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-        for folder in std::iter::once(folder).chain(data) {
-            nix::unistd::chown(folder, Some(user.uid), Some(user.gid))
-                .map_err(|e| format!("chown of {} failed: {e}", folder.display()))?;
+    let (uid, gid) = user.owner();
+    command.uid(uid.as_raw()).gid(gid.as_raw());
+    command
+}
+
+/// The process leads a session of its own, by which its children are known, makes files as usual, and
+/// inherits no descriptor that the agent may itself have inherited (close_range, Linux 5.11). To be called before
+/// others of these.
+#[expect(unsafe_code, reason = "what runs between fork and exec must be said to be safe there")]
+pub fn begin_anew(command: &mut Command) {
+    let begin = || {
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+        nix::unistd::setsid()?;
+        // SAFETY: the call takes numbers; descriptors are closed by the exec, not now.
+        match unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
-    }
-    Ok(command)
+    };
+    // SAFETY: the closure makes system calls only: no allocation, no lock.
+    unsafe { command.pre_exec(begin) };
 }
 
 /// The process enters its cgroup before it runs anything, so that all its sockets are made there.

@@ -2,6 +2,8 @@
 
 mod cgroup;
 mod command;
+mod members;
+mod user;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -13,16 +15,22 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 pub use cgroup::{end_all, is_stopped, pass_controllers_on, remove_cgroup};
-pub use command::enter_cgroup;
+pub use command::{begin_anew, enter_cgroup};
 use tokio::process::Child;
 use tracing::{info, warn};
+pub use user::{USUAL, User};
 pub use watch::{POLITE_TIME, watch};
 
 use crate::adopted::{AdoptedProcess, Record};
 use crate::core::Start;
 use crate::data_folder::DataFolder;
 use crate::datapath::cgroup_id;
+use crate::output::{self, Output};
+use crate::private;
 use crate::repository::Entry;
+
+/// How long what an earlier agent left may take to end before the agent goes on.
+const ENDED_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Where instances live.
 #[derive(Debug, Clone)]
@@ -42,6 +50,11 @@ impl Places {
     pub fn instance_cgroup(&self, name: &str) -> PathBuf {
         self.cgroup.join("instances").join(name)
     }
+
+    /// Where instances' folders, outputs and records are.
+    pub fn instances(&self) -> PathBuf {
+        self.state.join("instances")
+    }
 }
 
 /// `service-id`, the name of an instance's cgroup, folder and output.
@@ -52,18 +65,23 @@ pub fn instance_name(start: &Start) -> String {
 /// An instance's processes.
 pub struct Process {
     main: Main,
+    /// The id of the main process, which leads a session.
+    id: i32,
     cgroup: PathBuf,
-    output: PathBuf,
-    record: PathBuf,
-    /// Numbers of its descriptors of its plugs' listeners, where an earlier agent started it.
-    plug_listeners: BTreeMap<String, i32>,
+    folder: PathBuf,
+    output: Output,
+    record: Record,
+    /// It listened already.
+    listens: bool,
+    /// How often its process was found outside.
+    left: u32,
 }
 
 impl Process {
     /// The listener of a plug that an adopted process has kept.
     pub fn plug_listener(&self, plug: &str) -> Option<OwnedFd> {
         let Main::Adopted(process) = &self.main else { return None };
-        process.descriptor(*self.plug_listeners.get(plug)?).ok()
+        process.descriptor(self.record.plug_listener(plug)?).ok()
     }
 }
 
@@ -81,13 +99,6 @@ impl Main {
                 process.wait().await;
                 "exit status unknown, an earlier agent started it".into()
             }
-        }
-    }
-
-    fn id(&self) -> Option<i32> {
-        match self {
-            Self::Child(child) => child.id().map(u32::cast_signed),
-            Self::Adopted(process) => Some(process.id),
         }
     }
 }
@@ -118,27 +129,23 @@ pub fn start(
     let start = &Start { plug_addresses: addresses, ..start.clone() };
     let name = instance_name(start);
     let cgroup = places.instance_cgroup(&name);
-    let folder = places.state.join("instances").join(&name);
-    let output = folder.with_extension("log");
+    let folder = places.instances().join(&name);
     let fail =
         |what: &str, path: &Path, error: io::Error| format!("{what} {} failed: {error}", path.display());
-    fs::create_dir_all(&folder).map_err(|e| fail("making the folder", &folder, e))?;
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&output)
-        .map_err(|e| fail("opening", &output, e))?;
-    let errors = log.try_clone().map_err(|e| fail("opening", &output, e))?;
-    let join = cgroup.join("cgroup.procs");
-    let members = OpenOptions::new().write(true).open(&join).map_err(|e| fail("opening", &join, e))?;
-
+    let user = User::of(entry.user.as_deref())?;
+    private::folder(&folder, user.owner()).map_err(|e| fail("making the folder", &folder, e))?;
     let data = match entry.data {
-        true => Some(DataFolder::claim(&places.state, start)?),
+        true => Some(DataFolder::claim(&places.state, start, user.owner())?),
         false => DataFolder::none(&places.state, start).map(|()| None)?,
     };
-    let mut command =
-        command::command(places, start, entry, &folder, data.as_ref().map(|data| data.path.as_path()))?;
-    command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
+    let join = cgroup.join("cgroup.procs");
+    let members = OpenOptions::new().write(true).open(&join).map_err(|e| fail("opening", &join, e))?;
+    let output = Output::of(&folder, &places.cgroup);
+    let (out, errors) = output.begin(user.owner()).map_err(|e| fail("the output of", &folder, e))?;
+    let data_path = data.as_ref().map(|data| data.path.as_path());
+    let mut command = command::command(places, start, entry, &folder, data_path, &user);
+    command.stdin(Stdio::null()).stdout(out).stderr(errors);
+    begin_anew(&mut command);
     enter_cgroup(&mut command, members);
     // The process has the claim for as long as it lives, also when this agent does not.
     if let Some(data) = &data {
@@ -149,58 +156,92 @@ pub fn start(
     for (plug, (_, listener)) in plugs {
         listeners.insert(plug, command::keep_open(&mut command, listener)?);
     }
-    let child = command.spawn().map_err(|e| fail("starting", &entry.program, e))?;
-    let record = folder.with_extension("toml");
-    let process = child.id().map_or(0, u32::cast_signed);
-    Record::new(start, process, listeners).write(&record).map_err(|e| fail("writing", &record, e))?;
-    let main = Main::Child(child);
-    Ok(Process { main, cgroup, output, record, plug_listeners: BTreeMap::new() })
+    let child = command.spawn().map_err(|error| not_started(entry, &user, &error))?;
+    let id = child.id().map_or(0, u32::cast_signed);
+    let record = Record::new(start, id, members::start_time(id), user.is_root(), listeners);
+    record.write(&record_file(&folder)).map_err(|e| fail("writing the record of", &folder, e))?;
+    Ok(Process { main: Main::Child(child), id, cgroup, folder, output, record, listens: false, left: 0 })
+}
+
+/// Why a program could not be executed.
+fn not_started(entry: &Entry, user: &User, error: &io::Error) -> String {
+    let program = entry.program.display();
+    let mut text = format!("starting {program} as user {} failed: {error}", user.name);
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        text.push_str("; the program, its folders and its working directory must be open to this user");
+    }
+    text
+}
+
+fn record_file(folder: &Path) -> PathBuf {
+    output::with(folder, "toml")
+}
+
+/// An instance of an earlier agent.
+pub struct Adopted {
+    /// What was started.
+    pub start: Start,
+    /// Its cgroup's id.
+    pub cgroup: u64,
+    /// Its process.
+    pub process: Process,
+}
+
+impl Adopted {
+    /// Whether its sockets have listened: otherwise it is still starting.
+    pub fn listens(&self) -> bool {
+        self.process.listens
+    }
 }
 
 /// Takes over the instances that an earlier agent left running, and ends what it left otherwise.
 ///
 /// # Errors
 /// The folders can't be read.
-pub async fn adopt(places: &Places) -> io::Result<Vec<(Start, u64, Process)>> {
+pub async fn adopt(places: &Places) -> io::Result<Vec<Adopted>> {
     let mut adopted = Vec::new();
     let instances = places.cgroup.join("instances");
     fs::create_dir_all(&instances)?;
+    private::passage(&places.instances())?;
     for entry in fs::read_dir(&instances)? {
         let entry = entry?;
         if !entry.file_type()?.is_dir() {
             continue;
         }
         let (name, cgroup) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
-        let folder = places.state.join("instances").join(&name);
-        match adopt_one(&cgroup, &folder) {
-            Ok((start, id, process)) => {
-                info!(instance = %start.id, service = %start.service, "taken over from an earlier agent");
-                adopted.push((start, id, process));
+        let folder = places.instances().join(&name);
+        match adopt_one(&cgroup, &folder, &places.cgroup) {
+            Ok(found) => {
+                info!(instance = %found.start.id, service = %found.start.service, "taken over from an earlier agent");
+                adopted.push(found);
             }
             Err(reason) => {
                 warn!(instance = name, "left by an earlier agent and ended: {reason}");
-                remove_cgroup(&cgroup).await;
-                let _ = fs::remove_file(folder.with_extension("toml"));
+                let _ = tokio::time::timeout(ENDED_WITHIN, remove_cgroup(&cgroup)).await;
+                let _ = fs::remove_file(record_file(&folder));
             }
         }
     }
     Ok(adopted)
 }
 
-fn adopt_one(cgroup: &Path, folder: &Path) -> Result<(Start, u64, Process), String> {
-    let record = folder.with_extension("toml");
-    let (start, id, plug_listeners) = Record::read(&record)?;
-    let members = fs::read_to_string(cgroup.join("cgroup.procs")).map_err(|error| error.to_string())?;
-    if !members.lines().any(|member| member == id.to_string()) {
+fn adopt_one(cgroup: &Path, folder: &Path, node: &Path) -> Result<Adopted, String> {
+    let (record, start) = Record::read(&record_file(folder))?;
+    let id = record.process();
+    // A process that is not the one that was started may have its id.
+    let lives = record.started().is_none_or(|started| members::start_time(id) == Some(started));
+    if !lives || !(members::is_in(cgroup, id) || record.is_root()) {
         return Err("its process has ended".into());
     }
     let number = cgroup_id(cgroup).map_err(|error| error.to_string())?;
-    let ports: Vec<u16> = start.sockets.0.iter().map(|socket| socket.port.0).collect();
-    if !watch::listens(number, &ports) {
-        return Err("its sockets do not listen".into());
-    }
     let main = AdoptedProcess::open(id).map_err(|error| error.to_string())?;
-    let output = folder.with_extension("log");
-    let (main, cgroup) = (Main::Adopted(main), cgroup.to_owned());
-    Ok((start, number, Process { main, cgroup, output, record, plug_listeners }))
+    let ports: Vec<u16> = start.sockets.0.iter().map(|socket| socket.port.0).collect();
+    let listens = record.has_listened() || watch::listens(number, &ports);
+    let output = Output::of(folder, node);
+    if let Err(error) = output.ensure_keeper() {
+        warn!(instance = %start.id, "its output is not kept: {error}");
+    }
+    let (cgroup, folder) = (cgroup.to_owned(), folder.to_owned());
+    let process = Process { main: Main::Adopted(main), id, cgroup, folder, output, record, listens, left: 0 };
+    Ok(Adopted { start, cgroup: number, process })
 }

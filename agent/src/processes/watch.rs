@@ -1,7 +1,6 @@
 //! A running instance: when it listens, how it is ended, when it is gone, what it said last.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -9,9 +8,9 @@ use std::time::Duration;
 use ssmmp::{InstanceId, Status};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
-use tracing::info;
+use tracing::{info, warn};
 
-use super::{Main, Process, remove_cgroup};
+use super::{Process, members, remove_cgroup};
 use crate::core::Event;
 use crate::socket_table;
 
@@ -19,16 +18,12 @@ use crate::socket_table;
 const LISTEN_WITHIN: Duration = Duration::from_secs(20);
 /// How often the socket table is read while an instance is starting.
 const LISTEN_CHECK: Duration = Duration::from_millis(10);
+/// Between two looks for processes that left an instance that has ended.
+const STRAYS_CHECK: Duration = Duration::from_millis(100);
 /// Between the polite signal and the forced end.
 pub const POLITE_TIME: Duration = Duration::from_secs(1);
-/// Output lines that go with a failure.
-const LAST_LINES: usize = 20;
-/// Bytes at an output's end that are searched for them.
-const LAST_BYTES: u64 = 4096;
-/// An output file longer than this is cut once its instance is looked at, in bytes.
-const MAX_OUTPUT_BYTES: u64 = 10 << 20;
-/// How often output files are looked at.
-const OUTPUT_CHECK: Duration = Duration::from_secs(10);
+/// How often a running instance is looked at: whether its output has a keeper, and where its process is.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Watches an instance until it ends; tells when it listens and when it is gone.
 pub async fn watch(
@@ -40,12 +35,11 @@ pub async fn watch(
     mut end: mpsc::Receiver<Duration>,
 ) {
     let begun = Instant::now();
-    // One that was adopted listens already.
-    let mut listening = matches!(process.main, Main::Adopted(_));
-    let mut next_look = begun + OUTPUT_CHECK;
+    let mut listening = process.listens;
+    let mut next_look = begun + LOOK_EVERY;
     let mut failure = None;
     let reason = loop {
-        let pause = if listening { OUTPUT_CHECK } else { LISTEN_CHECK };
+        let pause = if listening { LOOK_EVERY } else { LISTEN_CHECK };
         tokio::select! {
             reason = process.main.wait() => break reason,
             Some(polite) = end.recv() => {
@@ -68,6 +62,7 @@ pub async fn watch(
         }
         if !listening && listens(cgroup, &ports) {
             listening = true;
+            process.note_listening();
             let _ = events.send(Event::Listening(id)).await;
         }
         if !listening && failure.is_none() && begun.elapsed() > LISTEN_WITHIN {
@@ -75,12 +70,12 @@ pub async fn watch(
             process.kill();
         }
         if Instant::now() > next_look {
-            next_look += OUTPUT_CHECK;
-            process.cut_output();
+            next_look += LOOK_EVERY;
+            process.look(id);
         }
     };
     process.clean_up().await;
-    let output = process.last_lines();
+    let output = process.output.last_lines();
     info!(instance = %id, "ended: {reason}");
     let event = match failure {
         Some(failure) => Event::StartFailed(id, Status::NO_ANSWER, failure, output),
@@ -107,43 +102,58 @@ pub(super) fn describe(status: ExitStatus) -> String {
 
 impl Process {
     fn terminate(&self) {
-        if let Some(id) = self.main.id() {
-            let group = nix::unistd::Pid::from_raw(id);
-            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM);
-        }
+        let group = nix::unistd::Pid::from_raw(self.id);
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM);
     }
 
-    /// Ends everything in the cgroup (Linux 5.14).
+    /// Ends everything in the cgroup (Linux 5.14), and the main process wherever it is.
     fn kill(&self) {
         let _ = fs::write(self.cgroup.join("cgroup.kill"), "1");
+        if self.record.is_root() {
+            members::end(&[self.id]);
+        }
     }
 
-    /// Ends what the process left behind and removes its cgroup.
+    /// A restart of the agent does not end it any more for not listening.
+    fn note_listening(&mut self) {
+        self.record.note_listening();
+        // What is not written is found out again.
+        let _ = self.record.write(&super::record_file(&self.folder));
+    }
+
+    /// Looks after what may have happened to it: its output's keeper was killed, or it has left its cgroup.
+    fn look(&mut self, id: InstanceId) {
+        if let Err(error) = self.output.ensure_keeper() {
+            warn!(instance = %id, "its output is not kept: {error}");
+        }
+        if self.record.is_root() && !members::is_in(&self.cgroup, self.id) {
+            self.left += 1;
+            if self.left.is_power_of_two() {
+                warn!(instance = %id, process = self.id, times = self.left, "it left its cgroup and is put back");
+            }
+            if let Err(error) = members::put_back(&self.cgroup, self.id) {
+                warn!(instance = %id, process = self.id, "it can't be put back into its cgroup: {error}");
+            }
+        }
+    }
+
+    /// Ends what the process left behind, wherever it is, and removes its cgroup. Returns when nothing lives.
     async fn clean_up(&self) {
         remove_cgroup(&self.cgroup).await;
-        let _ = fs::remove_file(&self.record);
-    }
-
-    fn last_lines(&self) -> Vec<String> {
-        let read = || -> io::Result<String> {
-            let mut file = File::open(&self.output)?;
-            let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(length.saturating_sub(LAST_BYTES)))?;
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
-        };
-        let text = read().unwrap_or_default();
-        let lines: Vec<String> =
-            text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
-        lines[lines.len().saturating_sub(LAST_LINES)..].to_vec()
-    }
-
-    /// Keeps one earlier file and cuts the present one; the process goes on writing at its end.
-    fn cut_output(&self) {
-        let too_long = fs::metadata(&self.output).is_ok_and(|found| found.len() > MAX_OUTPUT_BYTES);
-        if too_long && fs::copy(&self.output, self.output.with_extension("log.1")).is_ok() {
-            let _ = OpenOptions::new().write(true).open(&self.output).and_then(|file| file.set_len(0));
+        let mut looks: u32 = 0;
+        while self.record.is_root() {
+            let strays = members::strays(self.id, &self.folder);
+            if strays.is_empty() {
+                break;
+            }
+            looks += 1;
+            if looks.is_power_of_two() {
+                warn!(processes = ?strays, looks, "they left their instance's cgroup and are ended with it");
+            }
+            members::end(&strays);
+            sleep(STRAYS_CHECK).await;
         }
+        self.output.finish().await;
+        let _ = fs::remove_file(super::record_file(&self.folder));
     }
 }

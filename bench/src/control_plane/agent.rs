@@ -194,7 +194,7 @@ fn repository_text() -> Result<String> {
     let program = std::env::current_exe()?;
     let entry = |service, socket, plugs| {
         format!(
-            "[service.{service}]\nkind = \"native\"\nprogram = \"{}\"\narguments = [\"instance\"]\n\
+            "[service.{service}]\nkind = \"native\"\nuser = \"root\"\nprogram = \"{}\"\narguments = [\"instance\"]\n\
              sockets = [\"{socket}\"]\nplugs = [{plugs}]\n",
             program.display()
         )

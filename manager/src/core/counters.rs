@@ -37,6 +37,9 @@ impl Core {
         if let Some(Outstanding::Probe(address)) = waits {
             self.probe_answered(address);
         }
+        if let Some(Outstanding::Output(ticket)) = waits {
+            self.output_told(ticket, envelope);
+        }
         if let Some(Outstanding::Counters(ticket)) = waits
             && let Some(left) = self.refreshing.get_mut(&ticket)
         {

@@ -4,6 +4,7 @@ use patchbay_api as api;
 use ssmmp::{Address, Envelope, InstanceId};
 
 use super::commands::{Command, Refusal};
+use super::outputs::OutputQuestion;
 use super::state::Connection;
 use crate::graph::Graph;
 
@@ -20,6 +21,8 @@ pub enum Event {
     Command(u64, Command),
     /// Somebody wants fresh counters; answered by [`Effect::Refreshed`].
     Refresh(u64),
+    /// Somebody wants lines of an instance's output; answered by [`Effect::Output`] with the same ticket.
+    Output(u64, OutputQuestion),
     /// The time that [`super::Core::next_deadline`] asked for has come.
     Tick,
 }
@@ -47,6 +50,8 @@ pub enum Effect {
     Publish(api::Event),
     /// All agents have told their counters.
     Refreshed(u64),
+    /// Lines of an output, or why there are none.
+    Output(u64, Result<api::Log, Refusal>),
     /// A command was begun, or refused.
     Answer(u64, Result<api::Done, Refusal>),
 }
@@ -61,9 +66,12 @@ impl Effect {
             | Self::SaveService(..)
             | Self::SaveNode(_)
             | Self::SaveMessageIds => true,
-            Self::Send(..) | Self::Close(_) | Self::Publish(_) | Self::Refreshed(_) | Self::Answer(..) => {
-                false
-            }
+            Self::Send(..)
+            | Self::Close(_)
+            | Self::Publish(_)
+            | Self::Refreshed(_)
+            | Self::Output(..)
+            | Self::Answer(..) => false,
         }
     }
 }

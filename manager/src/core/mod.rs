@@ -17,6 +17,7 @@ mod interned;
 pub mod inventory;
 mod message_ids;
 mod nodes;
+mod outputs;
 mod ownership;
 mod placing;
 pub mod policy;
@@ -50,6 +51,7 @@ pub use config::Config;
 use delayed::{Delayed, STARTS_AT_ONCE};
 pub use events::{Effect, Event};
 use inventory::Inventory;
+pub use outputs::OutputQuestion;
 pub use ownership::{Identity, Ownership, Peer};
 use patchbay_api as api;
 pub use restoring::Saved;
@@ -85,6 +87,8 @@ pub struct Core {
     pub(crate) sessions: SessionTable,
     pub(crate) answers: Answers,
     pub(crate) refreshing: HashMap<u64, usize>,
+    /// Questions for outputs that wait for their agents.
+    pub(crate) asking: BTreeSet<u64>,
     /// Sessions confirmed by agents that have not told all of theirs yet.
     pub(crate) told: HashMap<Connection, HashSet<u64>>,
     /// Nodes where nothing is executed.
@@ -121,6 +125,7 @@ impl Core {
             sessions: SessionTable::default(),
             answers: Answers::default(),
             refreshing: HashMap::new(),
+            asking: BTreeSet::new(),
             told: HashMap::new(),
             drained: BTreeSet::new(),
             closings: Closings::default(),
@@ -153,6 +158,7 @@ impl Core {
                 self.effect(Effect::Answer(ticket, answer));
             }
             Event::Refresh(ticket) => self.refresh(ticket),
+            Event::Output(ticket, question) => self.ask_output(ticket, question),
             Event::Tick => {}
         }
         self.run_timers();
@@ -189,6 +195,7 @@ impl Core {
                 Timer::Force(id) => self.send_hard(id, 0),
                 Timer::Hard(id, tries) => self.send_hard(id, tries),
                 Timer::Refresh(ticket) => self.refreshed(ticket),
+                Timer::Output(ticket) => self.output_overdue(ticket),
             }
         }
     }

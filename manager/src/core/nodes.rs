@@ -1,8 +1,8 @@
 //! Agents register, are lost and return (section 4, 1 and 2).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use ssmmp::{Address, Envelope, Hop, InitiationResponse, InstanceId, Message, MessageId, Status};
+use ssmmp::{Address, Envelope, Hop, InitiationResponse, InstanceId, Message, MessageId, Name, Status};
 
 use super::{Connection, Core, Effect, Identity, Node, SecretHash, Timer};
 
@@ -14,6 +14,8 @@ pub const MAX_LOST: usize = 1_000;
 const MAX_PARTS: usize = 512 * 1024;
 /// What all agents may have told so, bytes; more is refused with 503, and comes again.
 const MAX_PARTS_OF_ALL: usize = 128 * 1024 * 1024;
+/// Services of which an agent may say why it can't execute them; further ones are just not there.
+const MAX_UNAVAILABLE: usize = 16;
 /// Longest name or reason of a node that is kept, in characters.
 const LONGEST_TEXT: usize = 200;
 
@@ -122,6 +124,7 @@ impl Core {
         node.polls.healthy = self.now;
         node.repository = request.service_repository.0.iter().cloned().collect();
         node.redirection = short(envelope.extension("x_redirection").unwrap_or("unknown"));
+        node.unavailable = unavailable(envelope.extension("x_unavailable").unwrap_or_default());
         let services = node.repository.len();
         if !again {
             self.answers.forget(address);
@@ -286,4 +289,10 @@ impl Core {
 /// An agent's text, no longer than is kept.
 fn short(text: &str) -> String {
     text.chars().take(LONGEST_TEXT).collect()
+}
+
+/// What an agent can't execute of its repository, and why (`x_unavailable`).
+fn unavailable(told: &str) -> BTreeMap<Name, String> {
+    let items = told.split(" & ").take(MAX_UNAVAILABLE).filter_map(|item| item.split_once(','));
+    items.filter_map(|(name, reason)| Some((Name::new(name.trim()).ok()?, short(reason.trim())))).collect()
 }

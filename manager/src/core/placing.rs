@@ -90,8 +90,9 @@ impl Core {
             _ if self.inventory.connected() == 0 => "no agent is registered".to_owned(),
             Some(node) => format!("its state is on node {}, which can't execute it now", node.name),
             None => format!(
-                "no node can take it: none has `{}` in its repository, its ports free, and is not drained",
-                vertex.program
+                "no node can take it: none has `{}` in its repository, its ports free, and is not drained{}",
+                vertex.program,
+                self.lacking(&vertex.program)
             ),
         };
         let Some(app) = self.apps.get_mut(app_name) else { return };
@@ -100,5 +101,15 @@ impl Core {
             failures.problem.clone_from(&problem);
             self.publish("service-unplaced", format!("service {service}"), problem);
         }
+    }
+
+    /// What nodes say of a program that they have in their repositories and can't execute.
+    pub(super) fn lacking(&self, program: &str) -> String {
+        let said = self
+            .inventory
+            .nodes()
+            .filter(|node| node.connection.is_some())
+            .filter_map(|node| Some(format!("; node {}: {}", node.name, node.unavailable.get(program)?)));
+        said.take(3).collect()
     }
 }

@@ -111,6 +111,8 @@ pub struct Node {
     pub connection: Option<Connection>,
     /// What its agent can execute.
     pub repository: BTreeSet<Name>,
+    /// What its agent has in its repository and can't execute, with the reason.
+    pub unavailable: BTreeMap<Name, String>,
     /// `kernel`, or why it does not redirect.
     pub redirection: String,
     /// Since when it is connected or lost.
@@ -142,6 +144,7 @@ impl Node {
             name: address.to_string(),
             connection: None,
             repository: BTreeSet::new(),
+            unavailable: BTreeMap::new(),
             redirection: "unknown".into(),
             since: now,
             first: now,

@@ -106,7 +106,8 @@ impl Core {
                 let problem = state.map(|s| s.failures.problem.clone()).filter(|p| !p.is_empty());
                 let unable = || {
                     let nobody = self.inventory.able(&vertex.program).next().is_none();
-                    let text = format!("no node has `{}` in its repository", vertex.program);
+                    let lacking = self.lacking(&vertex.program);
+                    let text = format!("no node has `{}` in its repository{lacking}", vertex.program);
                     (nobody && self.inventory.connected() > 0).then_some(text)
                 };
                 api::Service {

@@ -31,6 +31,7 @@ pub(crate) enum Timer {
     Force(InstanceId),
     Hard(InstanceId, u32),
     Refresh(u64),
+    Output(u64),
 }
 
 /// A request of ours that waits for its answer.
@@ -41,6 +42,7 @@ pub(crate) enum Outstanding {
     Graceful(InstanceId),
     Hard(InstanceId),
     Counters(u64),
+    Output(u64),
     Probe(Address),
 }
 

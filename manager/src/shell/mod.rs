@@ -18,7 +18,7 @@ use patchbay_api as api;
 use ssmmp::Envelope;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
 
-use crate::core::{Command, Connection, Core, Event, Refusal};
+use crate::core::{Command, Connection, Core, Event, OutputQuestion, Refusal};
 use crate::dns::Names;
 use crate::graph::Graph;
 use crate::metrics::Metrics;
@@ -51,6 +51,8 @@ pub enum Input {
     Apply(Box<Apply>, oneshot::Sender<Result<api::Plan, String>>),
     /// Fresh counters are wanted.
     Refresh(oneshot::Sender<()>),
+    /// Lines of an instance's output are wanted.
+    Output(OutputQuestion, oneshot::Sender<Result<api::Log, Refusal>>),
 }
 
 /// A graph to apply.
@@ -164,6 +166,16 @@ impl Handle {
     pub async fn refresh(&self) -> Result<(), NoAnswer> {
         let (sender, receiver) = oneshot::channel();
         self.send(Input::Refresh(sender)).await?;
+        self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
+    }
+
+    /// Asks for lines of an instance's output; the core bounds how long that takes.
+    ///
+    /// # Errors
+    /// The thread has ended, or the database can't be written.
+    pub async fn output(&self, question: OutputQuestion) -> Result<Result<api::Log, Refusal>, NoAnswer> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Input::Output(question, sender)).await?;
         self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
     }
 

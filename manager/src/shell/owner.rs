@@ -39,6 +39,7 @@ pub struct Owner {
     commands: HashMap<u64, oneshot::Sender<Result<api::Done, Refusal>>>,
     /// Plans that were carried out, told once what they began is on disk.
     applied: Vec<(oneshot::Sender<Result<api::Plan, String>>, api::Plan)>,
+    outputs: HashMap<u64, oneshot::Sender<Result<api::Log, Refusal>>>,
     next_ticket: u64,
     text: String,
 }
@@ -77,6 +78,7 @@ impl Owner {
             refreshing: HashMap::new(),
             commands: HashMap::new(),
             applied: Vec::new(),
+            outputs: HashMap::new(),
             next_ticket: 0,
             text: String::new(),
         }
@@ -177,6 +179,11 @@ impl Owner {
                     self.applied.push((sender, plan));
                 }
             }
+            Input::Output(question, sender) => {
+                self.next_ticket += 1;
+                self.outputs.insert(self.next_ticket, sender);
+                effects.extend(self.core.handle(now(), Event::Output(self.next_ticket, question)));
+            }
             Input::Refresh(sender) => {
                 self.next_ticket += 1;
                 self.refreshing.insert(self.next_ticket, sender);
@@ -246,6 +253,11 @@ impl Owner {
                 Effect::Refreshed(ticket) => {
                     if let Some(sender) = self.refreshing.remove(&ticket) {
                         let _ = sender.send(());
+                    }
+                }
+                Effect::Output(ticket, answer) => {
+                    if let Some(sender) = self.outputs.remove(&ticket) {
+                        let _ = sender.send(answer);
                     }
                 }
                 Effect::Answer(ticket, answer) => {

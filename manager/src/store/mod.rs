@@ -199,7 +199,11 @@ impl Store {
                 Effect::SaveService(app, service) => rows::save_service(&transaction, core, app, service)?,
                 Effect::SaveMessageIds => rows::save_message_ids(&transaction, core)?,
                 Effect::SaveNode(address) => rows::save_node(&transaction, core, *address)?,
-                Effect::Send(..) | Effect::Close(_) | Effect::Refreshed(_) | Effect::Answer(..) => {}
+                Effect::Send(..)
+                | Effect::Close(_)
+                | Effect::Refreshed(_)
+                | Effect::Output(..)
+                | Effect::Answer(..) => {}
             }
         }
         transaction.commit()?;

@@ -225,7 +225,7 @@ fn a_successor_goes_on_where_the_plugs_lead() {
     let mut start = crate::core::Start::of(Name::new("proxy").expect("a name"), InstanceId(7));
     start.plugs = ssmmp::PlugConfiguration::parse("back, in, B").expect("good");
     let lead = Lead { destination: InstanceId(8), at, here: false };
-    node.0.handle(Event::Adopted(start, Vec::new(), vec![(back(), lead)]));
+    node.0.handle(Event::Adopted(start, true, Vec::new(), vec![(back(), lead)]));
     let effects = node.connects(40_001, 8, "10.0.0.1:54008");
     let Effect::ToManager(ack) = &effects[0] else { panic!("{effects:?}") };
     assert!(ack.extension("x_live").is_some_and(|line| line.ends_with("back")));

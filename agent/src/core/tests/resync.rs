@@ -146,7 +146,7 @@ fn a_successor_tells_sessions_of_native_instances_too() {
         };
         let mut report = SessionReport::between(7, 9, "10.0.0.2:54009".parse().expect("an address"));
         report.source = "10.0.0.1:40001".parse().expect("an address");
-        node.0.handle(Event::Adopted(start, vec![report], Vec::new()));
+        node.0.handle(Event::Adopted(start, true, vec![report], Vec::new()));
         let told = node.register();
         assert_eq!(lines(&told, "x_live_complete").len(), complete, "{description}");
         sessions = lines(&told, "x_live");

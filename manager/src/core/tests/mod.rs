@@ -11,6 +11,7 @@ mod duties;
 mod ending;
 mod leaving;
 mod life;
+mod outputs;
 mod ownership;
 mod peers;
 mod plain;

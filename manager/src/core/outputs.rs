@@ -1,0 +1,85 @@
+//! People ask for an instance's output: its node's agent reads it (`x_log`, docs/protocol.md).
+
+use patchbay_api as api;
+use ssmmp::{AgentHealthControlRequest, Envelope, Hop, InstanceId};
+
+use super::{Core, Effect, Millis, Outstanding, Refusal, Timer};
+
+/// How long an agent may take to answer, milliseconds.
+const ANSWER_WITHIN: Millis = 5_000;
+/// Questions that may wait for their agents; further ones are refused.
+pub const MAX_ASKING: usize = 1_024;
+
+/// What is asked for of an instance's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputQuestion {
+    /// The instance, ended or not.
+    pub instance: InstanceId,
+    /// Lines after this time only, microseconds since 1970; without it the last ones.
+    pub after: Option<u64>,
+    /// So many lines at most.
+    pub lines: usize,
+}
+
+impl Core {
+    /// Somebody asks for an instance's output.
+    pub(super) fn ask_output(&mut self, ticket: u64, question: OutputQuestion) {
+        if let Err(refusal) = self.begin_to_ask(ticket, question) {
+            self.effect(Effect::Output(ticket, Err(refusal)));
+        }
+    }
+
+    fn begin_to_ask(&mut self, ticket: u64, question: OutputQuestion) -> Result<(), Refusal> {
+        let OutputQuestion { instance: id, after, lines } = question;
+        let instance = self.inventory.instance(id).ok_or_else(|| {
+            Refusal::Unknown(format!(
+                "instance {id} is not known, or has ended long ago; see its node's state folder"
+            ))
+        })?;
+        let (address, node) = (instance.address, instance.node.clone());
+        if self.inventory.node(address).is_none_or(|node| node.connection.is_none()) {
+            return Err(Refusal::Conflict(format!(
+                "node {node}, which has the output of instance {id}, is not connected"
+            )));
+        }
+        if self.asking.len() >= MAX_ASKING {
+            return Err(Refusal::Conflict(format!(
+                "{MAX_ASKING} questions for outputs are under way: try again"
+            )));
+        }
+        self.asking.insert(ticket);
+        self.at(self.now + ANSWER_WITHIN, Timer::Output(ticket));
+        let request =
+            AgentHealthControlRequest { message_id: self.message_id(), agent_network_address: address };
+        let after = after.map_or("-".to_owned(), |time| time.to_string());
+        let envelope =
+            Envelope::new(request, Hop::ManagerToAgent).with("x_log", &format!("{id}, {after}, {lines}"));
+        self.send_with(address, envelope, Some(Outstanding::Output(ticket)));
+        Ok(())
+    }
+
+    /// An agent has answered.
+    pub(super) fn output_told(&mut self, ticket: u64, envelope: &Envelope) {
+        if !self.asking.remove(&ticket) {
+            return;
+        }
+        let reason = || envelope.extension("x_reason").unwrap_or("its agent keeps no outputs").to_owned();
+        let answer = match envelope.extension("x_log_lines").map(serde_json::from_str::<Vec<(u64, String)>>) {
+            Some(Ok(lines)) => {
+                let lines = lines.into_iter().map(|(at_us, text)| api::LogLine { at_us, text }).collect();
+                Ok(api::Log { lines, more: envelope.extension("x_log_more").is_some() })
+            }
+            Some(Err(error)) => Err(Refusal::Conflict(format!("its agent's answer makes no sense: {error}"))),
+            None => Err(Refusal::Unknown(reason())),
+        };
+        self.effect(Effect::Output(ticket, answer));
+    }
+
+    /// An agent has not answered in time, or is gone.
+    pub(super) fn output_overdue(&mut self, ticket: u64) {
+        if self.asking.remove(&ticket) {
+            let text = format!("its agent has not answered within {} s", ANSWER_WITHIN / 1_000);
+            self.effect(Effect::Output(ticket, Err(Refusal::Conflict(text))));
+        }
+    }
+}
