@@ -186,17 +186,24 @@ fn is_at(file: &File, path: &Path) -> bool {
 /// Who has a file locked (proc_locks(5)).
 fn holder_of(file: &File) -> Holder {
     let found = || {
-        let inode = file.metadata().ok()?.ino().to_string();
+        let own = file.metadata().ok()?;
+        let device = (nix::sys::stat::major(own.dev()), nix::sys::stat::minor(own.dev()));
         let locks = fs::read_to_string("/proc/locks").ok()?;
         let of = |line: &str| {
             let mut words = line.split_whitespace().skip(1);
             let kind = words.next()?;
             let process = words.nth(2)?.parse::<i32>().ok()?;
-            let place = words.next()?;
-            // The device is left out: file systems on others show another one there.
-            (kind == "FLOCK" && place.rsplit(':').next()? == inode && process > 0).then_some(process)
+            let mut place = words.next()?.split(':');
+            let mut number = || u64::from_str_radix(place.next()?, 16).ok();
+            let device = (number()?, number()?);
+            let inode = place.next()?.parse::<u64>().ok()?;
+            (kind == "FLOCK" && inode == own.ino() && process > 0).then_some((device, process))
         };
-        locks.lines().find_map(of)
+        let all: Vec<_> = locks.lines().filter_map(of).collect();
+        // Some file systems show another device there; several have the same inode.
+        let exact = all.iter().find(|(at, _)| *at == device);
+        let only = all.first().filter(|_| all.len() == 1);
+        exact.or(only).map(|(_, process)| *process)
     };
     Holder(found())
 }
