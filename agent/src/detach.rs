@@ -46,7 +46,7 @@ pub async fn run(detach: &Detach) -> Result<()> {
     }
     let cgroup = crate::datapath::cgroup2_mount()?.join(&detach.cgroup);
     // A running agent would go on as if its maps were there.
-    let things = [Thing::folder("the cgroup", &cgroup), Thing::folder("the pins in", &detach.pins)];
+    let things = [Thing::folder("the cgroup", &cgroup), Thing::folder("the pins' folder", &detach.pins)];
     let there: Vec<Thing> = things.into_iter().filter(|thing| thing.lock.is_dir()).collect();
     let _claim = Claim::take(&there, false).await?;
     let mut datapath = Datapath::load(&Options { pins: Some(detach.pins.clone()), ..Options::new(cgroup) })?;

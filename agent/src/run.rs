@@ -224,7 +224,7 @@ async fn claim(arguments: &Run, node: &str, options: &Options) -> Result<Claim> 
     if let (Switch::On, Some(pins)) = (arguments.redirection, &options.pins) {
         // Without a place for pins it is loading that says so.
         if datapath::prepare_pins(pins).is_ok() {
-            claim.join(Claim::take(&[Thing::folder("the pins in", pins)], arguments.take_over).await?);
+            claim.join(Claim::take(&[Thing::folder("the pins' folder", pins)], arguments.take_over).await?);
         }
     }
     Ok(claim)
