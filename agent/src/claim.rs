@@ -108,9 +108,9 @@ impl std::fmt::Display for Holder {
 }
 
 impl Holder {
-    /// Whether it lives. One that is not visible does.
+    /// Whether it is known to live. One that is not visible may be of another container, or has just ended.
     fn lives(self) -> bool {
-        self.0.is_none_or(|process| {
+        self.0.is_some_and(|process| {
             !matches!(kill(Pid::from_raw(process), None), Err(nix::errno::Errno::ESRCH))
         })
     }
