@@ -297,3 +297,79 @@ fn the_only_connection_of_two_programs_is_redirected_while_it_lives() {
     end(command.spawn().expect("it starts"));
     assert_eq!(lab.counted("report.json"), (1, 1), "one session, redirected");
 }
+
+/// What was learned in a lab's runs: the ends of sessions by name.
+fn learned(lab: &Lab) -> Vec<String> {
+    let output =
+        Command::new(AGENT).args(["profiles", "--json", "--state-dir"]).arg(lab.file("state")).output();
+    let output = output.expect("built");
+    assert!(output.status.success(), "{}", errors(&output));
+    let by_folder: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let [profiles] = &by_folder.as_object().expect("folders").values().collect::<Vec<_>>()[..] else {
+        panic!()
+    };
+    profiles["endpoints"].as_object().expect("ends").keys().cloned().collect()
+}
+
+#[test]
+fn programs_whose_ports_are_the_systems_choice_are_one() {
+    let many = "import socket, sys, time\n\
+                for i in range(300):\n    \
+                    with socket.create_server(('127.0.0.1', 0)) as listener:\n        \
+                        with socket.create_connection(listener.getsockname()) as c:\n            \
+                            s, _ = listener.accept()\n            \
+                            with s: c.sendall(b'x'); assert s.recv(1) == b'x'; time.sleep(0.002)\n";
+    let lab = Lab::new();
+    let script = lab.file("many.py");
+    fs::write(&script, many).expect("written");
+    for run in 0..3 {
+        end(lab.exec("auto", "many.json").arg("python3").arg(&script).spawn().expect("it starts"));
+        assert_eq!(lab.counted("many.json").0, 300, "run {run}");
+        let ends = learned(&lab);
+        assert_eq!(ends.len(), 2, "{ends:?}");
+        assert!(ends.iter().all(|end| end.contains(":many.py#") && end.ends_with(" any")), "{ends:?}");
+    }
+    let report = fs::read_to_string(lab.file("many.json")).expect("a report");
+    assert!(!report.contains("program being observed"), "it is known by now: {}", &report[..2_000]);
+    let file = fs::metadata(lab.file("state/profiles.toml")).expect("written");
+    assert!(file.len() < 4_000, "{} bytes", file.len());
+}
+
+#[test]
+fn two_scripts_of_an_interpreter_are_two_programs_and_a_changed_one_is_a_third() {
+    let lab = Lab::new();
+    let script = |name: &str| lab.file(name);
+    for name in ["one.py", "other.py"] {
+        fs::copy(SESSIONS, script(name)).expect("copied");
+    }
+    let run = |name: &str| {
+        let mut command = lab.exec("auto", "scripts.json");
+        command.args(["sh", "-c", "python3 \"$0\" 10 23980 0.02"]).arg(script(name));
+        end(command.spawn().expect("it starts"));
+    };
+    let of =
+        |ends: &[String], name: &str| ends.iter().filter(|end| end.contains(&format!(":{name}#"))).count();
+    run("one.py");
+    run("other.py");
+    let ends = learned(&lab);
+    assert_eq!((of(&ends, "one.py"), of(&ends, "other.py"), ends.len()), (2, 2, 4), "{ends:?}");
+    assert!(ends.iter().all(|end| end.ends_with(" to 23980") || end.ends_with(" at 23980")), "{ends:?}");
+    run("one.py");
+    assert_eq!(learned(&lab), ends, "nothing has changed");
+    let text = fs::read_to_string(SESSIONS).expect("ours");
+    fs::write(script("one.py"), text + "# changed\n").expect("written");
+    run("one.py");
+    let ends = learned(&lab);
+    assert_eq!((of(&ends, "one.py"), of(&ends, "other.py")), (4, 2), "{ends:?}");
+}
+
+#[test]
+fn a_profile_file_that_is_no_good_is_said_and_keeps_nothing_from_starting() {
+    let lab = Lab::new();
+    fs::create_dir(lab.file("state")).expect("made");
+    fs::write(lab.file("state/profiles.toml"), "version = 1\n[endpoints]\n\"a\" = 7").expect("written");
+    let output =
+        end(lab.exec("auto", "any.json").args(["python3", SESSIONS, "3"]).spawn().expect("it starts"));
+    assert!(errors(&output).contains("of version 1"), "{}", errors(&output));
+    assert_eq!(lab.counted("any.json").0, 3);
+}

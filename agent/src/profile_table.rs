@@ -130,10 +130,11 @@ mod tests {
     #[test]
     fn decisions_and_their_numbers_can_be_read() {
         let mut profiles = Profiles::default();
-        let known = Profile { sessions: 3, calls: 1_000, examined: true, habits: Vec::new() };
+        let known = Profile { sessions: 3, calls: 1_000, examined: true, ..Profile::default() };
         profiles.endpoints.insert(Endpoint::new(&"web", &"cache"), known);
         let habit = SeenHabit { name: "splice".into(), code: 6 << 56 | 275, seen: 1_700_000_000 };
-        let splices = Profile { sessions: 1, calls: 2, examined: true, habits: vec![habit] };
+        let splices =
+            Profile { sessions: 1, calls: 2, examined: true, habits: vec![habit], ..Profile::default() };
         profiles.endpoints.insert(Endpoint::new(&"proxy", &"in"), splices);
         profiles
             .connections

@@ -64,7 +64,7 @@ pub const ARGUMENT_BYTES: usize = 128;
 /// A running program, told from others by its file, and from other programs of the same interpreter by its
 /// first arguments. All zero when it is not known.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Program {
     /// Its name, that of its process's first thread.
     pub name: ProgramName,
@@ -107,8 +107,8 @@ pub fn arguments_hash(bytes: &[u8; ARGUMENT_BYTES], length: usize) -> u64 {
     hash
 }
 
-/// A program of the scope that connects to a port. The kernel programs look for the file with the arguments
-/// first, then for the file, then for the name, each with the port and then with port 0.
+/// A program of the scope that connects to a port, or accepts connections at it. The kernel programs look for the
+/// file with the arguments first, then for the file, then for the name.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceKey {
@@ -120,9 +120,12 @@ pub struct SourceKey {
     pub arguments: u64,
     /// The device of its file; 0 for whatever file.
     pub device: u32,
-    /// The port, host byte order; 0 for every port that has no entry of its own.
+    /// The port, host byte order, 0 for those that the system chooses; with [`ACCEPTS`] where the program accepts.
     pub port: u32,
 }
+
+/// Added to the port of a [`SourceKey`] of a program that accepts connections.
+pub const ACCEPTS: u32 = 1 << 31;
 
 /// A connection, from source to destination, as the source's socket has it.
 #[repr(C)]

@@ -269,8 +269,8 @@ pub struct Settings {
     pub harmless: u32,
     /// Another number each time that programs begin to be observed, 0 while they are not.
     pub watch: u32,
-    /// Always zero.
-    pub padding: u32,
+    /// The first and, in the upper half, the last port that the system chooses for who wants any.
+    pub chosen_ports: u32,
     /// Device and inode of the agent's PID namespace, 0 in the first one of the system.
     pub processes: [u64; 2],
 }

@@ -137,6 +137,13 @@ pub fn destination(ctx: &SockOpsContext) {
             session.reason = mismatch;
         }
     }
+    if session.reason == 0
+        && let Some(treatment) = scope::accepting(&session.destination_program, session.accepted_port)
+        && treatment.refusal != 0
+    {
+        session.reason = treatment.refusal;
+        session.about = treatment.about;
+    }
     if session.reason == 0 && !mark.is_some_and(|mark| insert(ctx, mark, cookie)) {
         session.reason = Reason::NotInserted as u32;
     }

@@ -7,7 +7,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::programs::SockOpsContext;
 use patchbay_ebpf_common::{
-    Declaration, DestinationKey, Mark, Program, SourceKey, Treatment, Tuple, counter,
+    ACCEPTS, Declaration, DestinationKey, Mark, Program, Settings, SourceKey, Treatment, Tuple, counter,
 };
 
 use crate::maps::{OUTSIDE, SETTINGS, SOURCES, count, delete_socket};
@@ -64,11 +64,8 @@ pub fn declaration(tuple: &Tuple, mark: &Mark) -> Option<Declaration> {
     if settings.scope == 0 || is_outside(&destination(tuple)) {
         return None;
     }
-    let treatment = treatment(&mark.program, tuple.destination_port).unwrap_or(Treatment {
-        refusal: settings.scope_refusal,
-        mode: settings.scope_mode,
-        about: 0,
-    });
+    let treatment = treatment(&mark.program, group(settings, tuple.destination_port))
+        .unwrap_or(Treatment { refusal: settings.scope_refusal, mode: settings.scope_mode, about: 0 });
     Some(Declaration {
         destination_cgroup: 0,
         source_instance: 0,
@@ -79,20 +76,37 @@ pub fn declaration(tuple: &Tuple, mark: &Mark) -> Option<Declaration> {
     })
 }
 
+/// What is said of the program whose listening socket accepts a connection of the scope.
+#[inline(always)]
+pub fn accepting(program: &Program, port: u32) -> Option<Treatment> {
+    let settings = SETTINGS.get(0)?;
+    if settings.scope == 0 {
+        return None;
+    }
+    let otherwise = Treatment { refusal: settings.scope_refusal, mode: settings.scope_mode, about: 0 };
+    Some(treatment(program, group(settings, port) | ACCEPTS).unwrap_or(otherwise))
+}
+
+/// Ports that the system chooses say nothing: they are all one.
+#[inline(always)]
+fn group(settings: &Settings, port: u32) -> u32 {
+    let (first, last) = (settings.chosen_ports & 0xffff, settings.chosen_ports >> 16);
+    if port >= first && port <= last { 0 } else { port }
+}
+
 /// What is said of a program with a port, the most special first.
 #[inline(always)]
 fn treatment(program: &Program, port: u32) -> Option<Treatment> {
     let Program { name, inode, arguments, device, .. } = *program;
     let mut key = SourceKey { name, inode, arguments, device, port };
     let mut tries = 0;
-    while tries < 6 {
-        if tries == 2 {
+    while tries < 3 {
+        if tries == 1 {
             key.arguments = 0;
         }
-        if tries == 4 {
+        if tries == 2 {
             (key.inode, key.device) = (0, 0);
         }
-        key.port = if tries & 1 == 0 { port } else { 0 };
         // SAFETY: the value is copied out at once; the agent replaces it whole.
         if let Some(known) = (unsafe { SOURCES.get(&key) }).copied() {
             return Some(known);

@@ -1,6 +1,7 @@
 //! What is known of programs' habits, learned from sessions over plain TCP before any is redirected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use patchbay_ebpf_common::{Habit, Reason};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,25 @@ impl Endpoint {
     pub fn new(service: &dyn std::fmt::Display, name: &dyn std::fmt::Display) -> Self {
         Self(format!("{service}.{name}"))
     }
+
+    /// The end of a program without a service.
+    pub fn of_program(scope: &str, program: &str, accepts: bool, port: &str) -> Self {
+        let side = if accepts { "at" } else { "to" };
+        Self(format!("{scope}/{program} {side} {port}"))
+    }
+
+    /// What it is the end of, if that is a program without a service: the scope, the program, whether it accepts,
+    /// and the port.
+    pub fn parts(&self) -> Option<(&str, &str, bool, &str)> {
+        let (rest, port) = self.0.rsplit_once(' ')?;
+        let (rest, side) = rest.rsplit_once(' ')?;
+        let (scope, program) = rest.split_once('/')?;
+        (side == "at" || side == "to").then_some((scope, program, side == "at", port))
+    }
+
+    fn program(&self) -> Option<&str> {
+        self.parts().map(|(_, program, ..)| program)
+    }
 }
 
 impl std::fmt::Display for Endpoint {
@@ -44,6 +64,9 @@ pub struct Profile {
     pub calls: u32,
     /// Whether the program's files were asked what it could do.
     pub examined: bool,
+    /// The day of its latest session, seconds since 1970.
+    #[serde(default)]
+    pub used: u64,
     /// What it does that is not on the list; at most [`MAX_HABITS`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub habits: Vec<SeenHabit>,
@@ -66,6 +89,7 @@ impl Profile {
         self.sessions = self.sessions.max(theirs.sessions);
         self.calls = self.calls.max(theirs.calls);
         self.examined |= theirs.examined;
+        self.used = self.used.max(theirs.used);
         for habit in theirs.habits {
             self.add(Habit(habit.code), habit.seen);
         }
@@ -108,7 +132,39 @@ pub struct Profiles {
     /// Traffic of abstract connections, by `plug → socket`.
     #[serde(default)]
     pub connections: BTreeMap<String, Traffic>,
+    /// Programs without a service, by the names that they have in `endpoints`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub programs: BTreeMap<String, ProgramFile>,
 }
+
+/// The files of a program, by which it is known again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProgramFile {
+    /// Its name as the kernel keeps it for its processes.
+    pub name: String,
+    /// The device of its file, as the kernel numbers it.
+    pub device: u32,
+    /// The inode of its file.
+    pub inode: u64,
+    /// Its file.
+    pub program: PathBuf,
+    /// What it runs, if it is an interpreter and that is a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<PathBuf>,
+    /// The kernel programs' hash of its arguments, if it is an interpreter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<u64>,
+}
+
+/// Plugs and sockets that are kept; one more takes the place of that which was used longest ago.
+pub const MAX_ENDPOINTS: usize = 1_024;
+/// Abstract connections that are kept; one more takes the place of that which had the fewest sessions.
+pub const MAX_CONNECTIONS: usize = 1_024;
+/// Programs without a service that are kept.
+pub const MAX_PROGRAMS: usize = 512;
+/// A profile's time of use is kept to the day: that it is used is no news to be written down.
+const DAY: u64 = 86_400;
 
 /// What an abstract connection's sessions carried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,7 +258,9 @@ impl Profiles {
             if ends.tested[index] || (calls == 0 && habits.is_empty()) {
                 continue;
             }
+            self.make_room(end);
             let profile = self.endpoints.entry(end.clone()).or_default();
+            profile.used = profile.used.max(report.read_at - report.read_at % DAY);
             let before = (profile.sessions, profile.calls, profile.examined, profile.habits.len());
             for habit in habits {
                 profile.add(*habit, report.read_at);
@@ -216,12 +274,58 @@ impl Profiles {
         changed
     }
 
+    /// Whether one end may be redirected, or why not, and what that is about.
+    pub fn verdict_of(&self, end: &Endpoint, harmless: u32) -> (Result<(), Reason>, Habit) {
+        let Some(profile) = self.endpoints.get(end) else { return (Err(Reason::Learning), Habit::NONE) };
+        (profile.verdict(harmless), profile.harmful(harmless).unwrap_or(Habit::NONE))
+    }
+
+    /// Why TCP carries what goes out of an end better, if it does so for one of its connections.
+    pub fn better_over_tcp(&self, source: &Endpoint) -> Option<Reason> {
+        let from = format!("{source} → ");
+        let mut own = self.connections.range(from.clone()..).take_while(|(name, _)| name.starts_with(&from));
+        own.find_map(|(_, traffic)| traffic.better_over_tcp())
+    }
+
+    /// Keeps the files of a program. Returns whether they were not known.
+    pub fn keep_program(&mut self, name: &str, file: &ProgramFile) -> bool {
+        if self.programs.get(name) == Some(file) {
+            return false;
+        }
+        if self.programs.len() >= MAX_PROGRAMS {
+            // One of which nothing is known any more, else any: it is found again when it is seen.
+            let known: BTreeSet<&str> = self.endpoints.keys().filter_map(|end| end.program()).collect();
+            let unused = self.programs.keys().find(|name| !known.contains(&***name));
+            if let Some(name) = unused.or_else(|| self.programs.keys().next()).cloned() {
+                self.programs.remove(&name);
+            }
+        }
+        self.programs.insert(name.to_owned(), file.clone());
+        true
+    }
+
+    /// Makes room for one more end.
+    fn make_room(&mut self, end: &Endpoint) {
+        while self.endpoints.len() >= MAX_ENDPOINTS && !self.endpoints.contains_key(end) {
+            let oldest = self.endpoints.iter().min_by_key(|(_, profile)| (profile.used, profile.calls));
+            let Some(oldest) = oldest.map(|(end, _)| end.clone()) else { return };
+            self.endpoints.remove(&oldest);
+        }
+    }
+
     /// Adds what another has learned.
     pub fn merge(&mut self, other: Self) {
+        for (name, file) in other.programs {
+            if self.programs.len() < MAX_PROGRAMS {
+                self.programs.entry(name).or_insert(file);
+            }
+        }
         for (end, theirs) in other.endpoints {
+            self.make_room(&end);
             self.endpoints.entry(end).or_default().merge(theirs);
         }
         for (connection, theirs) in other.connections {
+            self.make_room_for_connection(&connection);
             let ours = self.connections.entry(connection).or_default();
             // What both have from one file counts once.
             if theirs.sessions > ours.sessions {
@@ -235,9 +339,18 @@ impl Profiles {
         self.endpoints.get(end).and_then(|profile| profile.harmful(harmless))
     }
 
+    fn make_room_for_connection(&mut self, connection: &str) {
+        while self.connections.len() >= MAX_CONNECTIONS && !self.connections.contains_key(connection) {
+            let least = self.connections.iter().min_by_key(|(_, traffic)| traffic.sessions);
+            let Some(least) = least.map(|(name, _)| name.clone()) else { return };
+            self.connections.remove(&least);
+        }
+    }
+
     /// Remembers what a redirected session carried, when it has ended, or has left for a reason that
     /// [counts](Traffic::counts).
     pub fn remember_traffic(&mut self, ends: &Ends, left: Option<Reason>) {
+        self.make_room_for_connection(&ends.connection());
         let traffic = self.connections.entry(ends.connection()).or_default();
         if traffic.sessions == u32::MAX {
             return;
@@ -304,6 +417,58 @@ mod tests {
         assert_eq!(profiles.endpoints[&ends.destination].habits[0].name, "ioctl FIONREAD");
         assert_eq!(profiles.verdict(&ends, tried::UNREAD_SIZE), Ok(()));
         assert_eq!(profiles.about(&ends, tried::UNREAD_SIZE), Habit::NONE);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_the_longest_unused_goes() {
+        let mut profiles = Profiles::default();
+        let ends = |number: usize| Ends {
+            source: Endpoint::of_program("app", &format!("p{number}"), false, "any"),
+            destination: Endpoint::of_program("app", "server", true, "80"),
+            tested: [false, false],
+        };
+        for number in 0..2 * MAX_ENDPOINTS {
+            let mut seen = report([1, 1], [&[], &[]]);
+            seen.read_at = DAY * number as u64 + 5;
+            profiles.learn(&ends(number), &seen, true);
+            profiles.remember_traffic(&ends(number), None);
+            let file = ProgramFile {
+                name: "p".into(),
+                device: 1,
+                inode: number as u64,
+                program: "/bin/p".into(),
+                script: None,
+                arguments: None,
+            };
+            assert!(profiles.keep_program(&format!("p{number}"), &file));
+            assert!(!profiles.keep_program(&format!("p{number}"), &file), "it is known");
+        }
+        assert_eq!(profiles.endpoints.len(), MAX_ENDPOINTS);
+        assert_eq!(profiles.connections.len(), MAX_CONNECTIONS);
+        assert_eq!(profiles.programs.len(), MAX_PROGRAMS);
+        assert!(!profiles.endpoints.contains_key(&ends(0).source));
+        assert!(profiles.endpoints.contains_key(&ends(2 * MAX_ENDPOINTS - 1).source));
+        assert!(profiles.endpoints.contains_key(&ends(0).destination), "it is used all the time");
+        assert!(profiles.programs.contains_key(&format!("p{}", 2 * MAX_ENDPOINTS - 1)));
+        let text = toml::to_string(&profiles).expect("plain values");
+        assert!(text.len() < 1 << 20, "{} bytes", text.len());
+        let mut other = profiles.clone();
+        other.merge(profiles.clone());
+        assert_eq!(other, profiles, "what both have counts once");
+    }
+
+    #[test]
+    fn each_end_has_a_verdict_and_a_source_what_its_traffic_says() {
+        let mut profiles = Profiles::default();
+        let ends = ends([false, false]);
+        assert_eq!(profiles.verdict_of(&ends.source, 0), (Err(Reason::Learning), Habit::NONE));
+        profiles.learn(&ends, &report([ENOUGH_CALLS; 2], [&[], &[Habit::ioctl(FIONREAD)]]), true);
+        assert_eq!(profiles.verdict_of(&ends.source, 0), (Ok(()), Habit::NONE));
+        assert_eq!(profiles.verdict_of(&ends.destination, 0), (Err(Reason::Habit), Habit::ioctl(FIONREAD)));
+        assert_eq!(profiles.better_over_tcp(&ends.source), None);
+        profiles.remember_traffic(&ends, Some(Reason::SmallWrites));
+        assert_eq!(profiles.better_over_tcp(&ends.source), Some(Reason::SmallWrites));
+        assert_eq!(profiles.better_over_tcp(&ends.destination), None);
     }
 
     #[test]

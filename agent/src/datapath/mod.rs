@@ -49,7 +49,7 @@ pub use paused::Switch;
 pub use pins::prepare_folder as prepare_pins;
 pub use plug_addresses::{Destination, PlugAddress, PlugAddresses};
 pub use report::{Cause, Path, SessionEvent, SessionReport, Traffic};
-pub use scope::{Scope, Source};
+pub use scope::{Scope, Source, fixed_port};
 pub use shown::{Looker, ShownMessage};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -298,7 +298,7 @@ impl Datapath {
             scope_mode: scope.map_or(0, |scope| scope.mode()),
             harmless: self.options.harmless,
             watch: self.watch,
-            padding: 0,
+            chosen_ports: scope::chosen_ports(),
             processes: examining::namespace(),
         };
         Ok(self.settings.set(0, settings, 0)?)

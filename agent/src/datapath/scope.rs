@@ -1,6 +1,9 @@
 //! Redirection without declarations: every connection between two processes of the cgroup, in whatever network
 //! namespaces, known from the name that it has at both of its ends.
 
+use std::fs;
+use std::sync::OnceLock;
+
 use patchbay_ebpf_common as common;
 
 use super::{Datapath, Error, Habit, Reason};
@@ -20,7 +23,7 @@ impl Scope {
     }
 }
 
-/// A program that connects, as the kernel tells programs apart.
+/// A program that connects to a port, or accepts connections at one, as the kernel tells programs apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Source {
     /// Its name as the kernel keeps it, at most 15 bytes.
@@ -29,31 +32,46 @@ pub struct Source {
     pub file: Option<(u32, u64)>,
     /// [`common::arguments_hash`] of its arguments; `None` for whatever arguments.
     pub arguments: Option<u64>,
-    /// The port it connects to; `None` for every port of which nothing else is said.
+    /// The port; `None` for all that the system chooses.
     pub port: Option<u16>,
+    /// Whether it accepts connections there.
+    pub accepts: bool,
 }
 
 impl Source {
-    /// Every program of a name with a port.
-    pub fn named(program: &str, port: u16) -> Self {
-        let mut name = common::ProgramName::default();
-        // The last byte stays zero, as in the kernel.
-        for (to, from) in name[..15].iter_mut().zip(program.bytes()) {
-            *to = from;
-        }
-        Self { name, file: None, arguments: None, port: Some(port) }
-    }
-
     fn key(self) -> common::SourceKey {
         let (device, inode) = self.file.unwrap_or_default();
+        let side = if self.accepts { common::ACCEPTS } else { 0 };
         common::SourceKey {
             name: self.name,
             inode,
             arguments: self.arguments.unwrap_or_default(),
             device,
-            port: self.port.unwrap_or_default().into(),
+            port: u32::from(self.port.unwrap_or_default()) | side,
         }
     }
+}
+
+/// The ports that the system chooses in this network namespace, as the kernel programs take them.
+pub(super) fn chosen_ports() -> u32 {
+    let (first, last) = port_range();
+    u32::from(last) << 16 | u32::from(first)
+}
+
+/// The port, unless the system chooses it for who wants any: then it says nothing about a program.
+pub fn fixed_port(port: u16) -> Option<u16> {
+    let (first, last) = port_range();
+    (!(first..=last).contains(&port)).then_some(port)
+}
+
+fn port_range() -> (u16, u16) {
+    static RANGE: OnceLock<(u16, u16)> = OnceLock::new();
+    *RANGE.get_or_init(|| {
+        let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        let mut ports = text.split_whitespace().filter_map(|port| port.parse().ok());
+        // Linux's own default.
+        (ports.next().unwrap_or(32_768), ports.next().unwrap_or(60_999))
+    })
 }
 
 impl Datapath {

@@ -1,7 +1,9 @@
 //! Redirection without a Manager: inside one cgroup, by who listens there.
 
+mod decisions;
 mod exec;
 mod pins;
+mod programs;
 mod standalone;
 mod summary;
 
@@ -10,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use decisions::Decisions;
 pub use exec::{Exec, run as exec};
 use pins::{Left, Pins};
 pub use standalone::{Standalone, run as standalone};
@@ -19,9 +22,9 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::core::habit_names;
-use crate::core::profiles::{Endpoint, Ends, Profiles, Traffic};
+use crate::core::profiles::{Ends, Profiles, Traffic};
 use crate::datapath::{
-    Datapath, Habit, Options, Reason, Scope, SessionEvent, SessionReport, Source, cgroup_id, cgroup2_mount,
+    Datapath, Options, Reason, Scope, SessionEvent, SessionReport, cgroup_id, cgroup2_mount,
 };
 use crate::own_cgroup;
 use crate::profile_file::{self, Keeper};
@@ -30,10 +33,6 @@ use crate::profile_file::{self, Keeper};
 const DECIDE_EVERY: Duration = Duration::from_millis(100);
 /// A connection whose other end does not show up leaves the map after this time.
 const PAIRED_WITHIN: Duration = Duration::from_secs(1);
-/// Between a program's name and its port in the name of a profile.
-const TO: &str = " to ";
-/// Programs that connect, known at once; further ones stay on TCP.
-const MAX_SOURCES: usize = 4_096;
 /// How long sessions may take to leave the map in the end; a reader that never reads keeps its bytes.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 /// How long removing what killed ones left may delay the end.
@@ -63,9 +62,6 @@ impl Mode {
     }
 }
 
-/// Whether to redirect, or why not, and what that is about.
-type Verdict = (Result<(), Reason>, Habit);
-
 /// One cgroup whose inner connections are redirected.
 struct Runner {
     datapath: Datapath,
@@ -77,11 +73,8 @@ struct Runner {
     cgroup: PathBuf,
     /// Its id while it is there and the programs are attached to it.
     attached: Option<u64>,
-    /// Which program connects to which port, and what was told to the kernel of it.
-    sources: BTreeMap<(String, u16), Option<Verdict>>,
+    decisions: Decisions,
     mode: Mode,
-    /// Names the profiles of this scope.
-    name: String,
     keeper: Keeper,
     profiles: Profiles,
     summary: Summary,
@@ -111,44 +104,22 @@ impl Runner {
             pins,
             attached: cgroup_id(&cgroup).ok(),
             cgroup,
-            sources: BTreeMap::new(),
+            decisions: Decisions::new(name, &profiles),
             mode,
-            name,
             keeper: Keeper::new(state.to_owned()),
             profiles,
             summary: Summary::default(),
             decide,
             tried: BTreeSet::new(),
         };
-        runner.know_sources();
-        runner.decide_sources()?;
+        runner.decide()?;
         Ok(runner)
     }
 
-    /// Programs that were learned about earlier are decided before they connect.
-    fn know_sources(&mut self) {
-        let prefix = format!("{}.", self.name);
-        let known = self.profiles.endpoints.keys().filter_map(|end| {
-            let end = end.to_string();
-            let (program, port) = end.strip_prefix(&prefix)?.rsplit_once(TO)?;
-            Some((program.to_owned(), port.parse().ok()?))
-        });
-        self.sources = known.map(|source| (source, None)).collect();
-    }
-
-    /// Tells the kernel what has changed about programs that connect.
-    fn decide_sources(&mut self) -> Result<()> {
-        if self.mode != Mode::Auto {
-            return Ok(());
-        }
-        let profiles = &self.profiles;
-        for ((program, port), told) in &mut self.sources {
-            let ends = ends_at(&self.name, program, *port);
-            let (verdict, about) = (profiles.verdict(&ends, 0), profiles.about(&ends, 0));
-            if *told != Some((verdict, about)) {
-                self.datapath.set_source(Source::named(program, *port), verdict.err(), about)?;
-                *told = Some((verdict, about));
-            }
+    /// Tells the kernel what has changed about programs.
+    fn decide(&mut self) -> Result<()> {
+        if self.mode == Mode::Auto {
+            self.decisions.tell(&mut self.datapath, &self.profiles)?;
         }
         Ok(())
     }
@@ -165,61 +136,62 @@ impl Runner {
 
     fn told(&mut self, event: &SessionEvent) {
         match event {
-            SessionEvent::Established(report) => {
-                let source = (report.program.clone(), report.destination.port());
-                if self.mode == Mode::Auto && self.sources.len() < MAX_SOURCES {
-                    self.sources.entry(source).or_default();
-                }
-            }
+            SessionEvent::Established(report) => drop(self.ends(report)),
             SessionEvent::Closed(report, _) => {
                 if report.sent.kernel_messages > 0 && report.leaving.is_none() {
-                    let ends = self.ends(report);
-                    self.profiles.remember_traffic(&ends, None);
+                    self.remember_traffic(report, None);
                 }
-                self.learn_and_keep(report, true);
+                self.learn(report, true);
                 self.summary.add(report);
             }
-            SessionEvent::Habit(report) => self.learn_and_keep(report, false),
+            SessionEvent::Habit(report) => self.learn(report, false),
             SessionEvent::Leaving(report) if report.leaving.is_some_and(Traffic::counts) => {
-                let ends = self.ends(report);
-                self.profiles.remember_traffic(&ends, report.leaving);
-                self.keeper.changed();
+                self.remember_traffic(report, report.leaving);
             }
             SessionEvent::Leaving(_) => {}
         }
     }
 
-    fn learn_and_keep(&mut self, report: &SessionReport, ended: bool) {
-        if self.learn(report, ended) {
+    fn remember_traffic(&mut self, report: &SessionReport, left: Option<Reason>) {
+        if let Some(ends) = self.ends(report)
+            && ends.tested == [false, false]
+        {
+            self.profiles.remember_traffic(&ends, left);
             self.keeper.changed();
         }
     }
 
-    /// Whether there was anything to learn.
-    fn learn(&mut self, report: &SessionReport, ended: bool) -> bool {
-        let ends = self.ends(report);
-        self.mode == Mode::Auto && self.profiles.learn(&ends, report, ended)
+    fn learn(&mut self, report: &SessionReport, ended: bool) {
+        if let Some(ends) = self.ends(report)
+            && self.profiles.learn(&ends, report, ended)
+        {
+            self.keeper.changed();
+        }
     }
 
-    fn ends(&self, report: &SessionReport) -> Ends {
-        ends_at(&self.name, &report.program, report.destination.port())
+    /// The ends of a session, where there is something to learn.
+    fn ends(&mut self, report: &SessionReport) -> Option<Ends> {
+        if self.mode != Mode::Auto {
+            return None;
+        }
+        let (ends, changed) = self.decisions.ends(report, &mut self.profiles);
+        if changed {
+            self.keeper.changed();
+        }
+        Some(ends)
     }
 
     fn look(&mut self) -> Result<()> {
         self.follow_cgroup();
-        let mut learned = false;
         for session in self.datapath.sessions()? {
-            learned |= self.learn(&session, false);
+            self.learn(&session, false);
         }
         self.datapath.leave_unpaired(PAIRED_WITHIN)?;
         self.datapath.tell_middle_boxes()?;
-        if learned {
-            self.keeper.changed();
-        }
         self.datapath.let_out()?;
         self.left.look();
         self.keeper.write_if_due(&mut self.profiles);
-        self.decide_sources()?;
+        self.decide()?;
         self.let_in()
     }
 
@@ -229,15 +201,16 @@ impl Runner {
             return Ok(());
         }
         let learning = crate::datapath::Path::Tcp(Reason::Learning);
-        let sessions: BTreeMap<u64, SessionReport> = self
-            .datapath
-            .sessions()?
-            .into_iter()
-            .filter(|session| {
-                session.path == learning && self.profiles.verdict(&self.ends(session), 0).is_ok()
-            })
-            .map(|session| (session.key, session))
-            .collect();
+        let mut sessions = BTreeMap::new();
+        for session in self.datapath.sessions()? {
+            if session.path == learning
+                && let Some(ends) = self.ends(&session)
+                && ends.tested == [false, false]
+                && self.profiles.verdict(&ends, 0).is_ok()
+            {
+                sessions.insert(session.key, session);
+            }
+        }
         let tried = std::mem::replace(&mut self.tried, sessions.keys().copied().collect());
         let ready: Vec<SessionReport> =
             sessions.into_values().filter(|session| !tried.contains(&session.key)).collect();
@@ -305,36 +278,15 @@ impl Runner {
         }
     }
 
+    /// What keeps programs of this run on TCP, by their ends.
     fn learned(&self) -> BTreeMap<String, String> {
-        let used: Vec<Endpoint> = self
-            .summary
-            .ports
-            .keys()
-            .flat_map(|port| {
-                let programs = self.sources.keys().filter(move |(_, to)| to == port);
-                programs.map(|(program, port)| ends_at(&self.name, program, *port))
-            })
-            .flat_map(|ends| [ends.source, ends.destination])
-            .collect();
-        self.profiles
-            .endpoints
-            .iter()
-            .filter(|(endpoint, _)| used.contains(endpoint))
-            .filter_map(|(endpoint, profile)| {
-                let first = self.profiles.harms(endpoint, 0)?;
-                let names: Vec<&str> = profile.habits.iter().map(|seen| &*seen.name).collect();
-                Some((endpoint.to_string(), format!("{} ({})", names.join(", "), habit_names::advice(first))))
-            })
-            .collect()
-    }
-}
-
-/// The profiles of a connection: those of the program that connects to a port and of the port.
-fn ends_at(scope: &str, program: &str, port: u16) -> Ends {
-    Ends {
-        source: Endpoint::new(&scope, &format!("{program}{TO}{port}")),
-        destination: Endpoint::new(&scope, &format!("at {port}")),
-        tested: [false, false],
+        let harmed = self.decisions.used().filter_map(|end| {
+            let first = self.profiles.harms(end, 0)?;
+            let habits = &self.profiles.endpoints.get(end)?.habits;
+            let names: Vec<&str> = habits.iter().map(|seen| &*seen.name).collect();
+            Some((end.to_string(), format!("{} ({})", names.join(", "), habit_names::advice(first))))
+        });
+        harmed.collect()
     }
 }
 

@@ -1,0 +1,230 @@
+//! Which programs the ends of a scope's sessions are: a file as it is now, and for an interpreter the script that
+//! it runs. Neither a name nor a process's number says that.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use patchbay_ebpf_common::{ARGUMENT_BYTES, arguments_hash};
+
+use crate::core::profiles::ProgramFile;
+use crate::datapath::{Program, Source};
+
+/// Processes remembered at once; when there are more, all are forgotten and looked at anew.
+const MAX_PROCESSES: usize = 4_096;
+
+/// Programs that run other programs, by what their files' names begin with: what these do with sockets is not the
+/// interpreter's own.
+const INTERPRETERS: [&str; 36] = [
+    "python", "pypy", "perl", "ruby", "node", "deno", "bun", "php", "lua", "tclsh", "wish", "expect", "sh",
+    "bash", "dash", "zsh", "ksh", "mksh", "fish", "busybox", "java", "dotnet", "mono", "Rscript", "R",
+    "julia", "guile", "erl", "beam", "awk", "gawk", "mawk", "socat", "qemu-", "wine", "racket",
+];
+
+/// What is known of the processes seen so far.
+#[derive(Default)]
+pub struct Programs(HashMap<(u32, Program), Option<(String, ProgramFile)>>);
+
+impl Programs {
+    /// The name of the program that a process runs, and its files; `None` when it has ended already, or when
+    /// nothing tells what it runs. `seen` is what the kernel saw of it, all zero if nothing.
+    pub fn of(&mut self, process: u32, seen: &Program) -> Option<&(String, ProgramFile)> {
+        if process == 0 {
+            return None;
+        }
+        if self.0.len() >= MAX_PROCESSES {
+            self.0.clear();
+        }
+        self.0.entry((process, *seen)).or_insert_with(|| look(process, seen)).as_ref()
+    }
+}
+
+/// How the kernel knows a program that connects to a port, or accepts there. An interpreter's is known by its
+/// arguments too.
+pub fn source(seen: &Program, is_interpreter: bool, port: Option<u16>, accepts: bool) -> Source {
+    Source {
+        name: seen.name,
+        file: (seen.inode != 0).then_some((seen.device, seen.inode)),
+        arguments: (is_interpreter && seen.arguments != 0).then_some(seen.arguments),
+        port,
+        accepts,
+    }
+}
+
+/// The same for one that was learned about earlier; `None` when its files are not what they were.
+pub fn source_of(name: &str, file: &ProgramFile, port: Option<u16>, accepts: bool) -> Option<Source> {
+    if name_of(Path::new("/"), &file.program, file.script.as_deref(), file.arguments).ok()? != name {
+        return None;
+    }
+    let mut kernel_name = [0; 16];
+    // The last byte stays zero, as in the kernel.
+    for (to, from) in kernel_name[..15].iter_mut().zip(file.name.bytes()) {
+        *to = from;
+    }
+    let arguments = file.arguments;
+    Some(Source { name: kernel_name, file: Some((file.device, file.inode)), arguments, port, accepts })
+}
+
+fn look(process: u32, seen: &Program) -> Option<(String, ProgramFile)> {
+    let folder = PathBuf::from(format!("/proc/{process}"));
+    let own = fs::metadata(folder.join("exe")).ok()?;
+    let root = folder.join("root");
+    // The process's number may be another's by now, or it has become another program.
+    if seen.inode != 0 && own.ino() != seen.inode {
+        return None;
+    }
+    let program = fs::read_link(folder.join("exe")).ok()?;
+    let mut script = None;
+    let mut arguments = None;
+    if is_interpreter(&program) {
+        script = script_of(&folder, &root);
+        // Code that is no file, `sh -c`, a program from standard input: the arguments are all there is.
+        arguments = match seen.arguments {
+            0 if seen.inode == 0 => Some(arguments_of(&folder)?),
+            0 => return None,
+            known => Some(known),
+        };
+    }
+    let name = name_of(&root, &program, script.as_deref(), arguments).ok()?;
+    let kernel_name = String::from_utf8_lossy(&seen.name).trim_end_matches('\0').to_owned();
+    let file =
+        ProgramFile { name: kernel_name, device: seen.device, inode: seen.inode, program, script, arguments };
+    Some((name, file))
+}
+
+fn is_interpreter(program: &Path) -> bool {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    INTERPRETERS.iter().any(|known| {
+        let rest = name.strip_prefix(known);
+        // `sh`, and `python3.11`, but not `shutdown`.
+        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic()) || known.ends_with('-'))
+    })
+}
+
+/// The first argument that is a file, as the process sees it.
+fn script_of(folder: &Path, root: &Path) -> Option<PathBuf> {
+    let arguments = fs::read(folder.join("cmdline")).ok()?;
+    let working = fs::read_link(folder.join("cwd")).ok()?;
+    let arguments = arguments.split(|byte| *byte == 0).skip(1).map(String::from_utf8_lossy);
+    let mut files = arguments.filter(|text| !text.is_empty() && !text.starts_with('-'));
+    files.find_map(|text| {
+        let path = working.join(&*text);
+        fs::metadata(below(root, &path)).is_ok_and(|found| found.is_file()).then_some(path)
+    })
+}
+
+/// The kernel programs' hash of a process's arguments.
+fn arguments_of(folder: &Path) -> Option<u64> {
+    let arguments = fs::read(folder.join("cmdline")).ok()?;
+    let mut bytes = [0; ARGUMENT_BYTES];
+    let length = arguments.len().min(ARGUMENT_BYTES);
+    bytes[..length].copy_from_slice(&arguments[..length]);
+    Some(arguments_hash(&bytes, length))
+}
+
+/// A path as a process sees it that has this root.
+fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// `python3.11:serve.py#1f2e3d4c5b6a7988`: what a person knows it by, and what changes with its files.
+fn name_of(root: &Path, program: &Path, script: Option<&Path>, arguments: Option<u64>) -> io::Result<String> {
+    let base = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut hash = Hash::new();
+    hash.file(root, program)?;
+    let mut name = base(program);
+    if let Some(script) = script {
+        hash.file(root, script)?;
+        name = format!("{name}:{}", base(script));
+    }
+    hash.add(&arguments.unwrap_or_default().to_ne_bytes());
+    Ok(format!("{name}#{:016x}", hash.0))
+}
+
+/// FNV-1a: no secret is kept by it, and it stays the same from one build to the next.
+struct Hash(u64);
+
+impl Hash {
+    fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// Where it is, and what another file at its place would not have.
+    fn file(&mut self, root: &Path, path: &Path) -> io::Result<()> {
+        let found = fs::metadata(below(root, path))?;
+        self.add(path.as_os_str().as_bytes());
+        for number in [found.dev(), found.ino(), found.size()] {
+            self.add(&number.to_ne_bytes());
+        }
+        for number in [found.mtime(), found.mtime_nsec()] {
+            self.add(&number.to_ne_bytes());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interpreters_are_known_by_their_names() {
+        for name in ["python3", "python3.11", "sh", "node", "php8.2-fpm", "qemu-x86_64", "perl5.36", "R"] {
+            assert!(is_interpreter(&Path::new("/usr/bin").join(name)), "{name}");
+        }
+        for name in ["redis-server", "shutdown", "nginx", "nodepad", "Relay", "javac"] {
+            assert!(!is_interpreter(&Path::new("/usr/bin").join(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn another_script_and_a_changed_one_are_other_programs() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (one, other) = (folder.path().join("one.py"), folder.path().join("other.py"));
+        fs::write(&one, "print(1)").expect("written");
+        fs::write(&other, "print(1)").expect("written");
+        let python = Path::new("/proc/self/exe");
+        let name = |script: &Path| name_of(Path::new("/"), python, Some(script), Some(7)).expect("files");
+        let first = name(&one);
+        assert!(first.contains(":one.py#"), "{first}");
+        assert_eq!(first, name(&one), "it stays the same");
+        assert_ne!(first.rsplit('#').next(), name(&other).rsplit('#').next());
+        let file = ProgramFile {
+            name: "python3".into(),
+            device: 1,
+            inode: 2,
+            program: python.to_owned(),
+            script: Some(one.clone()),
+            arguments: Some(7),
+        };
+        let source = source_of(&first, &file, Some(80), false).expect("nothing has changed");
+        assert_eq!((source.file, source.arguments, source.port), (Some((1, 2)), Some(7), Some(80)));
+        assert_eq!(&source.name[..8], b"python3\0");
+        fs::write(&one, "print(12)").expect("written");
+        assert_ne!(first, name(&one));
+        assert_eq!(source_of(&first, &file, Some(80), false), None, "what was learned is of another program");
+        fs::remove_file(&one).expect("ours");
+        assert_eq!(source_of(&first, &file, Some(80), false), None);
+    }
+
+    #[test]
+    fn a_process_is_looked_at_once_and_only_while_it_is_the_one() {
+        let mut programs = Programs::default();
+        let own = std::process::id();
+        let inode = fs::metadata("/proc/self/exe").expect("it runs").ino();
+        let seen = Program { inode, ..Program::default() };
+        let (name, file) = programs.of(own, &seen).expect("it runs").clone();
+        assert!(name.starts_with("patchbay_agent") && file.script.is_none(), "{name}");
+        assert!(programs.of(own, &Program { inode: inode + 1, ..seen }).is_none(), "another program");
+        assert!(programs.of(0, &seen).is_none() && programs.of(u32::MAX, &seen).is_none());
+    }
+}
