@@ -373,3 +373,24 @@ fn a_profile_file_that_is_no_good_is_said_and_keeps_nothing_from_starting() {
     assert!(errors(&output).contains("of version 1"), "{}", errors(&output));
     assert_eq!(lab.counted("any.json").0, 3);
 }
+
+#[test]
+fn what_was_learned_decides_the_first_session_of_the_next_run() {
+    let lab = Lab::new();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scopes.pl");
+    let run = |port: &str| {
+        let mut command = lab.exec("auto", "perl.json");
+        end(command.args(["perl", script, "60", port]).spawn().expect("perl is installed"));
+        lab.counted("perl.json")
+    };
+    for port in ["0", "23981"] {
+        assert_eq!(run(port).0, 60);
+        assert_eq!(run(port), (60, 60), "{:?}", learned(&lab));
+    }
+    // Another server there is not known, whatever is known of the port.
+    let other = lab.file("other.pl");
+    fs::copy(script, &other).expect("copied");
+    let mut command = lab.exec("auto", "other.json");
+    end(command.arg("perl").arg(&other).args(["10", "23981"]).spawn().expect("perl is installed"));
+    assert_eq!(lab.counted("other.json"), (10, 0));
+}

@@ -105,10 +105,12 @@ pub fn replace_program(pins: &Path, program: &mut RawTracePoint) -> Result<(), U
     })
 }
 
-/// Removes the pins of one layout; the link first, so that no program misses its maps' names.
+/// Removes the pins of one layout, whatever its version has; the link first, so that no program misses its maps'
+/// names.
 pub fn remove_layout(folder: &Path) -> io::Result<()> {
-    for name in [LINK, "link_next", PROGRAM].iter().chain(&MAPS) {
-        match fs::remove_file(folder.join(name)) {
+    let pinned = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    for pin in [folder.join(LINK)].into_iter().chain(pinned.collect::<Vec<_>>()) {
+        match fs::remove_file(pin) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }

@@ -56,7 +56,7 @@ pub fn source(seen: &Program, is_interpreter: bool, port: Option<u16>, accepts: 
 
 /// The same for one that was learned about earlier; `None` when its files are not what they were.
 pub fn source_of(name: &str, file: &ProgramFile, port: Option<u16>, accepts: bool) -> Option<Source> {
-    if name_of(Path::new("/"), &file.program, file.script.as_deref(), file.arguments).ok()? != name {
+    if name_of(Path::new("/"), file).ok()? != name {
         return None;
     }
     let mut kernel_name = [0; 16];
@@ -88,11 +88,10 @@ fn look(process: u32, seen: &Program) -> Option<(String, ProgramFile)> {
             known => Some(known),
         };
     }
-    let name = name_of(&root, &program, script.as_deref(), arguments).ok()?;
-    let kernel_name = String::from_utf8_lossy(&seen.name).trim_end_matches('\0').to_owned();
-    let file =
-        ProgramFile { name: kernel_name, device: seen.device, inode: seen.inode, program, script, arguments };
-    Some((name, file))
+    let name = String::from_utf8_lossy(&seen.name).trim_end_matches('\0').to_owned();
+    let Program { device, inode, .. } = *seen;
+    let file = ProgramFile { name, device, inode, program, script, arguments };
+    Some((name_of(&root, &file).ok()?, file))
 }
 
 fn is_interpreter(program: &Path) -> bool {
@@ -131,16 +130,21 @@ fn below(root: &Path, path: &Path) -> PathBuf {
 }
 
 /// `python3.11:serve.py#1f2e3d4c5b6a7988`: what a person knows it by, and what changes with its files.
-fn name_of(root: &Path, program: &Path, script: Option<&Path>, arguments: Option<u64>) -> io::Result<String> {
+fn name_of(root: &Path, file: &ProgramFile) -> io::Result<String> {
     let base = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut hash = Hash::new();
-    hash.file(root, program)?;
-    let mut name = base(program);
-    if let Some(script) = script {
+    hash.file(root, &file.program)?;
+    // One file may be several programs by the names of links to it.
+    hash.add(file.name.as_bytes());
+    let mut name = match (file.arguments, &*file.name) {
+        (Some(_), _) | (None, "") => base(&file.program),
+        (None, name) => name.to_owned(),
+    };
+    if let Some(script) = &file.script {
         hash.file(root, script)?;
         name = format!("{name}:{}", base(script));
     }
-    hash.add(&arguments.unwrap_or_default().to_ne_bytes());
+    hash.add(&file.arguments.unwrap_or_default().to_ne_bytes());
     Ok(format!("{name}#{:016x}", hash.0))
 }
 
@@ -192,28 +196,38 @@ mod tests {
         let (one, other) = (folder.path().join("one.py"), folder.path().join("other.py"));
         fs::write(&one, "print(1)").expect("written");
         fs::write(&other, "print(1)").expect("written");
-        let python = Path::new("/proc/self/exe");
-        let name = |script: &Path| name_of(Path::new("/"), python, Some(script), Some(7)).expect("files");
-        let first = name(&one);
-        assert!(first.contains(":one.py#"), "{first}");
-        assert_eq!(first, name(&one), "it stays the same");
-        assert_ne!(first.rsplit('#').next(), name(&other).rsplit('#').next());
-        let file = ProgramFile {
+        let file = |script: &Path| ProgramFile {
             name: "python3".into(),
             device: 1,
             inode: 2,
-            program: python.to_owned(),
-            script: Some(one.clone()),
+            program: "/proc/self/exe".into(),
+            script: Some(script.to_owned()),
             arguments: Some(7),
         };
-        let source = source_of(&first, &file, Some(80), false).expect("nothing has changed");
+        let name = |script: &Path| name_of(Path::new("/"), &file(script)).expect("files");
+        let first = name(&one);
+        assert!(first.starts_with("exe:one.py#"), "{first}");
+        assert_eq!(first, name(&one), "it stays the same");
+        assert_ne!(first.rsplit('#').next(), name(&other).rsplit('#').next());
+        let linked = |name: &str| {
+            let file = ProgramFile { name: name.into(), arguments: None, script: None, ..file(&one) };
+            name_of(Path::new("/"), &file).expect("a file")
+        };
+        assert!(linked("redis-server").starts_with("redis-server#"));
+        assert_ne!(linked("redis-server").rsplit('#').next(), linked("redis-check-rdb").rsplit('#').next());
+        let known = file(&one);
+        let source = source_of(&first, &known, Some(80), false).expect("nothing has changed");
         assert_eq!((source.file, source.arguments, source.port), (Some((1, 2)), Some(7), Some(80)));
         assert_eq!(&source.name[..8], b"python3\0");
         fs::write(&one, "print(12)").expect("written");
         assert_ne!(first, name(&one));
-        assert_eq!(source_of(&first, &file, Some(80), false), None, "what was learned is of another program");
+        assert_eq!(
+            source_of(&first, &known, Some(80), false),
+            None,
+            "what was learned is of another program"
+        );
         fs::remove_file(&one).expect("ours");
-        assert_eq!(source_of(&first, &file, Some(80), false), None);
+        assert_eq!(source_of(&first, &known, Some(80), false), None);
     }
 
     #[test]
@@ -223,7 +237,7 @@ mod tests {
         let inode = fs::metadata("/proc/self/exe").expect("it runs").ino();
         let seen = Program { inode, ..Program::default() };
         let (name, file) = programs.of(own, &seen).expect("it runs").clone();
-        assert!(name.starts_with("patchbay_agent") && file.script.is_none(), "{name}");
+        assert!(name.starts_with("patchbay_agent-") && file.script.is_none(), "{name}");
         assert!(programs.of(own, &Program { inode: inode + 1, ..seen }).is_none(), "another program");
         assert!(programs.of(0, &seen).is_none() && programs.of(u32::MAX, &seen).is_none());
     }
