@@ -119,3 +119,28 @@ fn a_left_cgroup_with_its_name_harms_no_self_test_in_whatever_pid_namespace() {
         assert!(cgroups_in(&control).is_empty(), "what was left is removed too");
     }
 }
+
+#[test]
+fn an_instance_that_can_not_begin_delays_nothing_else() {
+    let node = Node::start(REPOSITORY);
+    let freeze = |on: &str| {
+        let file = node.cgroup().join("node/instances/cgroup.freeze");
+        fs::write(file, on).expect("it can be frozen");
+    };
+    freeze("1");
+    assert!(node.apply(HELLO).status.success());
+    let log = node.folder().join("patchbay-agent.log");
+    let said = |what: &str| fs::read_to_string(&log).is_ok_and(|log| log.contains(what));
+    let begun = || cgroups_of_instances(&node).iter().any(|cgroup| cgroup.join("cgroup.procs").exists());
+    node.wait("an instance is to begin", |_| begun());
+    std::thread::sleep(Duration::from_millis(300));
+    node.signal_agent("-USR1");
+    node.wait("the agent hears", |_| said("redirection switched"));
+    freeze("0");
+    let _ = node.running("gateway");
+}
+
+fn cgroups_of_instances(node: &Node) -> Vec<PathBuf> {
+    let entries = fs::read_dir(node.cgroup().join("node/instances")).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.path()).collect()
+}

@@ -106,11 +106,12 @@ fn main() -> ExitCode {
 /// One thread for everything: a message on its way through the agent wakes no other thread, which would take
 /// longer than all that the agent does with it.
 fn in_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("the runtime can't be started")?
-        .block_on(work)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("the runtime can't be started")?;
+    let done = runtime.block_on(work);
+    // A thread that waits without end, for a process that can't begin say, must not be waited for.
+    runtime.shutdown_background();
+    done
 }
 
 fn start_logging(format: LogFormat) {

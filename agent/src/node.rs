@@ -432,33 +432,42 @@ impl Node {
         }
     }
 
+    /// Starts an instance beside everything else: whoever starts a process waits until it runs, and it may be kept
+    /// from that, by a frozen cgroup or a dead file system.
     fn start(&mut self, start: &Start) {
         let id = start.id;
-        let Some(entry) = self.core.entry(&start.service) else { return };
-        let started = processes::prepare(&self.places, start, entry).and_then(|cgroup| {
+        let Some(entry) = self.core.entry(&start.service).cloned() else { return };
+        let prepared = processes::prepare(&self.places, start, &entry).and_then(|cgroup| {
             self.directory.add(id, &start.service, cgroup);
             if entry.kind == Kind::Adapted {
                 let folder = self.places.instance_cgroup(&processes::instance_name(start));
                 self.plugs.open(start, cgroup, &folder)?;
             }
-            Ok((processes::start(&self.places, start, entry, self.plugs.of(id))?, cgroup))
+            Ok((cgroup, self.plugs.of(id).map_err(|error| format!("its plugs failed: {error}"))?))
         });
-        match started {
-            Ok((process, cgroup)) => {
-                info!(instance = %id, service = %start.service, "started");
-                self.watch(start, cgroup, process);
+        let (cgroup, plugs) = match prepared {
+            Ok(prepared) => prepared,
+            Err(reason) => return self.start_failed(start, reason),
+        };
+        let (end, ended) = mpsc::channel(1);
+        let path = self.places.instance_cgroup(&processes::instance_name(start));
+        self.running.insert(id, Running { end, cgroup: path });
+        let (places, start, events) = (self.places.clone(), start.clone(), self.events.clone());
+        self.tasks.spawn(async move {
+            let ports = start.sockets.0.iter().map(|socket| socket.port.0).collect();
+            match processes::start_beside(places.clone(), start.clone(), entry, plugs, ended).await {
+                Ok((process, ended)) => {
+                    info!(instance = %id, service = %start.service, "started");
+                    processes::watch(process, id, cgroup, ports, events, ended).await;
+                }
+                Err(reason) => fail(&places, &start, &events, reason).await,
             }
-            Err(reason) => {
-                warn!(instance = %id, service = %start.service, "could not be started: {reason}");
-                let event = Event::StartFailed(id, Status::INTERNAL, reason, Vec::new());
-                let (events, cgroup) =
-                    (self.events.clone(), self.places.instance_cgroup(&processes::instance_name(start)));
-                self.tasks.spawn(async move {
-                    processes::remove_cgroup(&cgroup).await;
-                    drop(events.send(event).await);
-                });
-            }
-        }
+        });
+    }
+
+    fn start_failed(&self, start: &Start, reason: String) {
+        let (places, start, events) = (self.places.clone(), start.clone(), self.events.clone());
+        self.tasks.spawn(async move { fail(&places, &start, &events, reason).await });
     }
 
     fn watch(&mut self, start: &Start, cgroup: u64, process: Process) {
@@ -534,4 +543,11 @@ async fn until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// An instance could not be started.
+async fn fail(places: &Places, start: &Start, events: &mpsc::Sender<Event>, reason: String) {
+    warn!(instance = %start.id, service = %start.service, "could not be started: {reason}");
+    processes::remove_cgroup(&places.instance_cgroup(&processes::instance_name(start))).await;
+    drop(events.send(Event::StartFailed(start.id, Status::INTERNAL, reason, Vec::new())).await);
 }

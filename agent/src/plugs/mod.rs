@@ -6,7 +6,7 @@ mod waiting;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -141,10 +141,13 @@ impl Plugs {
     }
 
     /// The addresses of an instance's plugs, with the listeners that its process inherits.
-    pub fn of(&self, id: InstanceId) -> BTreeMap<String, (SocketAddr, BorrowedFd<'_>)> {
+    ///
+    /// # Errors
+    /// Too many files are open.
+    pub fn of(&self, id: InstanceId) -> std::io::Result<BTreeMap<String, (SocketAddr, OwnedFd)>> {
         let of = self.instances.get(&id);
         let plugs = of.into_iter().flat_map(|of| &of.plugs);
-        plugs.map(|(name, own)| (name.to_string(), (own.at, own.listener.as_fd()))).collect()
+        plugs.map(|(name, own)| Ok((name.to_string(), (own.at, own.listener.try_clone()?)))).collect()
     }
 
     /// Performs one of the effects for plugs.

@@ -10,13 +10,16 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 pub use cgroup::{end_all, is_stopped, pass_controllers_on, remove_cgroup};
 pub use command::{begin_anew, enter_cgroup};
 use tokio::process::Child;
+use tokio::sync::mpsc::{Receiver, channel};
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 pub use user::{USUAL, User};
 pub use watch::{POLITE_TIME, watch};
@@ -123,7 +126,7 @@ pub fn start(
     places: &Places,
     start: &Start,
     entry: &Entry,
-    plugs: BTreeMap<String, (SocketAddr, BorrowedFd<'_>)>,
+    plugs: &BTreeMap<String, (SocketAddr, OwnedFd)>,
 ) -> Result<Process, String> {
     let addresses = plugs.iter().map(|(plug, (at, _))| (plug.clone(), *at)).collect();
     let start = &Start { plug_addresses: addresses, ..start.clone() };
@@ -154,7 +157,7 @@ pub fn start(
     // So have the listeners of its plugs: what connects while no agent is there waits for the next one.
     let mut listeners = BTreeMap::new();
     for (plug, (_, listener)) in plugs {
-        listeners.insert(plug, command::keep_open(&mut command, listener)?);
+        listeners.insert(plug.clone(), command::keep_open(&mut command, listener.as_fd())?);
     }
     let child = command.spawn().map_err(|error| not_started(entry, &user, &error))?;
     let id = child.id().map_or(0, u32::cast_signed);
@@ -192,6 +195,34 @@ impl Adopted {
     pub fn listens(&self) -> bool {
         self.process.listens
     }
+}
+
+/// The same in a thread of its own. An instance that is to end before it runs is killed where it is; what ends it
+/// once it runs is given back with it.
+///
+/// # Errors
+/// What could not be done, for people.
+pub async fn start_beside(
+    places: Places,
+    start: Start,
+    entry: Entry,
+    plugs: BTreeMap<String, (SocketAddr, OwnedFd)>,
+    mut ended: Receiver<Duration>,
+) -> Result<(Process, Receiver<Duration>), String> {
+    let cgroup = places.instance_cgroup(&instance_name(&start));
+    let mut starting = spawn_blocking(move || self::start(&places, &start, &entry, &plugs));
+    let started = tokio::select! {
+        started = &mut starting => started,
+        Some(within) = ended.recv() => {
+            let _ = fs::write(cgroup.join("cgroup.kill"), "1");
+            let started = starting.await;
+            let (again, end) = channel(1);
+            let _ = again.try_send(within);
+            ended = end;
+            started
+        }
+    };
+    Ok((started.map_err(|error| format!("starting it crashed: {error}"))??, ended))
 }
 
 /// Takes over the instances that an earlier agent left running, and ends what it left otherwise.
