@@ -12,12 +12,12 @@ use crate::datapath::Reason;
 use crate::{profile_file, scope, show};
 
 /// Where agents keep their state, one folder for each node.
-const NODES: &str = "/run/patchbay";
+const NODES: &str = "/var/lib/patchbay/nodes";
 
 /// Which profiles to show.
 #[derive(Args)]
 pub struct ProfileTable {
-    /// A state folder [default: all of `/run/patchbay` and that of `exec`]
+    /// A state folder [default: those of all agents, and that of `exec`]
     #[arg(long, value_name = "FOLDER")]
     state_dir: Option<PathBuf>,
     /// Print JSON for programs
@@ -28,12 +28,19 @@ pub struct ProfileTable {
 /// Prints the profiles of one state folder, or of all that are found.
 ///
 /// # Errors
-/// There are none, or a file is damaged.
+/// There are none, or the file that was asked for is no good.
 pub fn print(table: &ProfileTable) -> Result<()> {
     let folders = table.state_dir.clone().map_or_else(usual_folders, |folder| vec![folder]);
     let mut found = Vec::new();
     for folder in folders {
-        let profiles = profile_file::find(&folder)?;
+        let profiles = match profile_file::find(&folder) {
+            Ok(profiles) => profiles,
+            Err(error) if table.state_dir.is_some() => return Err(error),
+            Err(error) => {
+                eprintln!("{error:#}");
+                continue;
+            }
+        };
         if profiles != Profiles::default() {
             found.push((folder, profiles));
         }
@@ -59,7 +66,7 @@ fn text(folder: &Path, profiles: &Profiles) -> String {
     let mut text = format!("{}\n", folder.display());
     let mut line = |cells: [&str; 5]| {
         let [name, calls, sessions, habits, verdict] = cells;
-        let _ = writeln!(text, "  {name:<40} {calls:>8} {sessions:>8}  {verdict:<28} {habits}");
+        let _ = writeln!(text, "  {name:<57} {calls:>8} {sessions:>8}  {verdict:<28} {habits}");
     };
     line(["PLUG OR SOCKET", "CALLS", "SESSIONS", "HABITS", "AUTO"]);
     for (end, profile) in &profiles.endpoints {
