@@ -170,6 +170,8 @@ fn every_bound_of_peers_is_listed_with_its_value() {
         "shared-memory/src/layout.rs",
         "shared-memory/src/offer.rs",
         "shared-memory/src/spin.rs",
+        "agent/src/core/profiles.rs",
+        "agent/src/datapath/examining.rs",
     ] {
         let text = fs::read_to_string(workspace().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
         for line in text.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("const MAX_"))

@@ -1,4 +1,13 @@
-"""What both scripts do with a sender that is stopped."""
+"""What several scripts do."""
+import errno
+
+
+def outcome(call):
+    """What a call returns, or the name of its error."""
+    try:
+        return call()
+    except OSError as error:
+        return errno.errorcode.get(error.errno, str(error))
 
 
 def fill(source):

@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 
-from streams import fill, take
+from habit_rows import ROWS
+from streams import fill, outcome, take
 
 WAIT = 0.05
 LIMIT = 5
@@ -40,13 +41,6 @@ def later(action):
     thread = threading.Thread(target=run)
     thread.start()
     return thread
-
-
-def outcome(call):
-    try:
-        return call()
-    except OSError as error:
-        return errno.errorcode.get(error.errno, str(error))
 
 
 def unread(end):
@@ -157,6 +151,84 @@ def reset_in_poll():
 
 def reset_in_read():
     return reset_while(lambda end: blocking(end).recv(1))
+
+
+def signal_in_read():
+    """A signal whose handler asks for calls to go on: TCP's read waits on."""
+    import signal
+    import ctypes
+    a, b = pair()
+    b.settimeout(None)
+    # Python's own handlers have the call begin anew, which would hide what it returns.
+    room = ctypes.create_string_buffer(9)
+    libc = ctypes.CDLL(None, use_errno=True)
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.siginterrupt(signal.SIGUSR1, False)
+    reader = threading.get_ident()
+
+    def act():
+        signal.pthread_kill(reader, signal.SIGUSR1)
+        time.sleep(WAIT)
+        a.sendall(b"answer")
+    thread = later(act)
+    got = libc.recv(b.fileno(), room, 9, 0)
+    thread.join()
+    return room.raw[:got].decode() if got >= 0 else errno.errorcode[ctypes.get_errno()]
+
+
+def peek_offset():
+    so_peek_off = 42
+    a, b = pair()
+    b.setsockopt(socket.SOL_SOCKET, so_peek_off, 0)
+    seen = b""
+    for part in (b"one", b"two"):
+        a.sendall(part)
+        time.sleep(WAIT)
+        seen += b.recv(9, socket.MSG_PEEK)
+    return [seen.decode(), b.recv(9).decode()]
+
+
+def thrown_away():
+    import ctypes
+    a, b = pair()
+    a.sendall(b"0123456789")
+    time.sleep(WAIT)
+    libc = ctypes.CDLL(None, use_errno=True)
+    got = libc.recv(b.fileno(), None, 4, socket.MSG_TRUNC)
+    return [got, b.recv(9).decode()]
+
+
+def receive_nothing():
+    import ctypes
+    a, b = pair()
+    b.setblocking(False)
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Python's own recv of nothing is no call.
+    got = libc.recv(b.fileno(), ctypes.create_string_buffer(1), 0, 0)
+    return errno.errorcode[ctypes.get_errno()] if got < 0 else got
+
+
+def send_nothing_after_the_end():
+    a, b = pair()
+    a.shutdown(socket.SHUT_WR)
+    return outcome(lambda: a.send(b""))
+
+
+def shut_end_gets_more():
+    a, b = pair()
+    b.shutdown(socket.SHUT_RDWR)
+    time.sleep(WAIT)
+    first = outcome(lambda: a.send(b"x"))
+    time.sleep(WAIT)
+    return [first, outcome(lambda: a.send(b"x")), outcome(lambda: b.recv(9).decode())]
+
+
+def error_told_by_send():
+    a, b = pair()
+    b.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    b.close()
+    time.sleep(WAIT)
+    return [outcome(lambda: a.send(b"x")), outcome(lambda: a.recv(9).decode()), outcome(lambda: a.recv(9).decode())]
 
 
 def write_after_close():
@@ -412,9 +484,11 @@ def sendfile():
 
 
 TABLE = [echo, echo_v6, pieces_join, short_buffer, peek, peek_twice_grows, nothing_to_read, receive_timeout,
-         end_after_data, half_close_waits_in_poll, half_close_waits_in_read, reset_in_poll, reset_in_read,
+         end_after_data, half_close_waits_in_poll, half_close_waits_in_read, reset_in_poll, reset_in_read, signal_in_read,
+         peek_offset, thrown_away, receive_nothing, send_nothing_after_the_end, shut_end_gets_more, error_told_by_send,
          write_after_close, close_with_unread, unread_size, wait_all, minimum, urgent, splice, poll_states,
          edge_events, scatter_gather, zero_length, truncated, stops_a_fast_sender, send_timeout, names,
          reuse_after_dup, concurrent_reader_and_writer, sendfile, zero_copy, queue_size,
          unsent_size, more, cork, tcp_info_bytes]
-print(json.dumps({row.__name__: outcome(row) for row in TABLE}))
+rows = {row.__name__: row for row in TABLE} | ROWS
+print(json.dumps({name: outcome(row) for name, row in rows.items()}))

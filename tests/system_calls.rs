@@ -1,55 +1,88 @@
 //! System calls with redirection off and on: equal results, except for what is listed here, which `auto`
 //! keeps programs from.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use patchbay_agent::core::habit_names::name;
+use patchbay_agent::datapath::{Habit, RECEIVING_CALLS, SENDING_CALLS, habit};
 use serde_json::Value;
 
+/// The agent.
+const AGENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/patchbay-agent");
 /// One at a time: the stuck receivers take much of the machine's TCP memory.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// What differs on a redirected socket, and the habit by which `auto` knows programs that do it.
-const KNOWN_DIFFERENCES: [(&str, &str); 12] = [
-    ("half_close_waits_in_read", "blocking reads with half-close"),
-    ("reset_in_read", "none: EAGAIN comes once before ECONNRESET, nothing is lost"),
-    ("wait_all", "MSG_WAITALL"),
-    ("minimum", "SO_RCVLOWAT"),
-    ("zero_copy", "MSG_ZEROCOPY"),
-    ("queue_size", "TCP_INQ"),
+/// What differs on a redirected socket, and the habit that keeps programs with it from being redirected.
+const KNOWN_DIFFERENCES: [(&str, &str); 18] = [
+    ("half_close_waits_in_read", "blocking reads"),
+    ("signal_in_read", "blocking reads"),
+    ("reset_in_read", "blocking reads"),
+    ("concurrent_reader_and_writer", "blocking reads"),
+    ("wait_all", "recv with MSG_WAITALL"),
+    ("minimum", "setsockopt SO_RCVLOWAT"),
+    ("zero_copy", "send with MSG_ZEROCOPY"),
+    ("queue_size", "setsockopt TCP_INQ"),
     ("more", "none: MSG_MORE asks for later, the bytes come at once"),
     ("cork", "none: TCP_CORK asks for later, the bytes come at once"),
     ("tcp_info_bytes", "none: counters for monitoring; a session's own are in `patchbay sessions`"),
-    ("urgent", "urgent data"),
+    ("urgent", "send with MSG_OOB"),
     ("splice", "splice"),
-    ("concurrent_reader_and_writer", "blocking reader with concurrent writer"),
+    ("peek_offset", "setsockopt SO_PEEK_OFF"),
+    ("thrown_away", "recv with MSG_TRUNC"),
+    ("receive_nothing", "recv of 0 bytes"),
+    ("error_told_by_send", "none: the next receive tells the error once more, then the end"),
+    ("send_nothing_after_the_end", "send of 0 bytes"),
 ];
 
-/// Runs a Python program under `exec` in a network namespace of its own; returns what it printed and how
-/// many bytes were redirected.
-fn run(script: &str, mode: &str) -> (Value, u64) {
-    let folder = std::env::temp_dir().join(format!("patchbay-{script}-{mode}-{}", std::process::id()));
+/// What a program under `exec` has left.
+struct Outcome {
+    printed: String,
+    report: Value,
+    profiles: String,
+}
+
+impl Outcome {
+    /// A sum over all ports.
+    fn sum(&self, what: &str) -> u64 {
+        let ports = self.report["ports"].as_object().expect("ports").values();
+        ports.filter_map(|port| port[what].as_u64()).sum()
+    }
+}
+
+/// Runs a script under `exec` in a network namespace of its own.
+fn run_script(interpreter: &str, script: &[&str], mode: &str) -> Outcome {
+    let name = script.join("-");
+    let folder = std::env::temp_dir().join(format!("patchbay-{name}-{mode}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     let report = folder.join("report.json");
-    let agent = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/patchbay-agent");
     let output = Command::new("unshare")
-        .args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\"", agent])
+        .args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\"", AGENT])
         .args(["exec", "--quiet", "--mode", mode, "--state-dir"])
         .arg(&folder)
         .arg("--report")
         .arg(&report)
-        .args(["--", "timeout", "100", "python3"])
-        .arg(format!("{}/{script}", env!("CARGO_MANIFEST_DIR")))
+        .args(["--", "timeout", "100", interpreter])
+        .args(script)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null())
         .output()
         .expect("unshare is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let printed = serde_json::from_slice(&output.stdout).expect("JSON");
-    let report: Value =
-        serde_json::from_str(&std::fs::read_to_string(&report).expect("a report")).expect("JSON");
+    let outcome = Outcome {
+        printed: String::from_utf8(output.stdout).expect("text"),
+        report: serde_json::from_str(&std::fs::read_to_string(&report).expect("a report")).expect("JSON"),
+        profiles: std::fs::read_to_string(folder.join("profiles.toml")).unwrap_or_default(),
+    };
     std::fs::remove_dir_all(&folder).expect("ours");
-    let ports = report["ports"].as_object().expect("ports").values();
-    (printed, ports.filter_map(|port| port["kernel_bytes"].as_u64()).sum())
+    outcome
+}
+
+/// Runs a Python program; returns what it printed and how many bytes were redirected.
+fn run(script: &str, mode: &str) -> (Value, u64) {
+    let outcome = run_script("python3", &[script], mode);
+    (serde_json::from_str(&outcome.printed).expect("JSON"), outcome.sum("kernel_bytes"))
 }
 
 #[test]
@@ -70,6 +103,74 @@ fn results_are_equal_except_for_what_is_known() {
     // In `auto`, programs that are not known yet are on TCP: everything is equal.
     let (auto, _) = run("system_calls.py", "auto");
     assert_eq!(auto, off);
+}
+
+#[test]
+fn what_a_program_does_late_is_answered_as_by_tcp_and_remembered() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    for (late, habit) in [
+        ("none", None),
+        ("half_close", None),
+        ("unread", Some("ioctl FIONREAD")),
+        ("peek", Some("setsockopt SO_PEEK_OFF")),
+    ] {
+        let off = run_script("perl", &["late.pl", late], "off");
+        let auto = run_script("perl", &["late.pl", late], "auto");
+        assert_eq!(auto.printed, off.printed, "{late}");
+        assert!(auto.sum("redirected") > 0, "{late} was redirected before: {}", auto.report);
+        match habit {
+            Some(habit) => {
+                assert!(auto.profiles.contains(habit), "{late}: {}", auto.profiles);
+                let reasons = auto.report["ports"].to_string();
+                assert!(reasons.contains(&format!("program uses {habit}")), "{late}: {reasons}");
+            }
+            None => assert!(!auto.profiles.contains("habits"), "{late}: {}", auto.profiles),
+        }
+    }
+}
+
+#[test]
+fn every_entry_of_the_list_of_harmless_habits_has_a_row() {
+    let script = Command::new("python3")
+        .args(["-c", "import json, habit_rows; print(json.dumps(sorted(habit_rows.ROWS)))"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("python3 is installed");
+    let rows: BTreeSet<String> = serde_json::from_slice(&script.stdout).expect("JSON");
+    let call = |number: &i64| {
+        let name = name(Habit::call(u32::try_from(*number).expect("a number of a call")));
+        name.split(' ').next().unwrap_or_default().to_owned()
+    };
+    let settable = habit::SET_LISTED.iter();
+    let entries: BTreeSet<String> = settable
+        .clone()
+        .map(|(level, option)| format!("set {level} {option}"))
+        .chain(settable.chain(&habit::GET_LISTED).filter(|entry| **entry != habit::NOT_GOT).map(|(level, option)| format!("get {level} {option}")))
+        .chain(habit::IOCTL_LISTED.iter().map(|request| format!("ioctl {request:#x}")))
+        .chain(habit::receive_flag::LISTED.iter().map(|flag| format!("receive {flag:#x}")))
+        .chain(habit::send_flag::LISTED.iter().map(|flag| format!("send {flag:#x}")))
+        .chain(RECEIVING_CALLS.iter().map(|number| format!("receives by {}", call(number))))
+        .chain(SENDING_CALLS.iter().map(|number| format!("sends by {}", call(number))))
+        .collect();
+    assert_eq!(entries, rows);
+}
+
+#[test]
+fn programs_made_by_seed_see_the_same_with_redirection() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Programs for each mode.
+    const PROGRAMS: &str = "400";
+    for mode in ["always", "auto"] {
+        let seed = std::env::var("PATCHBAY_SEED").unwrap_or_else(|_| "1".into());
+        let output = Command::new("python3")
+            .args(["call_fuzz.py", "compare", AGENT, &seed, PROGRAMS, mode])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("python3 is installed");
+        let (told, failed) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{told}{failed}");
+    }
 }
 
 #[test]

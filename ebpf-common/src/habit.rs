@@ -41,6 +41,10 @@ pub mod manner {
     pub const CONTROL_DATA: u64 = 3;
     /// Receives or sends by io_uring.
     pub const RING: u64 = 4;
+    /// Receives no byte, because it asks for none.
+    pub const EMPTY: u64 = 5;
+    /// Sends no byte.
+    pub const NOTHING_SENT: u64 = 6;
 }
 
 /// What a program could do, as its files say.
@@ -177,6 +181,9 @@ pub const GET_LISTED: [(u32, u32); 9] = [
     (IPPROTO_TCP, 11),
 ];
 
+/// Options that may be set and not asked for: TCP_NOTSENT_LOWAT, which the data path sets itself.
+pub const NOT_GOT: (u32, u32) = (IPPROTO_TCP, 25);
+
 /// Requests of ioctl on the list: FIONBIO, FIOCLEX, FIONCLEX, and TCGETS, by which programs ask whether a
 /// descriptor is a terminal.
 pub const IOCTL_LISTED: [u32; 4] = [0x5421, 0x5451, 0x5450, 0x5401];
@@ -227,7 +234,8 @@ impl Habit {
     /// An option that is asked for: none when it is on one of the lists.
     #[inline(always)]
     pub const fn got(level: u32, option: u32) -> Self {
-        if has(&SET_LISTED, level, option) || has(&GET_LISTED, level, option) {
+        let settable = has(&SET_LISTED, level, option) && (level != NOT_GOT.0 || option != NOT_GOT.1);
+        if settable || has(&GET_LISTED, level, option) {
             Self::NONE
         } else {
             Self::new(kind::GET_OPTION, Self::option(level, option))

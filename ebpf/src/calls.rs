@@ -26,7 +26,7 @@ macro_rules! numbers {
 }
 
 numbers! {
-    /// Calls by which programs receive, set by the agent for its architecture.
+    /// Calls by which programs receive, `recvfrom` first, set by the agent for its architecture.
     CALLS_RECEIVING;
     /// Calls by which programs send.
     CALLS_SENDING;
@@ -73,6 +73,15 @@ impl Call {
         // SAFETY: as above.
         let number = unsafe { read(registers, call_number_offset()) };
         Self { number: Some(number), registers }
+    }
+
+    /// Whether it is a call that asks for no byte.
+    #[inline(always)]
+    pub fn is_empty_receive(self) -> bool {
+        // SAFETY: inside the array; volatile, because the agent replaces its values at load time.
+        let receive = unsafe { core::ptr::read_volatile(&raw const CALLS_RECEIVING[0]) };
+        // SAFETY: the kernel has checked the place when it loaded the program.
+        self.number == Some(receive) && unsafe { read::<u64>(self.registers, third_argument_offset()) } == 0
     }
 
     /// The flags of a sending call.

@@ -36,7 +36,12 @@ pub fn received(socket: u64, result: i32, flags: u32) {
     if !matches!(Socket::at(socket).minimum_asked(), Some(..=1)) {
         note(session, source, Habit::set(SOL_SOCKET, SO_RCVLOWAT));
     }
-    match Call::current().number {
+    let call = Call::current();
+    // Without bytes and without an end a call gives nothing only if it asks for nothing.
+    if result <= 0 && (call.is_empty_receive() || (result == 0 && !Socket::at(socket).is_at_its_end())) {
+        note(session, source, Habit::manner(manner::EMPTY));
+    }
+    match call.number {
         Some(number) if has(&CALLS_RECEIVING, number) => {}
         Some(number) => note(session, source, Habit::call(number)),
         None => note(session, source, Habit::manner(manner::RING)),
@@ -45,7 +50,7 @@ pub fn received(socket: u64, result: i32, flags: u32) {
 
 /// A sending call has ended.
 #[inline(always)]
-pub fn sent(socket: u64) {
+pub fn sent(socket: u64, result: i32) {
     let Some((member, session)) = find(socket) else { return };
     let source = member.side == 0;
     count_call(session, source);
@@ -56,6 +61,9 @@ pub fn sent(socket: u64) {
         None => note(session, source, Habit::manner(manner::RING)),
     }
     note(session, source, Habit::sent_with(call.send_flags()));
+    if result == 0 {
+        note(session, source, Habit::manner(manner::NOTHING_SENT));
+    }
     if call.has_control_data() {
         note(session, source, Habit::manner(manner::CONTROL_DATA));
     }

@@ -146,6 +146,8 @@ offsets! {
     OFFSET_CALL_NUMBER call_number_offset;
     /// `task_struct.flags`
     OFFSET_TASK_FLAGS task_flags_offset;
+    /// `sock.sk_shutdown`
+    OFFSET_SHUTDOWN shutdown_offset;
     /// `sock.sk_filter`
     OFFSET_FILTER filter_offset;
     /// `inet_connection_sock.icsk_ulp_ops`

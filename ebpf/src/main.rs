@@ -84,7 +84,7 @@ pub fn patchbay_received(ctx: RawTracePointContext) -> u32 {
 /// Sees every sending call on the node while programs are observed (tracepoint of Linux 6.3).
 #[raw_tracepoint(tracepoint = "sock_send_length")]
 pub fn patchbay_sent(ctx: RawTracePointContext) -> u32 {
-    habits::sent(ctx.arg(0));
+    habits::sent(ctx.arg(0), ctx.arg::<u64>(1) as i32);
     0
 }
 

@@ -188,6 +188,10 @@ fn obstacle(session: &mut Session, socket: u64, peer: u64, size: u32, from_sourc
     if !matches!(there.minimum_asked(), Some(..=1)) {
         return Reason::MinimumAsked as u32;
     }
+    // TCP resets a connection whose other end takes no more.
+    if there.is_at_its_end() {
+        return Reason::PeerGone as u32;
+    }
     // A reader that blocks may be waiting inside native TCP for the rest of what it asked for; it
     // would never see redirected bytes.
     if went_tcp && !kernel::is_nonblocking(peer) {

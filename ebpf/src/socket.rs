@@ -8,7 +8,7 @@ use patchbay_ebpf_common::CAST_CALL;
 
 use crate::kernel::{
     copied_seq_offset, msg_tot_len_offset, rcv_wnd_offset, rcvbuf_offset, rcvlowat_offset, rmem_alloc_offset,
-    seen_as_memory, sk_psock_type, snd_nxt_offset, snd_una_offset, snd_wnd_offset, sndbuf_offset, tcp_sock_type, user_data_offset, write_seq_offset,
+    seen_as_memory, shutdown_offset, sk_psock_type, snd_nxt_offset, snd_una_offset, snd_wnd_offset, sndbuf_offset, tcp_sock_type, user_data_offset, write_seq_offset,
 };
 
 /// Flags that the kernel keeps in the low bits of `sk_user_data`.
@@ -71,6 +71,14 @@ impl Socket {
     #[inline(always)]
     pub fn read<T: Copy>(self, offset: u64) -> Option<T> {
         self.0.read(offset)
+    }
+
+    /// Whether nothing more is to be received: the other end's FIN or reset has come, or the program has said so.
+    #[inline(always)]
+    pub fn is_at_its_end(self) -> bool {
+        /// `RCV_SHUTDOWN`
+        const RECEIVING: u8 = 1;
+        self.0.read::<u8>(shutdown_offset()).is_none_or(|shut| shut & RECEIVING != 0)
     }
 
     /// The next sequence number that it will write.

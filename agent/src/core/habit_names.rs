@@ -165,6 +165,8 @@ pub fn name(habit: Habit) -> String {
         kind::MANNER if detail == manner::UNSEEN => "reads that no call shows".into(),
         kind::MANNER if detail == manner::CONTROL_DATA => "sendmsg with control data".into(),
         kind::MANNER if detail == manner::RING => "io_uring".into(),
+        kind::MANNER if detail == manner::EMPTY => "recv of 0 bytes".into(),
+        kind::MANNER if detail == manner::NOTHING_SENT => "send of 0 bytes".into(),
         kind::COULD if detail == could::SPLICE => "splice (its files call it)".into(),
         kind::COULD if detail == could::UNREAD_SIZE => "ioctl FIONREAD (its files call it)".into(),
         other => format!("habit {other}.{detail}"),

@@ -17,7 +17,7 @@ const CALLS: usize = 8;
 
 /// One offset: the programs' variable, the structure, the member, and whether the programs can do
 /// without.
-const WANTED: [(&str, &str, &str, Need); 54] = [
+const WANTED: &[(&str, &str, &str, Need)] = &[
     ("OFFSET_WRITE_SEQ", "tcp_sock", "write_seq", Need::Always),
     ("OFFSET_COPIED_SEQ", "tcp_sock", "copied_seq", Need::Always),
     ("OFFSET_SND_NXT", "tcp_sock", "snd_nxt", Need::Always),
@@ -67,6 +67,7 @@ const WANTED: [(&str, &str, &str, Need); 54] = [
     ("OFFSET_PRIVATE_DATA", "file", "private_data", Need::Always),
     ("OFFSET_SOCK", "socket", "sk", Need::Always),
     ("OFFSET_TASK_FLAGS", "task_struct", "flags", Need::Always),
+    ("OFFSET_SHUTDOWN", "sock", "sk_shutdown", Need::Always),
     ("OFFSET_FILTER", "sock", "sk_filter", Need::Always),
     ("OFFSET_UPPER_LAYER", "inet_connection_sock", "icsk_ulp_ops", Need::Always),
     ("OFFSET_PEEK_OFFSET", "sock", "sk_peek_off", Need::Always),
@@ -167,9 +168,9 @@ fn system_calls() -> [(&'static str, [u32; CALLS]); 3] {
     ]
 }
 
-/// Calls by which programs may receive.
+/// Calls by which programs may receive; the first must be `recvfrom`.
 pub const RECEIVING_CALLS: [libc::c_long; 5] =
-    [libc::SYS_read, libc::SYS_readv, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_recvmmsg];
+    [libc::SYS_recvfrom, libc::SYS_read, libc::SYS_readv, libc::SYS_recvmsg, libc::SYS_recvmmsg];
 /// Calls by which programs may send; the last two take bytes from a file or a pipe.
 pub const SENDING_CALLS: [libc::c_long; 7] = [
     libc::SYS_write,
