@@ -165,6 +165,9 @@ pub struct Service {
     /// Why it can't run, when it can't.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// When its next start is tried, while it waits for that, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_ms: Option<u64>,
 }
 
 /// A node, that is its agent.

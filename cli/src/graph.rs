@@ -90,7 +90,10 @@ fn wait(client: &Client, name: &str, within: Duration) -> Result<(), Failure> {
 fn missing(service: &api::Service) -> Option<String> {
     let least = service.replicas.0 as usize;
     (service.running < least).then(|| {
-        let problem = service.problem.as_ref().map(|problem| format!(" ({problem})")).unwrap_or_default();
+        let problem = match tables::problem(service) {
+            problem if problem.is_empty() => problem,
+            problem => format!(" ({problem})"),
+        };
         format!("{}: {} of {least} run{problem}", service.name, service.running)
     })
 }

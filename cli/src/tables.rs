@@ -72,11 +72,22 @@ pub fn apps(apps: &[api::App]) -> String {
                     None => format!("{} of {}..{}", service.running, service.replicas.0, service.replicas.1),
                 },
                 service.program.clone(),
-                service.problem.clone().unwrap_or_default(),
+                problem(service),
             ]
         })
     });
     table(&["APP", "STATE", "SERVICE", "KIND", "RUNNING", "PROGRAM", "PROBLEM"], rows)
+}
+
+/// Why a service does not run, and when it is tried again.
+pub fn problem(service: &api::Service) -> String {
+    let problem = service.problem.clone().unwrap_or_default();
+    match service.retry_ms.filter(|at| *at > now()) {
+        Some(at) => {
+            format!("{problem}; next try in {}", lasted(now(), Some(at))).trim_start_matches("; ").to_owned()
+        }
+        None => problem,
+    }
 }
 
 pub fn nodes(nodes: &[api::Node]) -> String {
@@ -216,6 +227,10 @@ pub fn moment(at_ms: u64) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at_ms)).to_string()
 }
 
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
 /// Time since then, short.
 fn age(then_ms: u64) -> String {
     lasted(then_ms, None)
@@ -223,7 +238,6 @@ fn age(then_ms: u64) -> String {
 
 /// Time from then until the end, or until now for what goes on, short.
 fn lasted(then_ms: u64, end_ms: Option<u64>) -> String {
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     match end_ms.unwrap_or_else(now).saturating_sub(then_ms) / 1000 {
         seconds @ 0..=119 => format!("{seconds}s"),
         seconds @ 120..=7199 => format!("{}m", seconds / 60),

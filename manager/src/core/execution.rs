@@ -198,9 +198,10 @@ impl Core {
         }
         if newly_failing {
             let text = format!(
-                "{count} unplanned ends are more than its budget of {} within {}; it is retried with growing pauses: {reason}",
+                "{count} unplanned ends are more than its budget of {} within {}; it is retried with growing pauses, next in {}: {reason}",
                 budget.tries,
-                time(budget.within)
+                time(budget.within),
+                time(at.saturating_sub(now).next_multiple_of(1_000))
             );
             self.publish("service-failing", format!("service {service}"), text);
         }

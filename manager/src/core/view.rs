@@ -118,6 +118,7 @@ impl Core {
                     program: vertex.program.clone(),
                     scaled: state.and_then(|state| state.scaled),
                     problem: problem.or_else(unable),
+                    retry_ms: state.map(|state| state.failures.not_before).filter(|at| *at > self.now),
                 }
             })
             .collect();

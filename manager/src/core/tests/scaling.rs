@@ -122,6 +122,11 @@ fn the_budget_of_restarts_is_told_when_it_is_used_up() {
     }
     assert_eq!(cluster.agents.failed, [503; 3], "within the budget requests wait for the next try");
     assert!(cluster.has_event("service-failing", "budget of 2"));
+    assert!(cluster.has_event("service-failing", "growing pauses, next in"));
+    let apps = cluster.core.apps();
+    let middle =
+        apps[0].services.iter().find(|service| service.name == "middle").expect("it is in the graph");
+    assert!(middle.retry_ms.is_some_and(|at| at > cluster.now), "it says when it is tried again");
     cluster.want(gate, "middle", "middle", "api");
     assert_eq!(
         cluster.sent.last().map(|(_, e)| matches!(e.message, Message::SessionResponse(_))),
