@@ -5,6 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use patchbay_api::{Instance, Session};
+use patchbay_testbed::{Cluster, Plan};
 use patchbay_tests::Node;
 
 /// A gateway that only waits: the tests run the clients inside it.
@@ -308,4 +309,98 @@ fn ipv6_plugs_lead_too() {
         assert_eq!(front.redis(&["PING"]), "PONG");
     }
     front.wait_for_kernel(front.node.running("redis").id);
+}
+
+/// The client of [`CLIENT`] as a gateway of its own: whoever connects is told how it fares.
+const CLIENT_GATEWAY: &str = r#"
+import socket, sys, threading, time
+users = socket.create_server((sys.argv[1], int(sys.argv[2])))
+told = [0, 0, []]
+def work():
+    while True:
+        try:
+            s = socket.create_connection((sys.argv[3], int(sys.argv[4])), 30)
+            s.settimeout(30)
+        except OSError as error:
+            told[2].append(repr(error))
+            continue
+        told[1] += 1
+        try:
+            while True:
+                s.sendall(b'PING\r\n')
+                got = b''
+                while len(got) < 7:
+                    part = s.recv(100)
+                    if not part: raise ConnectionError('ended')
+                    got += part
+                assert got == b'+PONG\r\n', got
+                told[0] += 1
+                time.sleep(0.001)
+        except ConnectionError:
+            pass
+threading.Thread(target=work, daemon=True).start()
+while True:
+    user, _ = users.accept()
+    user.sendall(repr(told).encode())
+    user.close()
+"#;
+
+#[test]
+fn a_client_follows_its_destination_from_node_to_node() {
+    let front = format!(
+        "[service.front]\nkind = \"adapted\"\nprogram = \"/usr/bin/python3\"\nsockets = [\"http\"]\nplugs = [\"back\"]\n\
+         arguments = [\"-c\", '''{CLIENT_GATEWAY}''', \"{{addr}}\", \"{{port:http}}\", \"{{plug_addr:back}}\", \"{{plug_port:back}}\"]\n"
+    );
+    let redis =
+        REPOSITORY.split("[service.redis]").nth(1).and_then(|rest| rest.split("[service.redis-2]").next());
+    let redis = format!("[service.redis]{}", redis.expect("an entry"));
+    let name = format!("pbp{}", std::process::id() % 1_000_000);
+    let folder = std::env::temp_dir().join(&name);
+    let plan = Plan {
+        name,
+        folder: folder.clone(),
+        programs: std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
+        nodes: vec![("a".into(), format!("{front}{redis}")), ("b".into(), redis)],
+        manager_flags: Vec::new(),
+        agent_flags: Vec::new(),
+    };
+    let cluster = Cluster::start(plan).expect("the programs are built: cargo xtask test");
+    let graph = folder.join("graph.toml");
+    std::fs::write(&graph, GRAPH).expect("written");
+    cluster.patchbay(&["apply", &graph.display().to_string()]).expect("applied");
+    let within = Duration::from_secs(30);
+    let told = || -> (u64, u64, String) {
+        let script = "import socket; s = socket.create_connection(('10.77.0.1', 9100), 20); print(s.makefile().read())";
+        let output =
+            cluster.plan().in_hub(&["python3", "-c", script]).output().expect("python3 is installed");
+        let text = String::from_utf8_lossy(&output.stdout).trim().trim_matches(['[', ']']).to_owned();
+        let mut parts = text.splitn(3, ", ");
+        let mut number = || parts.next().and_then(|part| part.parse().ok()).unwrap_or(0);
+        (number(), number(), parts.next().unwrap_or("[").to_owned())
+    };
+    cluster.wait("it works", within, |_| told().0 > 50).expect("in time");
+    for (to, path) in [("b", "tcp"), ("a", "kernel"), ("b", "tcp")] {
+        let [old] = &cluster.running("redis")[..] else { panic!("one runs") };
+        let before = told();
+        cluster.patchbay(&["move", &old.id.to_string(), to, "--yes"]).expect("moved");
+        let arrived = |cluster: &Cluster| {
+            let running = cluster.running("redis");
+            let [new] = &running[..] else { return false };
+            let sessions = cluster.sessions().unwrap_or_default();
+            let is_there = |s: &Session| {
+                s.state == "open"
+                    && s.destination.instance == new.id
+                    && s.path == path
+                    && s.reason.as_deref() != Some("through the agent")
+            };
+            new.node == to && sessions.iter().any(is_there) && told().0 > before.0 + 50
+        };
+        cluster
+            .wait(&format!("the client is with the one on {to}, directly"), within, arrived)
+            .expect("in time");
+    }
+    let (_, connections, failed) = told();
+    assert_eq!((connections, failed.as_str()), (4, "["), "one connection for each place, none refused");
+    drop(cluster);
+    let _ = std::fs::remove_dir_all(folder);
 }

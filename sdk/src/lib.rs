@@ -82,3 +82,8 @@ pub enum Error {
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
+
+/// The book's page is compiled with the documentation's examples.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/sdk.md")]
+struct Book;
