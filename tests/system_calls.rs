@@ -145,7 +145,12 @@ fn every_entry_of_the_list_of_harmless_habits_has_a_row() {
     let entries: BTreeSet<String> = settable
         .clone()
         .map(|(level, option)| format!("set {level} {option}"))
-        .chain(settable.chain(&habit::GET_LISTED).filter(|entry| **entry != habit::NOT_GOT).map(|(level, option)| format!("get {level} {option}")))
+        .chain(
+            settable
+                .chain(&habit::GET_LISTED)
+                .filter(|entry| **entry != habit::NOT_GOT)
+                .map(|(level, option)| format!("get {level} {option}")),
+        )
         .chain(habit::IOCTL_LISTED.iter().map(|request| format!("ioctl {request:#x}")))
         .chain(habit::receive_flag::LISTED.iter().map(|flag| format!("receive {flag:#x}")))
         .chain(habit::send_flag::LISTED.iter().map(|flag| format!("send {flag:#x}")))

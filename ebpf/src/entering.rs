@@ -6,8 +6,8 @@
 //! redirected before both are in, and then a direction only once all that went over TCP has been read. A call that
 //! began in TCP's own receiving function before ends with what TCP has, or with EAGAIN, because it may not wait.
 
-use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_STATE_CB_FLAG};
 use aya_ebpf::bindings::BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
+use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_STATE_CB_FLAG};
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_map_update_elem, bpf_setsockopt, bpf_sk_storage_get,
 };

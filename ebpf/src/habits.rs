@@ -6,8 +6,8 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_get_ns_current_pid_tgid, bpf_sk_storage_get};
 use aya_ebpf::programs::{SockOpsContext, SockoptContext, TracePointContext};
 use patchbay_ebpf_common::habit::{
-    self, IPPROTO_TCP, NAMED, SO_ATTACH_FILTER, SO_MAX_PACING_RATE, SO_PEEK_OFF, SO_RCVLOWAT, SO_TIMESTAMPING,
-    SOL_SOCKET, TCP_ULP, manner, receive_flag,
+    self, IPPROTO_TCP, NAMED, SO_ATTACH_FILTER, SO_MAX_PACING_RATE, SO_PEEK_OFF, SO_RCVLOWAT,
+    SO_TIMESTAMPING, SOL_SOCKET, TCP_ULP, manner, receive_flag,
 };
 use patchbay_ebpf_common::{Habit, Member, Reason, Session, event, mode, state};
 
@@ -187,7 +187,8 @@ pub fn finishes(session: &mut Session, socket: u64, source: bool) {
     let [there, back] = &session.directions;
     // Of multipath TCP another socket is read.
     let is_whole = session.reason != 0 && session.reason != Reason::Multipath as u32;
-    if !is_whole || watch == 0 || session.watch != watch || there.kernel_messages + back.kernel_messages != 0 {
+    if !is_whole || watch == 0 || session.watch != watch || there.kernel_messages + back.kernel_messages != 0
+    {
         return;
     }
     let begun = if source { session.source_expected } else { session.source_sequence };

@@ -210,8 +210,7 @@ pub fn receive_buffer_limit(socket: u64) -> Option<u32> {
 #[inline(always)]
 pub fn merges_writes(socket: u64) -> bool {
     const NAGLE_OFF: u64 = 1;
-    read::<u8>(socket, nonagle_offset())
-        .is_none_or(|bits| u64::from(bits) >> nonagle_bit() & NAGLE_OFF == 0)
+    read::<u8>(socket, nonagle_offset()).is_none_or(|bits| u64::from(bits) >> nonagle_bit() & NAGLE_OFF == 0)
 }
 
 /// How much a socket may ever promise to take, in bytes; 0 when it can't be read.

@@ -7,12 +7,12 @@
 #![no_main]
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::bpf_get_current_cgroup_id;
 use aya_ebpf::bindings::{
     BPF_F_CURRENT_NETNS, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
     bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
 };
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::bpf_get_current_cgroup_id;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_boot_ns, bpf_sk_release,
     bpf_skc_lookup_tcp,
@@ -181,9 +181,8 @@ fn look_up(key: &PlugKey) -> Option<PlugTarget> {
 /// Whether a socket can reach the target from the address that its program bound it to.
 #[inline(always)]
 fn reaches(unbound: bool, bound: &AddressBytes, target: &PlugTarget) -> bool {
-    let on_loopback = |address: &AddressBytes| {
-        (is_v4(address) && address[12] == 127) || *address == LOOPBACK_V6
-    };
+    let on_loopback =
+        |address: &AddressBytes| (is_v4(address) && address[12] == 127) || *address == LOOPBACK_V6;
     unbound || !on_loopback(bound) || on_loopback(&target.address)
 }
 
@@ -192,12 +191,8 @@ fn reaches(unbound: bool, bound: &AddressBytes, target: &PlugTarget) -> bool {
 fn keep(ctx: &SockAddrContext, named: &AddressBytes, target: &PlugTarget) -> bool {
     // SAFETY: the context is valid while the program runs.
     let named_port = unsafe { (*ctx.sock_addr).user_port };
-    let mut connected = Connected {
-        named: *named,
-        got: target.address,
-        named_port,
-        got_port: network_port(target),
-    };
+    let mut connected =
+        Connected { named: *named, got: target.address, named_port, got_port: network_port(target) };
     // SAFETY: the context's socket is valid while the program runs.
     let kept = unsafe { CONNECTED.get_or_insert_ptr_mut(ctx, Some(&mut connected)) };
     if kept.is_null() {

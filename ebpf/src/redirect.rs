@@ -142,7 +142,10 @@ fn decide(session: &mut Session, socket: u64, peer: u64, size: u32, from_source:
     let obstacle = obstacle(session, socket, peer, size, from_source);
     let all = Verdict { obstacle, bytes: size };
     // Splitting a message loses bytes in kernels before Linux 6.2, which have no such reads.
-    if obstacle != Reason::OverBudget as u32 || kernel::seen_as_memory() == 0 || !kernel::is_nonblocking(socket) {
+    if obstacle != Reason::OverBudget as u32
+        || kernel::seen_as_memory() == 0
+        || !kernel::is_nonblocking(socket)
+    {
         return all;
     }
     let window = Socket::at(socket).sendable().unwrap_or(0);

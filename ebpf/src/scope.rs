@@ -64,8 +64,11 @@ pub fn declaration(tuple: &Tuple, mark: &Mark) -> Option<Declaration> {
     if settings.scope == 0 || is_outside(&destination(tuple)) {
         return None;
     }
-    let treatment = treatment(&mark.program, group(settings, tuple.destination_port))
-        .unwrap_or(Treatment { refusal: settings.scope_refusal, mode: settings.scope_mode, about: 0 });
+    let treatment = treatment(&mark.program, group(settings, tuple.destination_port)).unwrap_or(Treatment {
+        refusal: settings.scope_refusal,
+        mode: settings.scope_mode,
+        about: 0,
+    });
     Some(Declaration {
         destination_cgroup: 0,
         source_instance: 0,

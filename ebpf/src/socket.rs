@@ -8,7 +8,8 @@ use patchbay_ebpf_common::CAST_CALL;
 
 use crate::kernel::{
     copied_seq_offset, msg_tot_len_offset, rcv_wnd_offset, rcvbuf_offset, rcvlowat_offset, rmem_alloc_offset,
-    seen_as_memory, shutdown_offset, sk_psock_type, snd_nxt_offset, snd_una_offset, snd_wnd_offset, sndbuf_offset, tcp_sock_type, user_data_offset, write_seq_offset,
+    seen_as_memory, shutdown_offset, sk_psock_type, snd_nxt_offset, snd_una_offset, snd_wnd_offset,
+    sndbuf_offset, tcp_sock_type, user_data_offset, write_seq_offset,
 };
 
 /// Flags that the kernel keeps in the low bits of `sk_user_data`.

@@ -72,7 +72,8 @@ fn response_type(message: &Message) -> Option<&'static str> {
 impl Node {
     fn new() -> Self {
         let address: std::net::IpAddr = "10.0.0.1".parse().expect("an address");
-        let redirects = Redirects { description: "kernel".into(), sees_all: true, observes: true, harmless: 0 };
+        let redirects =
+            Redirects { description: "kernel".into(), sees_all: true, observes: true, harmless: 0 };
         static READ: OnceLock<Repository> = OnceLock::new();
         let repository = READ.get_or_init(|| repository::parse("r", REPOSITORY).expect("good")).clone();
         Self {
