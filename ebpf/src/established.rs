@@ -47,7 +47,6 @@ pub fn source(ctx: &SockOpsContext) {
     // SAFETY: the context is valid while the program runs.
     let has_data = unsafe { (*ctx.ops).bytes_acked } > 1;
     let known = declared.is_some() || (has_data && pending::came_early(session));
-    session.state |= if known { state::TOLD } else { state::TENTATIVE };
     habits::inherited(ctx, socket, session, true);
     if session.reason == 0 {
         session.reason = session.leave;
@@ -65,21 +64,17 @@ pub fn source(ctx: &SockOpsContext) {
             false => session.reason = Reason::NotInserted as u32,
         }
     }
+    if known {
+        session.state = session.state & !state::TENTATIVE | state::TOLD;
+    }
     let member = Member { session: session.key, side: 0, padding: 0 };
-    if KNOWN_SESSIONS.insert(&session.key, &*session, 0).is_err()
-        || MEMBERS.insert(&socket, &member, 0).is_err()
-    {
+    if MEMBERS.insert(&socket, &member, 0).is_err() {
         forget(session);
         return;
     }
     match pending::note(session) {
         Noted::Alone => {}
-        Noted::Several => {
-            if let Some(kept) = KNOWN_SESSIONS.get_ptr_mut(&session.key) {
-                // SAFETY: the map's entry stays valid while the program runs.
-                take_out(unsafe { &mut *kept }, Reason::Mispaired as u32);
-            }
-        }
+        Noted::Several => take_out(session, Reason::Mispaired as u32),
         Noted::Full => {
             forget(session);
             return;
@@ -87,7 +82,7 @@ pub fn source(ctx: &SockOpsContext) {
     }
     watch(ctx, session);
     if known && !tell(event::ESTABLISHED, 0, session) {
-        not_told(session.key);
+        session.state &= !state::TOLD;
     }
 }
 
@@ -166,7 +161,7 @@ pub fn destination(ctx: &SockOpsContext) {
     }
 }
 
-/// A session's record, in this processor's room for it.
+/// A new session's record; `None` where it has no place.
 #[inline(always)]
 fn begin(
     ctx: &SockOpsContext,
@@ -179,17 +174,19 @@ fn begin(
     let copied = here.copied_sequence()?;
     // SAFETY: the context is valid while the program runs.
     let (acknowledged, bytes) = unsafe { ((*ctx.ops).snd_una, (*ctx.ops).bytes_acked) };
-    let room = NEW_SESSION.get_ptr_mut(0)?;
-    // SAFETY: the entry is this processor's own while the program runs, and any bytes are a record.
-    let session = unsafe {
-        core::ptr::write_bytes(room, 0, 1);
-        &mut *room
-    };
-    session.tuple = *tuple;
     // SAFETY: the helper only reads the context.
-    session.source_cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    session.key = session.source_cookie | mark.lives << LIVES_SHIFT;
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let key = cookie | mark.lives << LIVES_SHIFT;
     mark.lives += 1;
+    if KNOWN_SESSIONS.insert(&key, &NEW_SESSION, 0).is_err() {
+        count(counter::TABLE_FULL);
+        return None;
+    }
+    // SAFETY: the map's entry stays valid while the program runs; nobody else knows the key yet.
+    let session = unsafe { &mut *KNOWN_SESSIONS.get_ptr_mut(&key)? };
+    session.tuple = *tuple;
+    session.source_cookie = cookie;
+    session.key = key;
     session.source_socket = socket;
     session.source_program = mark.program;
     session.source_process = mark.process;
@@ -275,14 +272,6 @@ fn forget(session: &Session) {
     delete_socket(session.source_cookie);
     let _ = MEMBERS.remove(&session.source_socket);
     let _ = KNOWN_SESSIONS.remove(&session.key);
-}
-
-#[inline(always)]
-fn not_told(key: u64) {
-    if let Some(session) = KNOWN_SESSIONS.get_ptr_mut(&key) {
-        // SAFETY: the map's entry stays valid while the program runs.
-        unsafe { (*session).state &= !state::TOLD };
-    }
 }
 
 /// Asks for the socket's changes of state and, when it enters the map, for its packets.

@@ -1,7 +1,7 @@
 //! All maps. Their sizes are set by the agent when it loads the programs.
 
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type};
-use aya_ebpf::helpers::generated::bpf_map_delete_elem;
+use aya_ebpf::helpers::generated::{bpf_map_delete_elem, bpf_probe_read_kernel};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use patchbay_ebpf_common::habit::NAMED;
@@ -33,6 +33,15 @@ pub static DECLARED: HashMap<DeclarationKey, Declaration> = HashMap::with_max_en
 /// Sessions by their key.
 #[map]
 pub static KNOWN_SESSIONS: HashMap<u64, Session> = HashMap::with_max_entries(SESSIONS, 0);
+
+/// A new session's record. It is filled where it stays: room that programs of a processor share would be written
+/// by one while another is interrupted. Nobody takes it for a session before it is.
+pub static NEW_SESSION: Session = {
+    // SAFETY: all zero is a record.
+    let mut session: Session = unsafe { core::mem::zeroed() };
+    session.state = patchbay_ebpf_common::state::TENTATIVE;
+    session
+};
 
 /// Keys of sessions whose accepting end is not known yet, 0 where two connections have the same name.
 #[map]
@@ -70,14 +79,6 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT
 #[map]
 pub static SHOWN: RingBuf = RingBuf::with_byte_size(SHOWN_RING_BYTES, 0);
 
-/// Room to make a session's record, which is too large for the stack.
-#[map]
-pub static NEW_SESSION: PerCpuArray<Session> = PerCpuArray::with_max_entries(1, 0);
-
-/// Room to turn a pointer into a number.
-#[map]
-static SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-
 /// One entry.
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
@@ -113,17 +114,19 @@ pub static OPTIONS: WithSocket = WithSocket {
     map_flags: core::ptr::null(),
 };
 
-/// A pointer as a number. The verifier lets nobody compute with a socket's pointer; through a map it
-/// becomes a number that `bpf_probe_read_kernel` takes.
+/// A pointer as a number. The verifier lets nobody compute with a socket's pointer, but the kernel reads it from
+/// this program's own stack as any other bytes. No map is on the way: a program may be interrupted by another one
+/// on its processor, which would find the same place there.
 #[inline(always)]
 pub fn number_of<T>(pointer: *const T) -> u64 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 0 };
-    // SAFETY: the entry is this processor's own while the program runs; volatile, so that the way
-    // through memory stays.
+    let mut slot: *const T = core::ptr::null();
+    let mut number: u64 = 0;
+    // SAFETY: both are on the stack, of eight bytes; volatile, so that the pointer is really there.
     unsafe {
-        core::ptr::write_volatile(scratch, pointer as u64);
-        core::ptr::read_volatile(scratch)
+        core::ptr::write_volatile(&raw mut slot, pointer);
+        bpf_probe_read_kernel((&raw mut number).cast(), 8, (&raw const slot).cast());
     }
+    number
 }
 
 /// Takes a socket out of the map.

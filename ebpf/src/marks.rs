@@ -2,7 +2,7 @@
 //! socket, so it needs no table, and nothing of an earlier socket at the same address is ever found.
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock};
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_user, bpf_sk_storage_get};
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_user, bpf_sk_storage_get};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::SockOpsContext;
@@ -34,9 +34,16 @@ impl Marks {
     }
 }
 
-/// Room for the arguments of a process.
+/// Room for the arguments of a process, and for whom they were read: a program may be interrupted by another one
+/// on its processor.
+#[repr(C)]
+struct Arguments {
+    reader: u64,
+    bytes: [u8; ARGUMENT_BYTES],
+}
+
 #[map]
-static ARGUMENTS: PerCpuArray<[u8; ARGUMENT_BYTES]> = PerCpuArray::with_max_entries(1, 0);
+static ARGUMENTS: PerCpuArray<Arguments> = PerCpuArray::with_max_entries(1, 0);
 
 /// The mark of the context's socket, if it has one.
 #[inline(always)]
@@ -96,14 +103,18 @@ fn arguments(task: u64) -> Option<u64> {
     if length > ARGUMENT_BYTES as u64 {
         length = ARGUMENT_BYTES as u64;
     }
-    // SAFETY: the room is this processor's own while the program runs, and the call checks the process's
-    // addresses itself.
+    // SAFETY: the room stays valid while the program runs, and the call checks the process's addresses itself.
+    // Volatile, because somebody else may write it meanwhile: then nothing is known.
     unsafe {
-        if bpf_probe_read_user(room.cast(), ARGUMENT_BYTES as u32, at as *const _) != 0
-            && bpf_probe_read_user(room.cast(), length as u32, at as *const _) != 0
+        let reader = bpf_ktime_get_ns() ^ task;
+        core::ptr::write_volatile(&raw mut (*room).reader, reader);
+        let bytes = (&raw mut (*room).bytes).cast();
+        if bpf_probe_read_user(bytes, ARGUMENT_BYTES as u32, at as *const _) != 0
+            && bpf_probe_read_user(bytes, length as u32, at as *const _) != 0
         {
             return None;
         }
-        Some(arguments_hash(&*room, length as usize))
+        let hash = arguments_hash(&(*room).bytes, length as usize);
+        (core::ptr::read_volatile(&raw const (*room).reader) == reader).then_some(hash)
     }
 }

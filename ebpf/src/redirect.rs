@@ -55,11 +55,16 @@ pub fn message(ctx: &SkMsgContext) {
     // sender's socket lock only.
     let session = unsafe { &mut *session };
     let from_source = member.side == 0;
-    let (peer, cookies) = if from_source {
-        (session.destination_socket, [session.source_cookie, session.destination_cookie])
+    let (own, peer, cookies) = if from_source {
+        let cookies = [session.source_cookie, session.destination_cookie];
+        (session.source_socket, session.destination_socket, cookies)
     } else {
-        (session.source_socket, [session.destination_cookie, session.source_cookie])
+        let cookies = [session.destination_cookie, session.source_cookie];
+        (session.destination_socket, session.source_socket, cookies)
     };
+    if own != socket {
+        return;
+    }
     let size = ctx.size();
     let verdict = decide(session, socket, peer, size, from_source);
     let mut obstacle = send(ctx, socket, cookies, verdict, size);

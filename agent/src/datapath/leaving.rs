@@ -112,7 +112,9 @@ impl Datapath {
         for (session, _) in self.records()? {
             let unpaired = session.path == Path::Tcp(Reason::Unpaired) && !session.outside;
             let age = Duration::from_nanos(now.saturating_sub(session.established));
-            if unpaired && session.leaving.is_none() && age > within {
+            // A record that is just being filled has no time yet.
+            let known = session.established != 0;
+            if known && unpaired && session.leaving.is_none() && age > within {
                 self.leave(&session, Reason::Unpaired)?;
             }
         }
