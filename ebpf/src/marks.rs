@@ -2,7 +2,9 @@
 //! socket, so it needs no table, and nothing of an earlier socket at the same address is ever found.
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock};
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_user, bpf_sk_storage_get};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_user, bpf_sk_storage_get,
+};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::SockOpsContext;
