@@ -62,9 +62,10 @@ const CONTROL: &str = "patchbay_control";
 
 /// Sessions known at once, unless set otherwise; further ones stay on TCP uncounted.
 pub const DEFAULT_SESSIONS_LIMIT: u32 = 65_536;
-/// Unread redirected bytes allowed for each direction, unless set otherwise. TCP lets a receive buffer
-/// grow to about this size; above it the direction goes over TCP, whose window stops the sender.
-pub const DEFAULT_IN_FLIGHT_BYTES: u32 = 1 << 20;
+/// Unread redirected bytes allowed for each direction, unless set otherwise: what TCP's own send buffer may grow to
+/// (`tcp_wmem`). Less counts where the receive buffer and half the send buffer hold less, which is 1.4 MiB at first.
+/// Above it the direction goes over TCP, whose window stops the sender.
+pub const DEFAULT_IN_FLIGHT_BYTES: u32 = 4 << 20;
 
 /// How long events are gathered before they are taken together: many short connections wake the agent once.
 const GATHERED: Duration = Duration::from_millis(2);
