@@ -176,7 +176,7 @@ def run(program):
     results = []
     for step in program:
         result = both.step(*step)
-        if step[1] == "poll" and result != "closed":
+        if step[1] == "poll" and isinstance(result, list):
             result = [events for _, events in result]
         results.append(result)
         # What one end did has reached the other before the next step.
