@@ -141,7 +141,9 @@ class Run:
                 self.unread[1 - end] += 6 if name == "sendmmsg" else result
             return result
         if kind == "shut":
-            return outcome(lambda: own.shutdown(what[0]))
+            # What comes after that goes over TCP; a receive takes no bytes of both paths at once.
+            rest = None if what[0] == socket.SHUT_WR else self.rest(end)
+            return [rest, outcome(lambda: own.shutdown(what[0]))]
         if kind == "close":
             return self.close(end)
         if kind == "pause":
