@@ -155,7 +155,9 @@ class Run:
 
     def close(self, end):
         """Reads what is there first: closing with unread bytes is a row of its own."""
-        rest = "broken" if self.broken[end] else self.rest(end)
+        rest = self.rest(end)
+        if self.broken[end]:
+            rest = "broken"
         self.ends[end].close()
         self.ends[end] = None
         return rest
