@@ -33,8 +33,8 @@ pub const FILE_BYTES: u64 = 4 << 20;
 pub const EARLIER_FILES: u32 = 3;
 /// Bytes of one line; what is longer becomes several lines.
 pub const LINE_BYTES: usize = 8 << 10;
-/// How long the last output of an instance that has ended is waited for.
-const DRAINED_WITHIN: Duration = Duration::from_millis(500);
+/// How long the last output of an instance that has ended is waited for: until then its end is told to nobody.
+const DRAINED_WITHIN: Duration = Duration::from_millis(150);
 /// Between two looks whether it is there.
 const DRAINED_CHECK: Duration = Duration::from_millis(5);
 
