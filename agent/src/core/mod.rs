@@ -18,7 +18,7 @@ mod unsent;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -290,7 +290,7 @@ pub struct Core {
     live: BTreeMap<(InstanceId, Port), Live>,
     /// Whether no session of an instance here can be missing in `live`.
     knows_all_sessions: bool,
-    closing: HashMap<MessageId, closing::Closing>,
+    closing: BTreeMap<MessageId, closing::Closing>,
     unacknowledged: Unacknowledged,
     registered: bool,
     registration: MessageId,
@@ -322,7 +322,7 @@ impl Core {
             plugs: plug_addresses::Plugs::new(),
             live: BTreeMap::new(),
             knows_all_sessions: true,
-            closing: HashMap::new(),
+            closing: BTreeMap::new(),
             unacknowledged: Unacknowledged::new(),
             registered: false,
             registration: MessageId::from(1),
