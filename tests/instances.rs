@@ -265,6 +265,7 @@ threading.Thread(target=later, daemon=True).start()";
     let file = node.folder().join("followed");
     let mut follower = node
         .command(&node.program("patchbay"))
+        .env("PATCHBAY_MANAGER", format!("unix:{}", node.folder().join("manager.sock").display()))
         .args(["logs", &id, "--follow", "--tail", "1"])
         .stdout(fs::File::create(&file).expect("made"))
         .spawn()
