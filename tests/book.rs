@@ -105,8 +105,8 @@ fn the_page_of_the_http_api_has_every_path() {
 }
 
 /// What `--help` of a command and of all its subcommands prints, one section each.
-fn help(program: &str, words: &[String], depth: usize, into: &mut String) {
-    let output = Command::new(root().join("target/release").join(program))
+fn help(programs: &Path, program: &str, words: &[String], depth: usize, into: &mut String) {
+    let output = Command::new(programs.join(program))
         .args(words)
         .arg("--help")
         .env_clear()
@@ -126,20 +126,23 @@ fn help(program: &str, words: &[String], depth: usize, into: &mut String) {
         if line.starts_with("   ") || word == "help" {
             continue;
         }
-        help(program, &[words, &[word.to_owned()]].concat(), depth + 1, into);
+        help(programs, program, &[words, &[word.to_owned()]].concat(), depth + 1, into);
     }
 }
 
-/// `PATCHBAY_WRITE_BOOK=1 cargo test -p patchbay-tests --test book commands` writes the page anew.
+/// `PATCHBAY_WRITE_BOOK=$PWD/target/release cargo test -p patchbay-tests --test book commands` writes the page anew, from the
+/// programs in that folder.
 #[test]
 fn the_reference_of_commands_is_what_help_prints() {
     let mut wanted =
         "# Commands\n\nEvery command as its `--help` prints it; written by `tests/book.rs`.\n".to_owned();
+    let written_from = std::env::var_os("PATCHBAY_WRITE_BOOK").map(PathBuf::from);
+    let programs = written_from.clone().unwrap_or_else(|| root().join("target/release"));
     for program in ["patchbay", "patchbay-agent", "patchbay-manager"] {
-        help(program, &[], 2, &mut wanted);
+        help(&programs, program, &[], 2, &mut wanted);
     }
     let file = root().join("docs/commands.md");
-    if std::env::var_os("PATCHBAY_WRITE_BOOK").is_some() {
+    if written_from.is_some() {
         fs::write(&file, &wanted).expect("written");
     }
     let is = fs::read_to_string(&file).unwrap_or_default();
@@ -147,6 +150,6 @@ fn the_reference_of_commands_is_what_help_prints() {
     assert!(
         is == wanted,
         "docs/commands.md is not what --help prints, first here: {differs:?}; write it anew with \
-                          PATCHBAY_WRITE_BOOK=1 cargo test -p patchbay-tests --test book commands"
+                          PATCHBAY_WRITE_BOOK=$PWD/target/release cargo test -p patchbay-tests --test book commands"
     );
 }
