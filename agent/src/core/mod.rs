@@ -293,6 +293,8 @@ pub struct Core {
     closing: BTreeMap<MessageId, closing::Closing>,
     unacknowledged: Unacknowledged,
     registered: bool,
+    /// Whether this node redirects, as the Manager was told it last.
+    redirection_told: String,
     registration: MessageId,
     unsent: Unsent,
     next_message: u64,
@@ -325,6 +327,7 @@ impl Core {
             closing: BTreeMap::new(),
             unacknowledged: Unacknowledged::new(),
             registered: false,
+            redirection_told: String::new(),
             registration: MessageId::from(1),
             unsent: Unsent::default(),
             next_message: FIRST_MESSAGE,
@@ -424,6 +427,7 @@ impl Core {
         }
         let (id, envelope) = self.registration_with(self.offered());
         self.registration = id;
+        self.redirection_told.clone_from(&self.redirects.description);
         let mut envelope =
             envelope.with("x_redirection", &self.redirects.description).with("x_running", &rest);
         let unavailable = self.unavailable();
@@ -449,6 +453,7 @@ impl Core {
                         self.effect(Effect::Registered);
                         self.tell_again();
                         self.tell_ending();
+                        self.tell_redirection();
                     }
                 } else {
                     self.registered = false;

@@ -82,15 +82,23 @@ impl Core {
         self.redirects = redirects;
         self.replace_declarations();
         if self.registered {
-            let response = AgentHealthControlResponse {
-                message_id: self.message_id(),
-                agent_network_address: self.address,
-                status: Status::OK,
-            };
-            let envelope = Envelope::new(response, Hop::AgentToManager);
-            let envelope = envelope.with("x_redirection", &self.redirects.description);
-            self.effect(Effect::ToManager(envelope));
+            self.tell_redirection();
         }
+    }
+
+    /// Tells the Manager whether this node redirects, if that has changed since it was told.
+    pub(super) fn tell_redirection(&mut self) {
+        if self.redirection_told == self.redirects.description {
+            return;
+        }
+        self.redirection_told.clone_from(&self.redirects.description);
+        let response = AgentHealthControlResponse {
+            message_id: self.message_id(),
+            agent_network_address: self.address,
+            status: Status::OK,
+        };
+        let envelope = Envelope::new(response, Hop::AgentToManager);
+        self.effect(Effect::ToManager(envelope.with("x_redirection", &self.redirects.description)));
     }
 
     /// The profiles have changed.

@@ -356,10 +356,10 @@ fn what_the_self_test_found_decides_declared_sessions_and_is_told() {
             harmless,
         })
     };
-    let effects = node.0.handle(told(0, "kernel"));
+    let effects = node.0.handle(told(0, "off: no BTF"));
     assert_eq!(redirect_of(&effects), Err(Reason::NoProfile), "it can't be observed, as is known now");
     assert!(
-        effects.iter().any(|effect| extensions(effect).contains(&("x_redirection".into(), "kernel".into())))
+        effects.iter().any(|it| extensions(it).contains(&("x_redirection".into(), "off: no BTF".into())))
     );
     node.0.handle(Event::ManagerLost);
     let effects = node.0.handle(told(0, "off: it failed"));
@@ -368,4 +368,26 @@ fn what_the_self_test_found_decides_declared_sessions_and_is_told() {
     assert!(
         effects.iter().any(|it| extensions(it).contains(&("x_redirection".into(), "off: it failed".into())))
     );
+}
+
+#[test]
+fn a_self_test_that_ends_while_the_manager_answers_a_registration_is_told_afterwards() {
+    let mut node = Node::registered();
+    node.0.handle(Event::ManagerLost);
+    node.0.handle(Event::ManagerUp);
+    let tested = Redirects {
+        description: "off: it failed".into(),
+        sees_all: true,
+        observes: true,
+        harmless: u32::MAX,
+    };
+    assert!(node.0.handle(Event::Tested(tested)).is_empty(), "nothing is said before the answer");
+    let id = node.0.registration;
+    let answer = format!("type: initiation_response ~ message_id: {id} ~ status: 200");
+    let effects = node.manager(&answer);
+    assert!(
+        effects.iter().any(|it| extensions(it).contains(&("x_redirection".into(), "off: it failed".into())))
+    );
+    let effects = node.manager(&answer);
+    assert!(effects.iter().all(|it| extensions(it).is_empty()), "once: {effects:?}");
 }
