@@ -28,7 +28,7 @@ mod shown;
 mod tracepoints;
 mod unread;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -325,15 +325,18 @@ impl Datapath {
 
     /// What the kernel programs keep, also of what is no session yet or has ended.
     fn records(&self) -> Result<Vec<(SessionReport, common::Session)>, Error> {
-        let mut records = Vec::new();
+        // The kernel begins again at the first key when the one it stood at is gone: some come twice.
+        let mut records = BTreeMap::new();
         for entry in self.sessions.iter() {
             match entry {
-                Ok((_, session)) => records.push((SessionReport::read(&session), session)),
+                Ok((key, session)) => {
+                    records.insert(key, (SessionReport::read(&session), session));
+                }
                 Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(records)
+        Ok(records.into_values().collect())
     }
 
     /// The next event; safe to cancel.
