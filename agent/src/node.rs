@@ -242,8 +242,8 @@ impl Node {
                     self.tested(result);
                     continue;
                 }
-                _ = look.tick(), if self.redirection.is_leaving() => {
-                    self.redirection.let_out();
+                _ = look.tick(), if self.redirection.is_moving() => {
+                    self.redirection.move_sessions();
                     continue;
                 }
                 _ = report.tick(), if self.last_ticks > 0 || !self.running.is_empty() => {

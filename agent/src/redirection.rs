@@ -309,17 +309,17 @@ impl Redirection {
         }
     }
 
-    /// Whether sessions are on their way out of the map.
-    pub fn is_leaving(&self) -> bool {
-        matches!(&self.kind, Kind::Kernel(datapath) if datapath.is_leaving())
+    /// Whether sessions are on their way into the map or out of it.
+    pub fn is_moving(&self) -> bool {
+        matches!(&self.kind, Kind::Kernel(datapath) if datapath.is_leaving() || datapath.is_entering())
     }
 
-    /// Lets sessions leave the map that are on their way. To be called each [`LOOK_EVERY`] while there are any.
-    pub fn let_out(&mut self) {
+    /// Lets sessions enter and leave the map that are on their way. To be called each [`LOOK_EVERY`] while there are any.
+    pub fn move_sessions(&mut self) {
         if let Kind::Kernel(datapath) = &mut self.kind
-            && let Err(error) = datapath.let_out()
+            && let Err(error) = datapath.let_in().and_then(|()| datapath.let_out())
         {
-            warn!("sessions can't leave the map: {error}");
+            warn!("sessions can't enter or leave the map: {error}");
         }
     }
 

@@ -68,7 +68,7 @@ pub mod path {
 
 /// Number of the layout of all maps. It grows with every change of a key or a value, so that an agent never
 /// reads another version's maps as its own.
-pub const LAYOUT: u32 = 7;
+pub const LAYOUT: u32 = 8;
 
 /// The first bytes of a [`Session`], up to `leave`, which keep their places in every layout: the sessions of
 /// an earlier version are followed by them.
@@ -199,8 +199,11 @@ pub mod operation {
     /// Let a session into the map that is on TCP because its program was observed. The answer is 1 when nothing
     /// that is known of it speaks against it.
     pub const ENTER: u64 = 10;
-    /// What became of it: 1 when it is in, 0 when it stays on TCP; then none of its sockets may stay in the map.
-    pub const ENTERED: u64 = 11;
+    /// What became of it: 1 when both ends are in, 0 when it stays on TCP; then neither may stay in the map.
+    pub const BOTH_IN: u64 = 11;
+    /// Every call that began before both ends were in has ended: redirect from now on, or take the session back to TCP
+    /// if the value is a reason. The answer is 1 when it is redirected.
+    pub const BEGIN: u64 = 12;
     /// The answer for a session that is not known.
     pub const UNKNOWN: u32 = u32::MAX;
 }
@@ -233,10 +236,22 @@ pub mod entry {
     pub const SOURCE_IN: u32 = 2;
     /// The destination's socket is in.
     pub const DESTINATION_IN: u32 = 4;
-    /// Both are in: what counts as [`super::state::PAIRED`] for a session that began in the map.
-    pub const ENTERED: u32 = 8;
+    /// Both are in, and nothing is redirected before every call that began earlier has ended.
+    pub const SETTLING: u32 = 8;
+    /// It is redirected.
+    pub const ENTERED: u32 = 16;
     /// Both sockets' bits.
     pub const BOTH_IN: u32 = SOURCE_IN | DESTINATION_IN;
+}
+
+/// A thread that may be inside a call.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Busy {
+    /// Its kernel address.
+    pub task: u64,
+    /// How long it has been outside the kernel. When this grows, every call that it was in has ended.
+    pub user_time: u64,
 }
 
 /// Which session a socket belongs to, by the socket's kernel address.
@@ -377,5 +392,5 @@ mod user {
         )* };
     }
     pod!(DeclarationKey, Declaration, Treatment, Program, SourceKey, Tuple, ConnectionName, DestinationKey);
-    pod!(Mark, Direction, Session, Member, Settings, Event, Shown);
+    pod!(Mark, Direction, Session, Member, Settings, Busy, Event, Shown);
 }

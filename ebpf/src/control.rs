@@ -4,7 +4,7 @@ use patchbay_ebpf_common::{Reason, Session, entry, event, operation, state};
 
 use crate::maps::{KNOWN_SESSIONS, MEMBERS, SETTINGS, tell};
 use crate::socket::Socket;
-use crate::{kernel, pending, scope};
+use crate::{habits, kernel, pending, scope};
 
 /// Performs one of [`operation`]; returns its answer.
 #[inline(always)]
@@ -19,7 +19,7 @@ pub fn perform(operation: u64, key: u64, value: u64) -> u32 {
             return Socket::at(socket).unread_redirected().unwrap_or(0) & (u32::MAX >> 1);
         }
         operation::LEAVE => {
-            if session.leave == 0 && session.reason == 0 {
+            if session.leave == 0 && (session.reason == 0 || session.state & state::PAIRED != 0) {
                 session.leave = value as u32;
                 tell(event::LEAVING, 0, session);
             }
@@ -36,13 +36,14 @@ pub fn perform(operation: u64, key: u64, value: u64) -> u32 {
             }
         }
         operation::ENTER => return want(session),
-        operation::ENTERED => {
-            if session.entry != entry::ENTERED {
+        operation::BOTH_IN => {
+            if session.entry != entry::SETTLING {
                 session.entry = 0;
                 return 0;
             }
             return 1;
         }
+        operation::BEGIN => return begin(session, value as u32),
         _ => return operation::UNKNOWN,
     }
     0
@@ -54,6 +55,9 @@ fn want(session: &mut Session) -> u32 {
     let Some(settings) = SETTINGS.get(0) else { return 0 };
     let closed = session.state & (state::SOURCE_CLOSED | state::DESTINATION_CLOSED) != 0;
     let observed = session.watch != 0 && session.watch == settings.watch;
+    // Looked at once more with each socket's lock held; here, so that no end goes in, once and for all, without the other.
+    let sockets = [session.source_socket, session.destination_socket];
+    let blocks = !kernel::is_nonblocking(sockets[0]) || !kernel::is_nonblocking(sockets[1]);
     if session.reason != Reason::Learning as u32
         || session.entry != 0
         || session.leave != 0
@@ -61,11 +65,33 @@ fn want(session: &mut Session) -> u32 {
         || session.state & state::TENTATIVE != 0
         || closed
         || !observed
+        || blocks
     {
         return 0;
     }
     session.entry = entry::WANTED;
     1
+}
+
+/// Redirects a session from now on whose ends are both in the map, unless something speaks against it.
+#[inline(always)]
+fn begin(session: &mut Session, refusal: u32) -> u32 {
+    if session.entry != entry::SETTLING || session.leave != 0 {
+        return 0;
+    }
+    // Readers that block get nothing.
+    session.directions[0].went_tcp = 1;
+    session.directions[1].went_tcp = 1;
+    session.leave = refusal;
+    // From here on a habit that shows makes the session leave by itself; what showed before is looked for below.
+    session.reason = 0;
+    habits::weigh(session);
+    session.entry = entry::ENTERED;
+    if session.leave == 0 {
+        return 1;
+    }
+    tell(event::LEAVING, 0, session);
+    0
 }
 
 /// The session's sockets are out of the map.

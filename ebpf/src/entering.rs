@@ -2,9 +2,10 @@
 //!
 //! A session enters at ESTABLISHED because nobody can be reading then. Later a reader may wait inside TCP itself,
 //! and would never see redirected bytes; so only sessions whose readers never block enter. A kernel iterator visits
-//! every TCP socket of a network namespace with its lock held. The ends go in one after the other; nothing is
-//! redirected before both are in, and then a direction only once all that went over TCP has been read. A call that
-//! began in TCP's own receiving function before ends with what TCP has, or with EAGAIN, because it may not wait.
+//! every TCP socket of a network namespace with its lock held. The ends go in one after the other. A call that began in
+//! TCP's own receiving function before, and waits for the socket's lock or for a processor, looks at TCP alone: it would
+//! take what came over TCP, or its end, before what was redirected meanwhile. So nothing is redirected before every such
+//! call has ended ([`crate::tasks`]), and then a direction only once all that went over TCP has been read.
 
 use aya_ebpf::bindings::BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
 use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_STATE_CB_FLAG};
@@ -54,11 +55,8 @@ pub fn visit(ctx: *const Visit) {
         session.entry &= !entry::WANTED;
     }
     if session.entry & entry::BOTH_IN == entry::BOTH_IN {
-        // Before anything is redirected: readers that block get nothing.
-        session.directions[0].went_tcp = 1;
-        session.directions[1].went_tcp = 1;
-        session.entry = entry::ENTERED;
-        session.reason = 0;
+        session.entry = entry::SETTLING;
+        session.state |= state::PAIRED;
     }
 }
 

@@ -279,6 +279,23 @@ fn note(session: &mut Session, source: bool, habit: Habit) {
     }
 }
 
+/// Takes a session back to TCP if something was noted that can harm.
+#[inline(always)]
+pub fn weigh(session: &mut Session) {
+    let harmless = SETTINGS.get(0).map_or(0, |settings| settings.harmless);
+    let mut index = 0;
+    while index < NAMED {
+        let noted = [session.habits[0][index], session.habits[1][index]];
+        for habit in noted {
+            if habit != 0 && Habit(habit).harms(harmless) && session.leave == 0 {
+                session.leave = Reason::Habit as u32;
+                session.about = habit;
+            }
+        }
+        index += 1;
+    }
+}
+
 /// Once for each habit: a function of its own keeps the programs small.
 #[inline(never)]
 fn noted(session: &mut Session, habit: Habit) {

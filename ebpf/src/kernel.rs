@@ -146,6 +146,10 @@ offsets! {
     OFFSET_CALL_NUMBER call_number_offset;
     /// `task_struct.flags`
     OFFSET_TASK_FLAGS task_flags_offset;
+    /// `task_struct.__state`
+    OFFSET_TASK_STATE task_state_offset;
+    /// `task_struct.utime`
+    OFFSET_USER_TIME user_time_offset;
     /// `sock.sk_shutdown`
     OFFSET_SHUTDOWN shutdown_offset;
     /// `sock.sk_filter`
@@ -296,6 +300,16 @@ pub fn program_name(task: u64) -> Option<ProgramName> {
 #[inline(always)]
 pub fn process(task: u64) -> Option<u32> {
     read(task, process_offset())
+}
+
+/// What a thread is doing (`TASK_…` of the kernel), and how long it has been outside the kernel, in the kernel's unit;
+/// nothing for a thread of the kernel's own.
+#[inline(always)]
+pub fn activity(task: u64) -> Option<(u32, u64)> {
+    if read::<u64>(task, memory_offset())? == 0 {
+        return None;
+    }
+    Some((read(task, task_state_offset())?, read(task, user_time_offset())?))
 }
 
 /// The device and the inode of the file that a task executes.

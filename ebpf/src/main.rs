@@ -24,6 +24,7 @@ mod scope;
 mod shown;
 mod socket;
 mod stopping;
+mod tasks;
 mod unread;
 
 use aya_ebpf::bindings::{
@@ -129,6 +130,14 @@ pub fn patchbay_setsockopt(ctx: SockoptContext) -> i32 {
 #[unsafe(link_section = "iter/tcp")]
 pub extern "C" fn patchbay_enter(ctx: *const entering::Visit) -> i32 {
     entering::visit(ctx);
+    0
+}
+
+/// Visits every thread, when sessions have entered the map in mid-life.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub extern "C" fn patchbay_tasks(ctx: *const tasks::Visit) -> i32 {
+    tasks::visit(ctx);
     0
 }
 

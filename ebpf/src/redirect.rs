@@ -183,8 +183,12 @@ fn obstacle(session: &mut Session, socket: u64, peer: u64, size: u32, from_sourc
     if session.leave != 0 {
         return session.leave;
     }
-    if session.state & state::PAIRED == 0 && session.entry != entry::ENTERED {
+    if session.state & state::PAIRED == 0 {
         return Reason::Unpaired as u32;
+    }
+    // A call that knows nothing of the map may still take what comes over TCP.
+    if session.entry == entry::SETTLING {
+        return Reason::NotDrained as u32;
     }
     // The drained rule: all that went over TCP has been read, so nothing can be overtaken.
     let there = Socket::at(peer);

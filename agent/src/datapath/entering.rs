@@ -1,34 +1,67 @@
 //! Letting sessions into the map in mid-life: those of a program that was observed, and found clean, while they
 //! were on TCP. A connection that lives for hours would else stay on TCP for as long.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::linux::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use aya::Btf;
 use aya::programs::Iter;
 use aya::programs::iter::IterLink;
 use nix::sched::{CloneFlags, setns};
-use patchbay_ebpf_common::operation;
+use patchbay_ebpf_common::{Busy, Reason, operation};
 
+use super::examining::namespace;
 use super::load::{describe, program};
-use super::{Datapath, Error, SessionReport, Unavailable};
+use super::{Datapath, Error, SessionReport, Unavailable, raw};
 
 /// The program that visits sockets.
 const ENTER: &str = "patchbay_enter";
+/// The program that visits threads.
+const TASKS: &str = "patchbay_tasks";
+/// How long a thread may be busy before the sessions that wait for it are given up.
+const ENTER_WITHIN: Duration = Duration::from_secs(10);
 /// Network namespaces that are visited at most; sessions in others stay on TCP.
 const MAX_NAMESPACES: usize = 1_024;
+
+/// Sessions whose ends are in the map, while calls that began before may still be under way.
+#[derive(Default)]
+pub(super) struct Entering(BTreeMap<u64, Arrival>);
+
+struct Arrival {
+    report: SessionReport,
+    since: Instant,
+    /// Threads that have been busy ever since, with their time outside the kernel.
+    busy: HashMap<u64, u64>,
+}
+
+impl Entering {
+    pub(super) fn has(&self, key: u64) -> bool {
+        self.0.contains_key(&key)
+    }
+
+    /// They leave as all others do.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
 
 impl Datapath {
     /// Lets sessions into the map that are on TCP because their program was observed. The caller has found
     /// nothing harmful in them. Both ends' reads must never block, and they must have been observed from their first
-    /// byte; the others stay on TCP. Returns how many are in. It takes about as long as reading the socket tables of their network namespaces.
+    /// byte; the others stay on TCP. Returns how many are in; [`Self::let_in`] redirects them. It takes about as long as
+    /// reading the socket tables of their network namespaces. Only an agent that sees all processes can do it: none is
+    /// let in from inside a PID namespace.
     ///
     /// # Errors
     /// The kernel can't, or refused; then nothing has changed.
     pub fn enter(&mut self, sessions: &[SessionReport]) -> Result<usize, Error> {
+        if sessions.is_empty() || namespace() != [0, 0] {
+            return Ok(0);
+        }
         let mut wanted = Vec::new();
         for session in sessions {
             if self.control(operation::ENTER, session.key, 0)? == 1 {
@@ -39,10 +72,10 @@ impl Datapath {
             return Ok(0);
         }
         let visited = self.visit_sockets();
-        let mut entered = 0;
+        let mut arrivals = Vec::new();
         for session in wanted {
-            if self.control(operation::ENTERED, session.key, 0)? == 1 {
-                entered += 1;
+            if self.control(operation::BOTH_IN, session.key, 0)? == 1 {
+                arrivals.push(session);
             } else {
                 for cookie in session.sockets {
                     // One end alone may have gone in. Nothing was redirected to it.
@@ -50,27 +83,83 @@ impl Datapath {
                 }
             }
         }
-        visited.map(|()| entered)
+        let busy = if arrivals.is_empty() { HashMap::new() } else { self.busy()? };
+        for session in &arrivals {
+            let (report, since) = ((*session).clone(), Instant::now());
+            self.entering.0.insert(session.key, Arrival { report, since, busy: busy.clone() });
+        }
+        visited.map(|()| arrivals.len())
+    }
+
+    /// Whether sessions are in the map and not yet redirected.
+    pub fn is_entering(&self) -> bool {
+        !self.entering.0.is_empty()
+    }
+
+    /// Redirects the sessions of which no call can be under way any more that began before they were in the map: each
+    /// thread that was busy then has been seen waiting for something else, or outside the kernel. One that is busy for
+    /// longer than [`ENTER_WITHIN`] keeps them on TCP. To be called every now and then while [`Self::is_entering`].
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn let_in(&mut self) -> Result<(), Error> {
+        if !self.is_entering() {
+            return Ok(());
+        }
+        let now = self.busy()?;
+        let mut done = Vec::new();
+        for (key, arrival) in &mut self.entering.0 {
+            arrival.busy.retain(|thread, before| now.get(thread) == Some(before));
+            if arrival.busy.is_empty() || arrival.since.elapsed() > ENTER_WITHIN {
+                done.push(*key);
+            }
+        }
+        for key in done {
+            let Some(arrival) = self.entering.0.remove(&key) else { continue };
+            let refusal = if arrival.busy.is_empty() { 0 } else { Reason::Learning as u64 };
+            if self.control(operation::BEGIN, key, refusal)? != 1 {
+                self.leaving.begin(&arrival.report);
+            }
+        }
+        Ok(())
+    }
+
+    /// The threads of the machine that may be inside a call that never blocks, with their time outside the kernel.
+    fn busy(&mut self) -> Result<HashMap<u64, u64>, Error> {
+        let mut told = Vec::new();
+        let link = self.visitor(TASKS, "task")?;
+        let read = link.into_file().map(|mut threads| threads.read_to_end(&mut told));
+        read.map_err(|error| missing(&error))?.map_err(|error| missing(&error))?;
+        let busy = told.chunks_exact(size_of::<Busy>()).filter_map(raw::busy);
+        Ok(busy.map(|busy| (busy.task, busy.user_time)).collect())
     }
 
     /// Runs the program for every TCP socket in the network namespaces of the cgroup's processes.
     fn visit_sockets(&mut self) -> Result<(), Error> {
-        let fail = |error: &dyn std::error::Error| Error::Missing(describe(error));
         let mut namespaces = BTreeMap::new();
         find_namespaces(&self.options.cgroup, &mut namespaces);
-        let visitor: &mut Iter =
-            program(&mut self.programs, ENTER).map_err(|Unavailable(missing)| Error::Missing(missing))?;
-        if visitor.fd().is_err() {
-            let btf = Btf::from_sys_fs().map_err(|error| fail(&error))?;
-            visitor.load("tcp", &btf).map_err(|error| fail(&error))?;
-        }
         for namespace in namespaces.values() {
-            let link = visitor.attach().map_err(|error| fail(&error))?;
-            let link = visitor.take_link(link).map_err(|error| fail(&error))?;
+            let link = self.visitor(ENTER, "tcp")?;
             visit(link, namespace).map_err(Error::Missing)?;
         }
         Ok(())
     }
+
+    /// A program that visits the kernel's objects of a kind, ready to be run once.
+    fn visitor(&mut self, name: &str, kind: &str) -> Result<IterLink, Error> {
+        let visitor: &mut Iter =
+            program(&mut self.programs, name).map_err(|Unavailable(missing)| Error::Missing(missing))?;
+        if visitor.fd().is_err() {
+            let btf = Btf::from_sys_fs().map_err(|error| missing(&error))?;
+            visitor.load(kind, &btf).map_err(|error| missing(&error))?;
+        }
+        let link = visitor.attach().map_err(|error| missing(&error))?;
+        visitor.take_link(link).map_err(|error| missing(&error))
+    }
+}
+
+fn missing(error: &dyn std::error::Error) -> Error {
+    Error::Missing(describe(error))
 }
 
 /// An iterator visits the network namespace of the thread that opens it, so this needs a thread of its own.

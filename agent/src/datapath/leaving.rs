@@ -126,6 +126,7 @@ impl Datapath {
     /// # Errors
     /// The kernel refused.
     pub fn leave_all(&mut self) -> Result<(), Error> {
+        self.entering.clear();
         for session in self.sessions()?.iter().filter(|session| !session.outside) {
             self.leave(session, Reason::SwitchedOff)?;
         }

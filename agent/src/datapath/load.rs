@@ -11,6 +11,7 @@ use patchbay_ebpf_common::CAST_CALL;
 use tokio::io::unix::AsyncFd;
 
 use super::earlier::Earlier;
+use super::entering::Entering;
 use super::examining::Examiner;
 use super::leaving::Leaving;
 use super::middle_boxes::MiddleBoxes;
@@ -53,6 +54,7 @@ impl Datapath {
                 .iter()
                 .any(|(name, at)| *name == "OFFSET_MSG_TOT_LEN" && *at != 0),
             leaving: Leaving::default(),
+            entering: Entering::default(),
             middle_boxes: MiddleBoxes::default(),
             earlier,
             found: VecDeque::new(),

@@ -1,7 +1,7 @@
 //! What the kernel programs count, and what the event ring could not hold: the sessions' records keep it until
 //! it has been told.
 
-use patchbay_ebpf_common::{counter, operation, state};
+use patchbay_ebpf_common::{counter, entry, operation, state};
 use tracing::warn;
 
 use super::{Cause, Datapath, Error, SessionEvent};
@@ -43,7 +43,10 @@ impl Datapath {
                 self.control(operation::TOLD, report.key, 0)?;
                 self.found.push_back(SessionEvent::Established(report.clone()));
             }
-            if report.leaving.is_some() && !report.outside {
+            let given_up = record.entry == entry::SETTLING
+                && !self.entering.has(report.key)
+                && self.control(operation::BEGIN, report.key, u64::from(record.reason))? == 0;
+            if (report.leaving.is_some() || given_up) && !report.outside {
                 self.leaving.begin(&report);
             }
             if record.state & state::ENDED != 0 {

@@ -176,6 +176,7 @@ pub struct Datapath {
     options: Options,
     counts_unread: bool,
     leaving: leaving::Leaving,
+    entering: entering::Entering,
     middle_boxes: middle_boxes::MiddleBoxes,
     earlier: Vec<earlier::Earlier>,
     /// What was found in the records, to be told.

@@ -67,6 +67,8 @@ const WANTED: &[(&str, &str, &str, Need)] = &[
     ("OFFSET_PRIVATE_DATA", "file", "private_data", Need::Always),
     ("OFFSET_SOCK", "socket", "sk", Need::Always),
     ("OFFSET_TASK_FLAGS", "task_struct", "flags", Need::Always),
+    ("OFFSET_TASK_STATE", "task_struct", "__state", Need::Always),
+    ("OFFSET_USER_TIME", "task_struct", "utime", Need::Always),
     ("OFFSET_SHUTDOWN", "sock", "sk_shutdown", Need::Always),
     ("OFFSET_FILTER", "sock", "sk_filter", Need::Always),
     ("OFFSET_UPPER_LAYER", "inet_connection_sock", "icsk_ulp_ops", Need::Always),

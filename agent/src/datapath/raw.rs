@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
-use patchbay_ebpf_common::{Event, LASTING_BYTES, Session, Shown};
+use patchbay_ebpf_common::{Busy, Event, LASTING_BYTES, Session, Shown};
 use tokio::io::unix::AsyncFd;
 
 /// Watches the ring for new events.
@@ -32,6 +32,11 @@ pub fn event(bytes: &[u8]) -> Option<Event> {
 
 /// Reads a shown message from the ring's bytes.
 pub fn shown(bytes: &[u8]) -> Option<Shown> {
+    read(bytes)
+}
+
+/// Reads one of the threads that may be inside a call.
+pub fn busy(bytes: &[u8]) -> Option<Busy> {
     read(bytes)
 }
 

@@ -227,7 +227,7 @@ impl SessionReport {
             key: session.key,
             sockets: [session.source_cookie, session.destination_cookie],
             leaving: Reason::from_code(session.leave),
-            outside: session.reason != 0,
+            outside: session.reason != 0 && session.state & common::state::PAIRED == 0,
             about: Habit(session.about),
             habits: session.habits.map(|noted| noted.into_iter().filter(|it| *it != 0).map(Habit).collect()),
             examined: [false; 2],
@@ -251,7 +251,7 @@ fn path(session: &common::Session) -> Path {
     if session.reason != 0 {
         return Path::Tcp(reason(session.reason));
     }
-    if session.state & common::state::PAIRED == 0 && session.entry != common::entry::ENTERED {
+    if session.state & common::state::PAIRED == 0 {
         return Path::Tcp(Reason::Unpaired);
     }
     let passes =

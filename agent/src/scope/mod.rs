@@ -188,6 +188,7 @@ impl Runner {
         }
         self.datapath.leave_unpaired(PAIRED_WITHIN)?;
         self.datapath.tell_middle_boxes()?;
+        self.datapath.let_in()?;
         self.datapath.let_out()?;
         self.left.look();
         self.keeper.write_if_due(&mut self.profiles);

@@ -1,4 +1,4 @@
-"""One connection that lives: requests and answers, then streams both ways, while it may enter the map."""
+"""One connection that lives: requests and answers, half of them before its input ends, while it may enter the map."""
 import os
 import select
 import socket
@@ -36,6 +36,8 @@ def main(blocking):
         assert receive(source, len(asked)) == asked[::-1], i
         if i % 100 == 0:
             time.sleep(0.01)
+        if i == ROUNDS // 2:
+            sys.stdin.read()
 
 
 main(sys.argv[1] == "blocking")
