@@ -9,10 +9,7 @@ use rand::Rng as _;
 
 use crate::end::{End, Problem, Waiting, Writes, pass, set_option};
 
-/// Largest length of one direction, in bytes.
-const LONGEST_STREAM: u64 = 8 << 20;
-
-/// The same for blocking ends under `always`.
+/// Largest length of one direction for blocking ends under `always`, in bytes.
 const LONGEST_BLOCKING: u64 = 128 << 10;
 
 /// A kind of session. Each has a listening port of its own.
@@ -68,9 +65,9 @@ impl Kind {
 
     /// What the two ends agree on: bytes from the source, then back. With `always`, blocking ends must
     /// not send so much that they wait in TCP: their next read would give EAGAIN.
-    pub fn lengths(self, random: &mut impl rand::Rng, always: bool) -> (u64, u64) {
+    pub fn lengths(self, random: &mut impl rand::Rng, always: bool, longest: u64) -> (u64, u64) {
         let blocks = !matches!(self, Self::Duplex | Self::Edge | Self::Frames | Self::DeadReader);
-        let longest = if always && blocks { LONGEST_BLOCKING } else { LONGEST_STREAM };
+        let longest = if always && blocks { LONGEST_BLOCKING } else { longest };
         let mut length = || match random.random_range(0..3) {
             0 => random.random_range(1..1_000),
             1 => random.random_range(1..200_000.min(longest)),

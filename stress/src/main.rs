@@ -44,6 +44,9 @@ struct Arguments {
     /// Only kinds and lengths that `always` may be used with
     #[arg(long)]
     safe: bool,
+    /// Largest length of one direction of a session, in MiB
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1_024))]
+    longest: u64,
     /// End when so many bytes were checked, if that is earlier, in units of 10^9
     #[arg(long, value_name = "COUNT")]
     gigabytes: Option<u64>,
@@ -118,7 +121,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let mut random = StdRng::seed_from_u64(arguments.seed.wrapping_mul(1_000_003) + number);
                     let listener = &listeners[random.random_range(0..listeners.len())];
-                    let result = session(listener, number, &mut random, arguments.safe);
+                    let result = session(listener, number, &mut random, arguments);
                     let mut report = lock(&report);
                     report.sessions += 1;
                     *report.by_kind.entry(format!("{:?}", listener.kind)).or_default() += 1;
@@ -179,9 +182,14 @@ fn listen_at(kind: Kind, address: SocketAddr) -> Result<(OwnedFd, SocketAddr)> {
 }
 
 /// One session; returns the bytes that both ends checked.
-fn session(listener: &Listener, number: u64, random: &mut StdRng, always: bool) -> Result<u64, Problem> {
+fn session(
+    listener: &Listener,
+    number: u64,
+    random: &mut StdRng,
+    arguments: &Arguments,
+) -> Result<u64, Problem> {
     let kind = listener.kind;
-    let (there, back) = kind.lengths(random, always);
+    let (there, back) = kind.lengths(random, arguments.safe, arguments.longest << 20);
     let (mut source, mut destination) = connected(listener, number, random)?;
     let to_receive = there;
     let sent = source.sends.position;

@@ -45,7 +45,7 @@ async fn assert_right(child: Child, datapath: &mut Datapath, mut kernel_bytes: u
         tokio::task::spawn_blocking(|| child.wait_with_output()).await.expect("no panic").expect("ends");
     let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
     assert_eq!(report["problems"], Value::Array(Vec::new()));
-    assert!(report["sessions"].as_u64() > Some(50), "{report}");
+    assert!(report["sessions"].as_u64() > Some(20), "{report}");
     kernel_bytes += drained(datapath);
     assert!(kernel_bytes > 0, "nothing was redirected");
     println!("{kernel_bytes} bytes of established and ended sessions went through the kernel; {report}");
@@ -116,7 +116,7 @@ async fn sessions_enter_while_their_bytes_flow() {
     let scope = Some(Scope { always: false, refusal: Some(Reason::Learning) });
     let mut datapath = Datapath::load(&Options { scope, ..Options::new(place.cgroup()) }).expect("loads");
     datapath.observe(true).expect("the kernel has the tracepoints");
-    let mut child = start(&place, &["--kinds", "duplex,edge,frames"]);
+    let mut child = start(&place, &["--kinds", "duplex,edge,frames", "--longest", "256"]);
     let mut random = StdRng::seed_from_u64(setting("PATCHBAY_STRESS_SEED", 1));
     let (mut kernel_bytes, mut entered) = (0, 0);
     while child.try_wait().expect("it is ours").is_none() {
