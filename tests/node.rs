@@ -4,11 +4,13 @@
 pub mod social;
 
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, setns};
 use patchbay_agent::datapath::cgroup2_mount;
 use patchbay_api as api;
 use patchbay_testbed::for_programs;
@@ -116,6 +118,25 @@ impl Node {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.agent = Some(self.spawn("patchbay-agent", &arguments));
         self.wait_until_registered();
+    }
+
+    /// Starts the agent and waits for nothing: the test itself is its Manager.
+    pub fn start_agent_alone(&mut self) {
+        let arguments = self.agent_arguments();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.agent = Some(self.spawn("patchbay-agent", &arguments));
+    }
+
+    /// A listener of this test in the node's network.
+    #[must_use]
+    pub fn listener(&self, at: &str) -> TcpListener {
+        let namespace = File::open(format!("/run/netns/{}", self.name)).expect("the node's network");
+        let listen = || {
+            // Only this thread goes there.
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may");
+            TcpListener::bind(at).expect("it is free there")
+        };
+        std::thread::scope(|scope| scope.spawn(listen).join().expect("bound"))
     }
 
     /// Replaces the agent by one that takes over from it.
@@ -328,9 +349,21 @@ impl Node {
     /// Processes of an instance.
     #[must_use]
     pub fn processes(&self, instance: &api::Instance) -> Vec<String> {
-        let procs = format!("node/instances/{}-{}/cgroup.procs", instance.service, instance.id);
+        self.processes_of(&instance.service, instance.id)
+    }
+
+    /// Processes of an instance that no Manager knows.
+    #[must_use]
+    pub fn processes_of(&self, service: &str, id: u64) -> Vec<String> {
+        let procs = format!("node/instances/{service}-{id}/cgroup.procs");
         let text = fs::read_to_string(self.cgroup.join(procs)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
+    }
+
+    /// `kill -9` for an instance's processes.
+    pub fn kill_instance(&self, service: &str, id: u64) {
+        let kill = format!("node/instances/{service}-{id}/cgroup.kill");
+        fs::write(self.cgroup.join(kill), "1").expect("it runs");
     }
 
     /// A command as a further process of an instance.

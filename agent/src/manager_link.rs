@@ -1,6 +1,7 @@
 //! The connection to the Manager: made, kept, made again with growing, jittered pauses.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -22,6 +23,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// A Manager whose host says nothing for so long is looked for again.
 const SILENT_AFTER: Duration = Duration::from_secs(18);
+/// A Manager that leaves a registration unanswered for so long is looked for again: it probes another agent for 2 s.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// A Manager that takes none of what is written for so long is looked for again.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
 /// Messages that may wait for the Manager; further ones are lost until it reconciles.
@@ -80,9 +83,14 @@ impl Queue {
     }
 }
 
-/// Keeps the connection until the agent ends; every registration tells the node's secret. Messages sent while it
-/// is down are dropped: the core keeps what must not be lost.
-pub async fn run(manager: String, secret: String, events: mpsc::Sender<Event>, mut outbound: Outbound) {
+/// Keeps the connection until the agent ends; every registration tells the node's secret, and is to be answered within
+/// a time ([`ANSWER_WITHIN`]). Messages sent while it is down are dropped: the core keeps what must not be lost.
+pub async fn run(
+    manager: String,
+    (secret, answer_within): (String, Duration),
+    events: mpsc::Sender<Event>,
+    mut outbound: Outbound,
+) {
     let mut pause = FIRST_PAUSE;
     let mut told = false;
     let mut route = Route::new(manager);
@@ -96,7 +104,7 @@ pub async fn run(manager: String, secret: String, events: mpsc::Sender<Event>, m
                 if events.send(Event::ManagerUp).await.is_err() {
                     return;
                 }
-                let reason = talk(stream, &secret, &events, &mut outbound, &mut route).await;
+                let reason = talk(stream, (&secret, answer_within), &events, &mut outbound, &mut route).await;
                 outbound.clear();
                 warn!(manager, "the Manager's connection ended: {reason}");
                 if events.send(Event::ManagerLost).await.is_err() {
@@ -133,7 +141,7 @@ impl Outbound {
 
 async fn talk(
     stream: TcpStream,
-    secret: &str,
+    (secret, answer_within): (&str, Duration),
     events: &mpsc::Sender<Event>,
     outbound: &mut Outbound,
     route: &mut Route,
@@ -141,6 +149,14 @@ async fn talk(
     let _ = stream.set_nodelay(true);
     notice_silence(&stream);
     let (mut reader, mut writer) = stream.into_split();
+    let answered = AtomicBool::new(false);
+    let answering = async {
+        tokio::time::sleep(answer_within).await;
+        if answered.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        format!("it did not answer the registration within {} s", answer_within.as_secs())
+    };
     let writing = async {
         let mut text = String::new();
         while let Some(envelope) = outbound.receiver.recv().await {
@@ -177,6 +193,9 @@ async fn talk(
                         if let Err(elsewhere) = route.answered(&envelope) {
                             return elsewhere;
                         }
+                        if matches!(envelope.message, Message::InitiationResponse(_)) {
+                            answered.store(true, Ordering::Relaxed);
+                        }
                         Event::FromManager(envelope)
                     }
                     Err(problem) => {
@@ -200,6 +219,7 @@ async fn talk(
     tokio::select! {
         reason = writing => reason,
         reason = reading => reason,
+        reason = answering => reason,
     }
 }
 
@@ -223,5 +243,64 @@ fn notice_silence(stream: &TcpStream) {
     };
     if let Err(error) = set() {
         warn!("a Manager that was cut off will be noticed late: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ssmmp::{Address, Hop, InitiationRequest, MessageId, NameList};
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// How long anything may take to come: bounded, not measured.
+    const WITHIN: Duration = Duration::from_secs(30);
+
+    /// The next connection and its registration; the agent's shell sends one whenever it is connected.
+    async fn registration(listener: &TcpListener) -> BufReader<TcpStream> {
+        let (stream, _) =
+            timeout(WITHIN, listener.accept()).await.expect("it comes again").expect("accepted");
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        timeout(WITHIN, stream.read_line(&mut line)).await.expect("in time").expect("read");
+        assert!(line.starts_with("type: initiation_request ~ message_id: 7 ~ "), "{line}");
+        stream
+    }
+
+    /// 4.1: whatever the answer is, and whoever closes; no answer is none either.
+    #[tokio::test]
+    async fn whoever_is_not_accepted_comes_again_though_the_connection_was_left_open() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let at = listener.local_addr().expect("bound").to_string();
+        let (sender, mut events) = mpsc::channel(64);
+        let (queue, outbound) = queue();
+        tokio::spawn(run(at, ("s".into(), Duration::from_secs(1)), sender, outbound));
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                if matches!(event, Event::ManagerUp) {
+                    let request = InitiationRequest {
+                        message_id: MessageId::from(7),
+                        agent_network_address: Address::UNKNOWN,
+                        service_repository: NameList(Vec::new()),
+                    };
+                    assert!(queue.send(Envelope::new(request, Hop::AgentToManager)));
+                }
+            }
+        });
+        let mut open = Vec::new();
+        for answer in ["7 ~ status: 503", "7 ~ status: 400", "0 ~ status: 400", ""] {
+            let mut stream = registration(&listener).await;
+            if !answer.is_empty() {
+                let line = format!("type: initiation_response ~ message_id: {answer}\n");
+                stream.get_mut().write_all(line.as_bytes()).await.expect("connected");
+            }
+            open.push(stream);
+        }
+        let mut stream = registration(&listener).await;
+        let accepted = "type: initiation_response ~ message_id: 7 ~ status: 200\n";
+        stream.get_mut().write_all(accepted.as_bytes()).await.expect("connected");
+        let more = timeout(Duration::from_secs(2), listener.accept()).await;
+        assert!(more.is_err(), "it was accepted and stays");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ssmmp::{Address, Envelope, InstanceId, MessageId, Name, Status};
+use ssmmp::{Address, Envelope, InstanceId, Name, Status};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
@@ -19,7 +19,7 @@ use crate::processes::{self, Adopted, Places, Process};
 use crate::profile_file::Keeper;
 use crate::redirection::{LOOK_EVERY, Redirection, TICK};
 use crate::repository::Kind;
-use crate::{output, socket_table};
+use crate::{message_ids, output, socket_table};
 
 /// How often changed counters are told to the Manager.
 const REPORT_EVERY: Duration = TICK;
@@ -97,7 +97,6 @@ pub struct Node {
     keeper: Keeper,
     running: HashMap<InstanceId, Running>,
     tasks: TaskTracker,
-    next_report: u64,
     next_look: Instant,
     last_ticks: u8,
     ending: Option<Ending>,
@@ -128,7 +127,6 @@ impl Node {
             self_test: probe::Running::default(),
             running: HashMap::new(),
             tasks: TaskTracker::new(),
-            next_report: 0,
             next_look: Instant::now(),
             last_ticks: LAST_TICKS,
             ending: None,
@@ -286,7 +284,7 @@ impl Node {
         if !observed.is_empty() {
             self.handle(Event::Observed(observed));
         }
-        if self.core.is_registered() {
+        if self.core.is_registered() && self.core.is_extended() {
             self.report();
         }
         self.next_look = Instant::now() + began.elapsed() * LOOK_PAUSE;
@@ -336,13 +334,20 @@ impl Node {
                 self.send_to_manager(envelope);
             }
             Effect::TellOutput(id, question, answer) => self.tell_output(id, question, answer),
-            Effect::ToManagerIfAwake(id, envelope) => {
+            Effect::ToManagerIfAwake(id, awake, stopped) => {
                 let running = self.running.get(&id);
-                if running.is_some_and(|running| !processes::is_stopped(&running.cgroup)) {
-                    self.send_to_manager(envelope);
-                }
+                let is_awake = running.is_some_and(|running| !processes::is_stopped(&running.cgroup));
+                self.send_to_manager(if is_awake { awake } else { stopped });
             }
             Effect::ToInstance(id, envelope) => self.directory.send(id, envelope),
+            Effect::AskInstance(id, envelope, absent) => {
+                if self.directory.is_connected(id) {
+                    self.directory.send(id, envelope);
+                } else {
+                    self.core.health_answered(id, absent.message.message_id());
+                    self.send_to_manager(absent);
+                }
+            }
             Effect::Prepare(start) => {
                 let entry = self.core.entry(&start.service);
                 if let Some(Ok(cgroup)) = entry.map(|entry| processes::prepare(&self.places, &start, entry)) {
@@ -386,6 +391,13 @@ impl Node {
                     drop(events.send(Event::AcknowledgeOverdue(id, port)).await);
                 });
             }
+            Effect::HealthWithin(id, question, within) => {
+                let events = self.events.clone();
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(within).await;
+                    drop(events.send(Event::HealthOverdue(id, question)).await);
+                });
+            }
             Effect::CloseWithin(request, within) => {
                 let events = self.events.clone();
                 self.tasks.spawn(async move {
@@ -393,6 +405,7 @@ impl Node {
                     drop(events.send(Event::CloseOverdue(request)).await);
                 });
             }
+            Effect::ReserveMessages(next) => message_ids::reserve(&self.places.state, next),
             Effect::Keep => self.keeper.changed(),
             Effect::Registered => info!("registered with the Manager"),
             Effect::Refused(status) => warn!("the Manager refuses this agent ({status})"),
@@ -422,11 +435,12 @@ impl Node {
     }
 
     fn report(&mut self) {
-        let next = &mut self.next_report;
-        let envelopes = self.redirection.report(self.address, self.plugs.sessions(), || {
-            *next += 1;
-            MessageId::from(*next)
-        });
+        let core = &mut self.core;
+        let sessions = self.plugs.sessions();
+        let envelopes = self.redirection.report(self.address, sessions, || core.message_id());
+        for effect in self.core.take_effects() {
+            self.perform(effect);
+        }
         for envelope in envelopes {
             self.send_to_manager(envelope);
         }
@@ -454,11 +468,10 @@ impl Node {
         self.running.insert(id, Running { end, cgroup: path });
         let (places, start, events) = (self.places.clone(), start.clone(), self.events.clone());
         self.tasks.spawn(async move {
-            let ports = start.sockets.0.iter().map(|socket| socket.port.0).collect();
             match processes::start_beside(places.clone(), start.clone(), entry, plugs, ended).await {
                 Ok((process, ended)) => {
                     info!(instance = %id, service = %start.service, "started");
-                    processes::watch(process, id, cgroup, ports, events, ended).await;
+                    processes::watch(process, start, cgroup, events, ended).await;
                 }
                 Err(reason) => fail(&places, &start, &events, reason).await,
             }
@@ -474,9 +487,8 @@ impl Node {
         let (sender, receiver) = mpsc::channel(1);
         let cgroup_path = self.places.instance_cgroup(&processes::instance_name(start));
         self.running.insert(start.id, Running { end: sender, cgroup: cgroup_path });
-        let ports = start.sockets.0.iter().map(|socket| socket.port.0).collect();
         let events = self.events.clone();
-        self.tasks.spawn(processes::watch(process, start.id, cgroup, ports, events, receiver));
+        self.tasks.spawn(processes::watch(process, start.clone(), cgroup, events, receiver));
     }
 
     /// Begins to end: the Manager is told, and does what is to be done in order. Without one, or when it is

@@ -21,7 +21,10 @@ use crate::plugs::Plugs;
 use crate::processes::{self, Places};
 use crate::redirection::Redirection;
 use crate::repository::{self, Repository};
-use crate::{manager_link, node_secret, private, probe, profile_file, require_root, reserved_ports, signals};
+use crate::{
+    manager_link, message_ids, node_secret, private, probe, profile_file, require_root, reserved_ports,
+    signals,
+};
 
 /// Events that may wait for the core; senders wait when it is full.
 const EVENT_QUEUE: usize = 4_096;
@@ -188,8 +191,7 @@ pub async fn run(arguments: Run) -> Result<()> {
     let profiles = profile_file::read(&places.state);
     let secret = node_secret::of(&places.state)?;
     let mut core = Core::new(address, node.clone(), redirects, repository, profiles);
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    core.number_messages_from(since_1970.as_secs() * 10);
+    core.number_messages_from(message_ids::first(&places.state));
     info!(node, address = %arguments.address, redirection = redirection.describe(), "ready");
     let plugs = Plugs::new(Some(&pins), events.clone());
     let mut node =
@@ -199,7 +201,8 @@ pub async fn run(arguments: Run) -> Result<()> {
     node.wait_for(self_test);
     let semi = arguments.accept_dialect.contains(&Dialect::Semi);
     tokio::spawn(instance_listener::serve(listener, directory, said, semi));
-    tokio::spawn(manager_link::run(arguments.manager, secret, events, manager_receiver));
+    let identified = (secret, manager_link::ANSWER_WITHIN);
+    tokio::spawn(manager_link::run(arguments.manager, identified, events, manager_receiver));
     tokio::spawn(signals);
     match node.run(event_receiver, said_receiver, control_receiver).await {
         Ended::HandedOver => info!("ended; the instances go on and wait for the next agent"),

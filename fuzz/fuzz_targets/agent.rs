@@ -200,7 +200,9 @@ impl Node {
         let line = match kind {
             0 => match self.registration {
                 Some(registration) => {
-                    format!("type: initiation_response ~ message_id: {registration} ~ status: 200")
+                    // A Manager of ours, or one without extensions.
+                    let extended = if b % 2 == 0 { " ~ x_manager: m" } else { "" };
+                    format!("type: initiation_response ~ message_id: {registration} ~ status: 200{extended}")
                 }
                 None => return,
             },

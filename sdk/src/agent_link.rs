@@ -60,7 +60,7 @@ async fn talk(
     let _ = stream.set_nodelay(true);
     let (mut reader, mut writer) = stream.into_split();
     // The first message, so that the agent can reach an instance that never asks for a session.
-    let mut first = health(registry, MessageId::from(1), id).encode();
+    let mut first = health(registry, MessageId::from(1), id).with("x_extensions", "yes").encode();
     for waiting in lock(&registry.waiting).values() {
         first.push_str(&waiting.request.encode());
     }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use patchbay_agent::core::{Effect, Event, Start};
 use patchbay_agent::reports::report_messages;
-use ssmmp::{Envelope, InstanceId, MessageId, Status};
+use ssmmp::{Envelope, InstanceId, Status};
 
 use crate::node::REPORT_EVERY;
 use crate::plugs::Handed;
@@ -68,7 +68,7 @@ impl World {
     fn agent_performs(&mut self, index: usize, life: Life, effect: Effect) {
         match effect {
             // No instance is stopped here: those that hang are modelled as native ones that do not answer.
-            Effect::ToManager(envelope) | Effect::ToManagerIfAwake(_, envelope) => {
+            Effect::ToManager(envelope) | Effect::ToManagerIfAwake(_, envelope, _) => {
                 self.agent_sends(index, &envelope);
             }
             // Nobody asks for outputs here.
@@ -78,6 +78,16 @@ impl World {
                 self.agent_sends(index, &envelope);
             }
             Effect::ToInstance(id, envelope) => self.agent_tells(index, id, &envelope),
+            Effect::AskInstance(id, envelope, absent) => {
+                let agent = self.nodes[index].agent.as_mut();
+                match agent.filter(|agent| !agent.connected.contains_key(&id)) {
+                    Some(agent) => {
+                        agent.core.health_answered(id, absent.message.message_id());
+                        self.agent_sends(index, &absent);
+                    }
+                    None => self.agent_tells(index, id, &envelope),
+                }
+            }
             Effect::Prepare(start) => self.prepare(index, start.id),
             Effect::Start(start) => self.execute(index, life, &start),
             Effect::Abandon(start) => {
@@ -110,6 +120,11 @@ impl World {
                 let overdue = Box::new(Event::AcknowledgeOverdue(id, port));
                 self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
             }
+            Effect::HealthWithin(id, question, within) => {
+                let overdue = Box::new(Event::HealthOverdue(id, question));
+                self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
+            }
+            Effect::ReserveMessages(next) => self.nodes[index].first_message = next,
             Effect::CloseWithin(request, within) => {
                 let overdue = Box::new(Event::CloseOverdue(request));
                 self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
@@ -179,7 +194,10 @@ impl World {
             return;
         }
         self.after(REPORT_EVERY, Happening::AgentReports(index, life));
-        let ready = self.nodes[index].agent.as_ref().is_some_and(|a| !a.frozen && a.core.is_registered());
+        let ready = self.nodes[index]
+            .agent
+            .as_ref()
+            .is_some_and(|a| !a.frozen && a.core.is_registered() && a.core.is_extended());
         if ready {
             self.agent_reports(index);
         }
@@ -200,12 +218,14 @@ impl World {
             .filter(|session| !agent.reported.contains(session))
             .map(|session| (session, true))
             .chain(ended.iter().map(|session| (session, false)));
-        let reports = &mut agent.reports;
-        let messages = report_messages(address, items, || {
-            *reports += 1;
-            MessageId::from(*reports)
-        });
+        let core = &mut agent.core;
+        let messages = report_messages(address, items, || core.message_id());
+        let effects = agent.core.take_effects();
         agent.reported = live;
+        let life = agent.life;
+        for effect in effects {
+            self.agent_performs(index, life, effect);
+        }
         for message in messages {
             self.agent_sends(index, &message);
         }

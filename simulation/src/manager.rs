@@ -122,6 +122,8 @@ impl World {
             let store = Store::open(&manager.database)?;
             let mut core =
                 Core::new(Manager::config(), store.next_epoch()?, manager.clock(self.schedule.now));
+            // As the real one: its agents know by it that it knows extensions.
+            core.identity = Some(store.identify(manager.clock(self.schedule.now))?);
             store.restore(&mut core)?;
             Ok::<_, patchbay_manager::store::StoreError>((store, core))
         })();

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use patchbay_agent::core::profiles::Profiles;
-use patchbay_agent::core::{Core, Event, Redirects};
+use patchbay_agent::core::{Core, Event, FIRST_MESSAGE, Redirects};
 use patchbay_agent::datapath::SessionReport;
 use patchbay_agent::repository::Repository;
 use ssmmp::{Address, InstanceId, Name};
@@ -43,6 +43,8 @@ pub struct Node {
     /// What agents keep for their successors.
     pub profiles: Profiles,
     next_port: u16,
+    /// Where its next agent's message ids begin.
+    pub first_message: u64,
 }
 
 /// A running agent: the real core and what its shell keeps.
@@ -71,8 +73,6 @@ pub struct Agent {
     pub ended: Vec<SessionReport>,
     /// Sessions reported as open.
     pub reported: Vec<SessionReport>,
-    /// The id of the last report.
-    pub reports: u64,
     /// Effects until it is killed.
     pub crash_in: Option<u32>,
 }
@@ -91,6 +91,7 @@ impl Node {
             kernel_told: 0,
             profiles: Profiles::default(),
             next_port: FIRST_PLUG_PORT,
+            first_message: FIRST_MESSAGE,
         }
     }
 }
@@ -157,7 +158,7 @@ impl World {
             node.repository.clone(),
             node.profiles.clone(),
         );
-        core.number_messages_from(self.schedule.now);
+        core.number_messages_from(node.first_message);
         node.agent = Some(Agent {
             core,
             life,
@@ -171,7 +172,6 @@ impl World {
             prepared: std::collections::BTreeSet::new(),
             ended: Vec::new(),
             reported: Vec::new(),
-            reports: 0,
             crash_in: None,
         });
         node.kernel_told = self.schedule.now;

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::{Envelope, MessageId, MessageType};
@@ -85,18 +86,27 @@ const QUOTE_CHARACTERS: usize = 80;
 
 /// Cuts a peer's text to a length fit for a log line, its control characters escaped.
 pub(crate) fn quote(text: &str) -> String {
-    let mut quoted = String::new();
-    let mut characters = text.chars();
-    for character in characters.by_ref().take(QUOTE_CHARACTERS) {
-        match character.is_control() {
-            true => quoted.extend(character.escape_default()),
-            false => quoted.push(character),
-        }
-    }
-    if characters.next().is_some() {
+    let end = text.char_indices().nth(QUOTE_CHARACTERS).map(|(end, _)| end);
+    let mut quoted = printable(&text[..end.unwrap_or(text.len())]).into_owned();
+    if end.is_some() {
         quoted.push('…');
     }
     quoted
+}
+
+/// A text with its control characters escaped (`\u{0}`), so that it drives no terminal and begins no line of a log.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut printable = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        match character.is_control() {
+            true => printable.extend(character.escape_default()),
+            false => printable.push(character),
+        }
+    }
+    Cow::Owned(printable)
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub use closing::{
 pub use configuration::{NameList, PlugConfiguration, PlugTarget, SocketConfiguration, SocketPort};
 pub use conversation::Conversation;
 pub use envelope::{Envelope, Extensions, Hop};
-pub use error::{ParseError, Problem};
+pub use error::{ParseError, Problem, printable};
 pub use execution::{ExecutionRequest, ExecutionResponse};
 pub use framing::{Line, LineBuffer, MAX_MESSAGE_BYTES};
 pub use health::{

@@ -20,7 +20,7 @@ impl Core {
     pub(super) fn lives(&mut self, id: InstanceId, port: Port, live: Live) {
         let ack = Envelope::new(acknowledgement(id, port, &live), Hop::AgentToManager);
         self.send_to_manager(ack.with("x_live", &resync::item(id, port, &live)));
-        self.live.insert((id, port), live);
+        self.keep_live(id, port, live);
     }
 
     /// The kernel saw a declared connection end: adapted ends are reported for.
@@ -42,6 +42,7 @@ impl Core {
     }
 
     fn tell_destination_closed(&mut self, id: InstanceId, report: &SessionReport, status: Status) {
+        self.accepted_ended(id, report.source.ip().into(), Port(report.source.port()));
         let Some(instance) = self.instances.get(&id) else { return };
         let port = report.destination.port();
         let socket = instance.start.sockets.0.iter().find(|s| s.port.0 == port).map(|s| s.socket.clone());

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use ssmmp::{Envelope, Hop, InstanceId, Message, MessageId, Name, Status};
+use ssmmp::{Envelope, Hop, InstanceId, Message, MessageId, Name, Port, Status};
 
 use super::{Core, Effect, Live};
 
@@ -19,6 +19,8 @@ pub(super) struct Asked {
     pub(super) answer: Option<Live>,
     /// It was made again after it was answered: it will be answered again.
     pub(super) again: bool,
+    /// The port of its connection, which was ended because nobody acknowledged it.
+    pub(super) ended: Option<Port>,
 }
 
 impl Asked {
@@ -119,7 +121,7 @@ impl Core {
         // An acknowledgement of the first answer may be on its way.
         let answer = earlier.and_then(|earlier| earlier.answer.clone());
         let again = answer.is_some();
-        let asked = Asked { request: to_manager.clone(), plug, answer, again };
+        let asked = Asked { request: to_manager.clone(), plug, answer, again, ended: None };
         if !self.asked.insert(id, message_id, asked) {
             let reason = "too many of its requests are unanswered or unacknowledged";
             self.refuse(id, request.clone(), Status::TOO_MANY, reason);

@@ -94,6 +94,7 @@ impl Core {
             Message::DestServiceSessionCloseRequest(asked) => {
                 if let Some((local, remote)) = ends(&request.message) {
                     let socket = asked.dest_socket_name.clone();
+                    self.accepted_ended(instance, remote.ip().into(), Port(remote.port()));
                     self.tell_socket_closed(instance, socket, (remote, local), Status::BROKEN);
                 }
             }

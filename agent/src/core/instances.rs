@@ -2,11 +2,11 @@
 
 use ssmmp::{
     Envelope, ExecutionRequest, ExecutionResponse, GracefulShutdownRequest, GracefulShutdownResponse,
-    HardShutdownResponse, Hop, InstanceId, MessageId, Name, Port, ServiceInstanceHealthResponse,
-    ServiceInstanceTerminationInfo, Status,
+    HardShutdownResponse, Hop, InstanceId, Message, MessageId, Name, Port, ServiceInstanceTerminationInfo,
+    SocketConfiguration, Status,
 };
 
-use super::{Core, Effect, Instance, Lead, Stage, Start};
+use super::{Core, END_WITHIN, Effect, Instance, Lead, Stage, Start};
 use crate::datapath::SessionReport;
 use crate::repository::Kind;
 
@@ -19,9 +19,12 @@ impl Core {
             return;
         }
         if let Some(instance) = self.instances.get_mut(&id) {
-            match (instance.start.service == request.service_name, instance.stage) {
+            let is_same = instance.start.service == request.service_name
+                && has_same_sockets(&instance.start.sockets, &request.socket_configuration);
+            match (is_same, instance.stage) {
                 (false, _) => {
-                    self.execution_answer(request.message_id, Status::CONFLICT, "the id is in use", &[])
+                    let reason = format!("the id is in use by an instance of `{}`", instance.start.service);
+                    self.execution_answer(request.message_id, Status::CONFLICT, &reason, &[])
                 }
                 (true, Stage::Running) => self.execution_answer(request.message_id, Status::OK, "", &[]),
                 (true, Stage::Ending) => {
@@ -65,8 +68,9 @@ impl Core {
             tested,
             stage,
             execution: Some(request.message_id),
-            shutdown: None,
-            told_end: false,
+            graceful: None,
+            hard: None,
+            exiting: None,
         };
         self.instances.insert(id, instance);
         if waits_for_plugs {
@@ -124,19 +128,20 @@ impl Core {
         }
         for session in sessions {
             if let Some(live) = self.seen(&start, session) {
-                self.live.insert((id, Port(session.source.port())), live);
+                self.keep_live(id, Port(session.source.port()), live);
             }
         }
         // Without the kernel's table, sessions of before are not known.
         self.knows_all_sessions &= self.redirects.sees_all;
         let stage = if listens { Stage::Running } else { Stage::Starting };
-        let instance = Instance { start, kind, tested, stage, execution, shutdown: None, told_end: false };
+        let (graceful, hard, exiting) = (None, None, None);
+        let instance = Instance { start, kind, tested, stage, execution, graceful, hard, exiting };
         self.instances.insert(id, instance);
     }
 
     /// An instance that said it ends has not.
     pub(super) fn end_overdue(&mut self, id: InstanceId) {
-        if self.instances.get(&id).is_some_and(|instance| instance.told_end) {
+        if self.instances.get(&id).is_some_and(|instance| instance.exiting.is_some()) {
             self.effect(Effect::End(id));
         }
     }
@@ -153,12 +158,13 @@ impl Core {
         self.forget_plugs(id);
         self.unready_for(id);
         if instance.stage == Stage::Plugs {
-            self.effect(Effect::Abandon(instance.start));
+            self.effect(Effect::Abandon(instance.start.clone()));
         }
         self.asked.forget(id);
-        if let Some((message_id, graceful)) = instance.shutdown {
-            self.shutdown_answer(id, message_id, graceful, Status::OK);
-        } else if let Some(execution) = instance.execution {
+        if self.shutdown_answers(&instance) {
+            return;
+        }
+        if let Some(execution) = instance.execution {
             self.execution_answer(execution, status, reason, output);
         }
     }
@@ -174,6 +180,7 @@ impl Core {
     }
 
     fn ended(&mut self, id: InstanceId, reason: &str, output: &[String]) {
+        self.tell_accepted_broken(id);
         let Some(instance) = self.instances.remove(&id) else { return };
         self.withdraw(id);
         self.forget_plugs(id);
@@ -185,27 +192,69 @@ impl Core {
         for (source, port) in ended {
             self.tell_source_closed(source, port, Status::BROKEN);
         }
-        match instance.shutdown {
-            Some((message_id, graceful)) => self.shutdown_answer(id, message_id, graceful, Status::OK),
-            None => {
-                let reason = match (self.ending, instance.told_end) {
-                    (Some(_), _) => super::ending::WHY,
-                    (None, true) => "ended by itself",
-                    (None, false) => reason,
-                };
-                let message_id = self.message_id();
-                let info = ServiceInstanceTerminationInfo {
-                    message_id,
-                    service_name: instance.start.service,
-                    service_instance_id: id,
-                    service_instance_network_address: self.address,
-                };
-                let envelope = Envelope::new(info, Hop::AgentToManager)
-                    .with("x_reason", reason)
-                    .with("x_output", &joined(output));
-                self.send_to_manager(envelope);
-            }
+        if self.shutdown_answers(&instance) {
+            return;
         }
+        // A Manager without extensions has heard of this end already, from the instance itself.
+        if instance.exiting.is_some() && !self.extended {
+            return;
+        }
+        let reason = match self.ending {
+            Some(_) => super::ending::WHY,
+            None => instance.exiting.unwrap_or(reason),
+        };
+        let message_id = self.message_id();
+        let info = ServiceInstanceTerminationInfo {
+            message_id,
+            service_name: instance.start.service,
+            service_instance_id: id,
+            service_instance_network_address: self.address,
+        };
+        let envelope = Envelope::new(info, Hop::AgentToManager)
+            .with("x_reason", reason)
+            .with("x_output", &joined(output));
+        self.send_to_manager(envelope);
+    }
+
+    /// An instance is gone: who asked it to end is answered for it. False when nobody waits.
+    fn shutdown_answers(&mut self, instance: &Instance) -> bool {
+        let id = instance.start.id;
+        if let Some(message_id) = instance.graceful {
+            self.shutdown_answer(id, message_id, true, Status::OK);
+        }
+        if let Some(message_id) = instance.hard {
+            self.shutdown_answer(id, message_id, false, Status::OK);
+        }
+        instance.graceful.is_some() || instance.hard.is_some()
+    }
+
+    /// An instance answers its graceful_shutdown_request: the answer is its own, and goes on as it is. With 2xx its
+    /// process has a time to end; `x_exiting` says that it is still there.
+    pub(super) fn graceful_answered(&mut self, id: InstanceId, envelope: Envelope) {
+        let Message::GracefulShutdownResponse(response) = &envelope.message else { return };
+        let asked = |instance: &&mut Instance| instance.graceful == Some(response.message_id);
+        let Some(instance) = self.instances.get_mut(&id).filter(asked) else { return };
+        if !response.status.is_final() {
+            self.send_for(Some(id), envelope);
+            return;
+        }
+        instance.graceful = None;
+        if response.status.is_success() {
+            self.exits(id, "shut down");
+            self.send_for(Some(id), envelope.with("x_exiting", "yes"));
+            return;
+        }
+        if instance.hard.is_none() {
+            instance.stage = Stage::Running;
+        }
+        self.send_for(Some(id), envelope);
+    }
+
+    /// An instance said that it ends.
+    pub(super) fn exits(&mut self, id: InstanceId, why: &'static str) {
+        let Some(instance) = self.instances.get_mut(&id).filter(|i| i.exiting.is_none()) else { return };
+        instance.exiting = Some(why);
+        self.effect(Effect::EndWithin(id, END_WITHIN));
     }
 
     pub(super) fn shutdown_asked(&mut self, id: InstanceId, message_id: MessageId, graceful: bool) {
@@ -213,7 +262,10 @@ impl Core {
             self.shutdown_answer(id, message_id, graceful, Status::NOT_FOUND);
             return;
         };
-        instance.shutdown = Some((message_id, graceful));
+        match graceful {
+            true => instance.graceful = Some(message_id),
+            false => instance.hard = Some(message_id),
+        }
         self.unready_for(id);
         let Some(instance) = self.instances.get_mut(&id) else { return };
         let native = instance.kind == Kind::Native && instance.stage == Stage::Running;
@@ -247,23 +299,14 @@ impl Core {
             self.tell_manager(HardShutdownResponse { message_id, service_instance_id: id, status });
         }
     }
+}
 
-    pub(super) fn health_asked(&mut self, id: InstanceId, envelope: Envelope) {
-        let message_id = envelope.message.message_id();
-        let answer = |status| ServiceInstanceHealthResponse { message_id, service_instance_id: id, status };
-        match self.instances.get(&id) {
-            None => self.tell_manager(answer(Status::NOT_FOUND)),
-            Some(instance) if instance.kind == Kind::Native => {
-                self.effect(Effect::ToInstance(id, envelope.forward(Hop::AgentToInstance)));
-            }
-            // A program that is not asked itself is fine as long as it could do something. No answer is
-            // what a native one would give.
-            Some(_) => {
-                let answer = Envelope::new(answer(Status::OK), Hop::AgentToManager);
-                self.effect(Effect::ToManagerIfAwake(id, answer));
-            }
-        }
-    }
+/// Whether two configurations say the same, in whatever order.
+fn has_same_sockets(one: &SocketConfiguration, other: &SocketConfiguration) -> bool {
+    let has_all = |of: &SocketConfiguration, in_: &SocketConfiguration| {
+        of.0.iter().all(|socket| in_.0.contains(socket))
+    };
+    has_all(one, other) && has_all(other, one)
 }
 
 /// Lines in one extension line.

@@ -1,17 +1,20 @@
 //! The agent's logic: a pure state machine over messages, processes and the kernel's events. It does no
 //! I/O and reads no clock.
 
+mod accepted;
 mod adapted;
 mod asked;
 mod closing;
 mod ending;
 pub mod habit_names;
+mod health;
 mod instances;
 mod observed;
 mod plug_addresses;
 pub mod profiles;
 mod resync;
 mod sessions;
+mod speaking;
 mod unacknowledged;
 mod unsent;
 
@@ -35,13 +38,12 @@ use asked::AskedTable;
 pub use asked::MAX_ASKED;
 pub use plug_addresses::{Lead, MAX_WAITING, Waiting};
 use profiles::{Ends, Profiles};
+pub use speaking::{FIRST_MESSAGE, LAST_MESSAGE};
 pub use unacknowledged::ACKNOWLEDGE_LOOK;
 use unacknowledged::Unacknowledged;
 use unsent::Unsent;
 pub use unsent::{MAX_UNSENT, MAX_UNSENT_OF_ONE};
 
-/// Far from the ids that instances count, so that people can tell them apart; a peer may read 32 bits.
-const FIRST_MESSAGE: u64 = 1_000_000_000;
 /// How long an instance that said it ends may still run.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
@@ -91,6 +93,8 @@ pub enum Event {
     CloseOverdue(MessageId),
     /// The time of [`Effect::AcknowledgeWithin`] is over.
     AcknowledgeOverdue(InstanceId, Port),
+    /// The time of [`Effect::HealthWithin`] is over.
+    HealthOverdue(InstanceId, MessageId),
     /// What was seen so far of sessions that go on.
     Observed(Vec<SessionReport>),
     /// The agent is to end, after this time at the latest.
@@ -110,10 +114,12 @@ pub enum Effect {
     ReportThen(Envelope),
     /// Send this to the Manager with lines of an instance's output.
     TellOutput(InstanceId, Question, Envelope),
-    /// Send to the Manager, unless all processes of an instance are stopped or frozen.
-    ToManagerIfAwake(InstanceId, Envelope),
-    /// Send to an instance.
+    /// Send the first to the Manager, or the second when all processes of an instance are stopped or frozen.
+    ToManagerIfAwake(InstanceId, Envelope, Envelope),
+    /// Send to an instance, as soon as it connects.
     ToInstance(InstanceId, Envelope),
+    /// Send to an instance that is connected; to the Manager this answer when it is not.
+    AskInstance(InstanceId, Envelope, Envelope),
     /// Make an instance's cgroup, so that its sessions can be declared before it runs.
     Prepare(Start),
     /// Execute an instance.
@@ -151,6 +157,10 @@ pub enum Effect {
     CloseWithin(MessageId, Duration),
     /// Give back [`Event::AcknowledgeOverdue`] for this instance's plug after a time.
     AcknowledgeWithin(InstanceId, Port, Duration),
+    /// Give back [`Event::HealthOverdue`] for this question after a time.
+    HealthWithin(InstanceId, MessageId, Duration),
+    /// Remember, for the next agent here, that message ids below this one are used.
+    ReserveMessages(u64),
     /// The Manager knows this agent now.
     Registered,
     /// The Manager refused the registration.
@@ -181,6 +191,11 @@ pub struct Start {
 }
 
 impl Start {
+    /// Whether it is an instance of this service: the graph's, or the repository's entry.
+    pub fn is_of(&self, service: &Name) -> bool {
+        self.service == *service || self.vertex.as_ref() == Some(service)
+    }
+
     /// An instance without an application, sockets and plugs.
     pub fn of(service: Name, id: InstanceId) -> Self {
         Self {
@@ -236,10 +251,12 @@ struct Instance {
     stage: Stage,
     /// The execution_request's id; none of one that an earlier agent started.
     execution: Option<MessageId>,
-    /// A shutdown request that is answered when the process is gone.
-    shutdown: Option<(MessageId, bool)>,
-    /// It said itself that it ends; it has a time to do so.
-    told_end: bool,
+    /// Its graceful_shutdown_request, until it is answered.
+    graceful: Option<MessageId>,
+    /// Its hard_shutdown_request, answered when the process is gone.
+    hard: Option<MessageId>,
+    /// It said itself that it ends, and why it does; it has a time to do so.
+    exiting: Option<&'static str>,
 }
 
 /// A session of an instance here, by its source and m.
@@ -288,16 +305,22 @@ pub struct Core {
     asked: AskedTable,
     plugs: plug_addresses::Plugs,
     live: BTreeMap<(InstanceId, Port), Live>,
+    accepted: accepted::Accepted,
     /// Whether no session of an instance here can be missing in `live`.
     knows_all_sessions: bool,
     closing: BTreeMap<MessageId, closing::Closing>,
     unacknowledged: Unacknowledged,
+    health: health::Asked,
     registered: bool,
+    /// Whether the Manager has shown that it knows our extension lines.
+    extended: bool,
     /// Whether this node redirects, as the Manager was told it last.
     redirection_told: String,
     registration: MessageId,
     unsent: Unsent,
     next_message: u64,
+    /// Below this one, message ids are reserved for this agent.
+    reserved: u64,
     /// The time that this agent has said it ends within.
     ending: Option<Duration>,
     effects: Vec<Effect>,
@@ -323,23 +346,21 @@ impl Core {
             asked: AskedTable::default(),
             plugs: plug_addresses::Plugs::new(),
             live: BTreeMap::new(),
+            accepted: accepted::Accepted::new(),
             knows_all_sessions: true,
             closing: BTreeMap::new(),
             unacknowledged: Unacknowledged::new(),
+            health: health::Asked::new(),
             registered: false,
+            extended: false,
             redirection_told: String::new(),
             registration: MessageId::from(1),
             unsent: Unsent::default(),
             next_message: FIRST_MESSAGE,
+            reserved: FIRST_MESSAGE,
             ending: None,
             effects: Vec::new(),
         }
-    }
-
-    /// Message ids begin elsewhere than those of the agents before this one here, of which some may still
-    /// be on their way: `start` is another number at each start, best a growing one.
-    pub fn number_messages_from(&mut self, start: u64) {
-        self.next_message = FIRST_MESSAGE + start % FIRST_MESSAGE;
     }
 
     /// The one way in.
@@ -374,6 +395,7 @@ impl Core {
             Event::EndOverdue(id) => self.end_overdue(id),
             Event::CloseOverdue(request) => self.close_overdue(&request),
             Event::AcknowledgeOverdue(id, port) => self.acknowledge_overdue(id, port),
+            Event::HealthOverdue(id, question) => self.health_overdue(id, question),
             Event::End(within) => self.end(within),
             Event::Reload(repository) => self.reload(repository),
             Event::Observed(reports) => {
@@ -383,7 +405,7 @@ impl Core {
             }
             Event::Tested(redirects) => self.tested(redirects),
         }
-        std::mem::take(&mut self.effects)
+        self.take_effects()
     }
 
     /// Messages for the Manager that were dropped because too many waited.
@@ -445,8 +467,10 @@ impl Core {
     }
 
     fn manager_said(&mut self, envelope: Envelope) {
+        self.extended |= envelope.has_extensions();
         match &envelope.message {
             Message::InitiationResponse(response) if response.message_id == self.registration => {
+                self.extended = envelope.has_extensions();
                 if response.status.is_success() {
                     // One that was registered all the time has only told of another repository.
                     if !std::mem::replace(&mut self.registered, true) {
@@ -496,29 +520,6 @@ impl Core {
 
     fn effect(&mut self, effect: Effect) {
         self.effects.push(effect);
-    }
-
-    /// Sends to the Manager, or keeps it until the Manager is back.
-    fn send_to_manager(&mut self, envelope: Envelope) {
-        self.send_for(None, envelope);
-    }
-
-    /// The same for a message that an instance said.
-    fn send_for(&mut self, from: Option<InstanceId>, envelope: Envelope) {
-        let envelope = envelope.forward(Hop::AgentToManager);
-        match self.registered {
-            true => self.effect(Effect::ToManager(envelope)),
-            false => self.unsent.keep(from, envelope),
-        }
-    }
-
-    fn tell_manager(&mut self, message: impl Into<Message>) {
-        self.send_to_manager(Envelope::new(message, Hop::AgentToManager));
-    }
-
-    fn message_id(&mut self) -> MessageId {
-        self.next_message += 1;
-        MessageId::from(self.next_message)
     }
 }
 

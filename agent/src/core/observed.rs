@@ -88,7 +88,7 @@ impl Core {
 
     /// Tells the Manager whether this node redirects, if that has changed since it was told.
     pub(super) fn tell_redirection(&mut self) {
-        if self.redirection_told == self.redirects.description {
+        if self.redirection_told == self.redirects.description || !self.extended {
             return;
         }
         self.redirection_told.clone_from(&self.redirects.description);

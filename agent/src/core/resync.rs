@@ -3,7 +3,7 @@
 
 use ssmmp::{AgentHealthControlResponse, Envelope, Hop, InstanceId, Port, Status};
 
-use super::{Core, Effect, Live, Stage};
+use super::{Core, Effect, Live, Stage, acknowledgement};
 
 /// Sessions in one message (docs/protocol.md).
 const SESSIONS_IN_A_MESSAGE: usize = 200;
@@ -39,6 +39,16 @@ impl Core {
     /// Tells again what may have been missed. Nothing that happens later overtakes it.
     pub(super) fn tell_again(&mut self) {
         self.effects.extend(self.unsent.take().map(Effect::ToManager));
+        match self.extended {
+            true => self.tell_all_sessions(),
+            false => self.acknowledge_again(),
+        }
+        for request in self.asked.unanswered() {
+            self.effect(Effect::ToManager(request));
+        }
+    }
+
+    fn tell_all_sessions(&mut self) {
         let living = self.live.iter().filter(|(_, live)| !live.over);
         let items: Vec<String> = living.map(|((source, port), live)| item(*source, *port, live)).collect();
         for items in items.chunks(SESSIONS_IN_A_MESSAGE) {
@@ -47,8 +57,15 @@ impl Core {
         if self.knows_all_sessions {
             self.tell_sessions("x_live_complete", "yes");
         }
-        for request in self.asked.unanswered() {
-            self.effect(Effect::ToManager(request));
+    }
+
+    /// For a Manager without extensions the acknowledgement of each living session is said again (5.36).
+    fn acknowledge_again(&mut self) {
+        let living = self.live.iter().filter(|(_, live)| !live.over);
+        let again: Vec<_> =
+            living.map(|((source, port), live)| acknowledgement(*source, *port, live)).collect();
+        for ack in again {
+            self.effect(Effect::ToManager(Envelope::new(ack, Hop::AgentToManager)));
         }
     }
 

@@ -11,7 +11,7 @@ use ssmmp::{
 
 use super::asked::Asked;
 use super::profiles::{Endpoint, Ends};
-use super::{Core, Declare, END_WITHIN, Effect, Live, resync};
+use super::{Core, Declare, Effect, Live, resync};
 use crate::repository::Kind;
 
 impl Core {
@@ -24,6 +24,12 @@ impl Core {
                 if request.source_service_instance_id != id {
                     let reason = "the process behind this connection is another instance";
                     self.refuse(id, request.clone(), Status::FORBIDDEN, reason);
+                    return;
+                }
+                if !instance.start.is_of(&request.source_service_name) {
+                    let own = instance.start.vertex.as_ref().unwrap_or(&instance.start.service);
+                    let reason = format!("the process behind this connection is an instance of `{own}`");
+                    self.refuse(id, request.clone(), Status::FORBIDDEN, &reason);
                     return;
                 }
                 self.ask(id, envelope);
@@ -40,45 +46,59 @@ impl Core {
                 }
                 self.unacknowledged.remove(&(id, ack.source_plug_port));
                 let (port, connected) = (ack.source_plug_port, ack.status.is_success());
-                let asked = self.asked.remove(id, ack.message_id).and_then(|asked| asked.answer);
-                let live = asked.or_else(|| self.told_again(id, ack, told?));
+                let asked = self.asked.remove(id, ack.message_id);
+                // It comes too late for the connection from this port, not for another one of this request.
+                let is_ended = asked.as_ref().is_some_and(|asked| asked.ended == Some(port));
+                let answer = asked.and_then(|asked| asked.answer);
+                let live = answer.or_else(|| self.told_again(id, ack, told?));
                 if let (Some(live), true) = (live, connected) {
                     // The Manager may have given the session up meanwhile: it is told all of it.
                     let line = resync::item(id, port, &live);
-                    self.live.insert((id, port), live);
+                    self.keep_live(id, port, live);
                     self.send_for(Some(id), envelope.with("x_live", &line));
+                    if is_ended {
+                        self.tell_source_closed(id, port, Status::BROKEN);
+                    }
                     return;
+                }
+                // The kernel showed this session to an agent that did not see it begin: now its request is known.
+                let message_id = ack.message_id;
+                if let Some(live) = self.live.get_mut(&(id, port)).filter(|_| connected) {
+                    live.message_id = message_id;
                 }
             }
             Message::SourceServiceSessionCloseInfo(info) => {
                 if info.source_service_instance_id != id {
                     return;
                 }
-                self.live.remove(&(id, info.source_plug_port));
+                self.forget_live(id, info.source_plug_port);
             }
             Message::DestServiceSessionCloseInfo(info) => {
                 if info.dest_service_instance_id != id {
                     return;
                 }
+                let address = info.source_service_instance_network_address;
+                self.accepted_ended(id, address, info.source_plug_port);
             }
             Message::ServiceInstanceTerminationInfo(info) => {
                 if info.service_instance_id != id {
                     return;
                 }
-                // The process is still there: the Manager is told when it is gone.
-                if let Some(instance) = self.instances.get_mut(&id).filter(|instance| !instance.told_end) {
-                    instance.told_end = true;
-                    self.effect(Effect::EndWithin(id, END_WITHIN));
-                }
+                self.exits(id, "ended by itself");
+                self.send_for(Some(id), envelope.with("x_exiting", "yes"));
                 return;
             }
             Message::GracefulShutdownResponse(_) => {
-                // The process is still there: the Manager is answered when it is gone.
+                self.graceful_answered(id, envelope);
                 return;
             }
             Message::ServiceInstanceHealthResponse(response) => {
                 if response.service_instance_id != id {
                     return;
+                }
+                if response.status.is_final() {
+                    let question = response.message_id;
+                    self.health_answered(id, question);
                 }
             }
             Message::SourceServiceSessionCloseResponse(_) | Message::DestServiceSessionCloseResponse(_) => {
@@ -218,7 +238,7 @@ impl Core {
 
     /// Says for a source that its session ended; nothing when that was said already.
     pub(super) fn tell_source_closed(&mut self, source: InstanceId, port: Port, status: Status) {
-        let Some(live) = self.live.remove(&(source, port)) else { return };
+        let Some(live) = self.forget_live(source, port) else { return };
         let info = SourceServiceSessionCloseInfo {
             message_id: self.message_id(),
             source_service_name: live.service,

@@ -2,6 +2,7 @@
 
 mod ending;
 mod peers;
+mod plain;
 mod plug_addresses;
 mod resync;
 
@@ -39,11 +40,24 @@ impl Node {
         let redirects =
             Redirects { description: "kernel".into(), sees_all: true, observes: true, harmless: 0 };
         let mut node = Self(Core::new(address, "n".into(), redirects, repository, Profiles::default()));
+        // The first block of message ids is reserved.
+        node.0.message_id();
+        node.0.take_effects();
         node.register();
         node
     }
 
     fn register(&mut self) -> Vec<Effect> {
+        let effects = self.0.handle(Event::ManagerUp);
+        let Effect::ToManager(envelope) = &effects[0] else { panic!("it registers") };
+        let id = envelope.message.message_id();
+        self.manager(&format!(
+            "type: initiation_response ~ message_id: {id} ~ status: 200 ~ x_manager: m ~ x_epoch: 1"
+        ))
+    }
+
+    /// Another Manager, which speaks the 22 types and nothing else.
+    fn register_plainly(&mut self) -> Vec<Effect> {
         let effects = self.0.handle(Event::ManagerUp);
         let Effect::ToManager(envelope) = &effects[0] else { panic!("it registers") };
         let id = envelope.message.message_id();
@@ -197,9 +211,20 @@ fn what_happens_while_the_manager_is_away_is_told_when_it_is_back() {
     assert_eq!(effects, [Effect::Withdraw(InstanceId(9))]);
     let told = node.register();
     assert!(matches!(told[0], Effect::Registered));
-    let Effect::ToManager(first) = &told[1] else { panic!("{told:?}") };
-    assert!(matches!(first.message, Message::ServiceInstanceTerminationInfo(_)), "what waited comes first");
-    let lines: Vec<_> = told[2..].iter().flat_map(extensions).collect();
+    let waited: Vec<&Message> = told[1..3]
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::ToManager(envelope) => Some(&envelope.message),
+            _ => None,
+        })
+        .collect();
+    let [Message::DestServiceSessionCloseInfo(broken), Message::ServiceInstanceTerminationInfo(_)] =
+        waited[..]
+    else {
+        panic!("what waited comes first: {told:?}")
+    };
+    assert_eq!(broken.status, Status::BROKEN);
+    let lines: Vec<_> = told[3..].iter().flat_map(extensions).collect();
     assert_eq!(
         lines,
         [
@@ -312,7 +337,11 @@ fn a_session_that_an_earlier_agent_saw_begin_is_told_again_and_reported_when_it_
 fn a_program_that_is_not_asked_itself_is_well_only_while_it_is_not_stopped() {
     let mut node = Node::running(&[("redis", 8)]);
     let effects = node.manager("type: service_instance_health_request ~ message_id: 5 ~ service_instance_id: 8 ~ service_instance_network_address: 10.0.0.1");
-    assert!(matches!(&effects[..], [Effect::ToManagerIfAwake(InstanceId(8), _)]), "{effects:?}");
+    let [Effect::ToManagerIfAwake(InstanceId(8), awake, stopped)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let status = |envelope: &Envelope| envelope.message.status();
+    assert_eq!((status(awake), status(stopped)), (Some(Status::OK), Some(Status::NO_ANSWER)));
 }
 
 #[test]
@@ -383,7 +412,7 @@ fn a_self_test_that_ends_while_the_manager_answers_a_registration_is_told_afterw
     };
     assert!(node.0.handle(Event::Tested(tested)).is_empty(), "nothing is said before the answer");
     let id = node.0.registration;
-    let answer = format!("type: initiation_response ~ message_id: {id} ~ status: 200");
+    let answer = format!("type: initiation_response ~ message_id: {id} ~ status: 200 ~ x_manager: m");
     let effects = node.manager(&answer);
     assert!(
         effects.iter().any(|it| extensions(it).contains(&("x_redirection".into(), "off: it failed".into())))

@@ -49,7 +49,10 @@ impl Core {
     fn answered(&self, id: InstanceId, at: SocketAddr) -> Option<ssmmp::MessageId> {
         let leads_there =
             |asked: &super::asked::Asked| asked.answer.as_ref().is_some_and(|live| live.at == at);
-        self.asked.of(id).find(|(_, asked)| leads_there(asked)).map(|(message_id, _)| message_id)
+        self.asked
+            .of(id)
+            .find(|(_, asked)| leads_there(asked) && asked.ended.is_none())
+            .map(|(message_id, _)| message_id)
     }
 
     /// The time of [`Effect::AcknowledgeWithin`] is over.
@@ -62,7 +65,10 @@ impl Core {
         let Some(Connected { source, at, .. }) = self.unacknowledged.remove(&(id, port)) else { return };
         // Without a request it could belong to, it may be acknowledged under another port.
         let Some(message_id) = self.answered(id, at) else { return };
-        let Some(live) = self.asked.remove(id, message_id).and_then(|asked| asked.answer) else { return };
+        let Some(asked) = self.asked.get_mut(id, message_id) else { return };
+        // An acknowledgement that comes later is told of, and that its connection is gone.
+        asked.ended = Some(port);
+        let Some(live) = asked.answer.clone() else { return };
         let reason = "it connected and did not acknowledge; the connection was ended";
         warn!(instance = %id, %source, destination = %at, "{reason}");
         self.effect(Effect::Destroy(source, at));

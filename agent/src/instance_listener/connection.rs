@@ -47,6 +47,7 @@ impl Instance {
     ) -> Self {
         let conversation =
             Conversation::new(Speaker::Instance(service, id), MAX_MESSAGE_BYTES).accepting_semi(accepts_semi);
+        let conversation = conversation.extended_on_request();
         Self { id, conversation: Mutex::new(conversation), accepts_semi, begun: Notify::new(), refusals }
     }
 

@@ -57,6 +57,11 @@ impl Directory {
         })
     }
 
+    /// Whether an instance has a connection to this agent.
+    pub fn is_connected(&self, id: InstanceId) -> bool {
+        self.with(|entries| entries.senders.get(&id).is_some_and(|sender| !sender.is_closed()))
+    }
+
     /// Sends to an instance, now or, for a new one, as soon as it connects.
     pub fn send(&self, id: InstanceId, envelope: Envelope) {
         self.with(|entries| {

@@ -39,10 +39,18 @@ pub struct Said {
 pub async fn serve(listener: TcpListener, directory: Directory, said: mpsc::Sender<Said>, semi: bool) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut refused: u64 = 0;
+    let mut failed: u64 = 0;
     loop {
-        let Ok((stream, peer)) = listener.accept().await else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                failed += 1;
+                if failed.is_power_of_two() {
+                    warn!(failed, "instances can't connect to this agent, which tries again: {error}");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
         };
         let mut refuse = |why: &str| {
             refused += 1;

@@ -266,8 +266,7 @@ fn adopt_one(cgroup: &Path, folder: &Path, node: &Path) -> Result<Adopted, Strin
     }
     let number = cgroup_id(cgroup).map_err(|error| error.to_string())?;
     let main = AdoptedProcess::open(id).map_err(|error| error.to_string())?;
-    let ports: Vec<u16> = start.sockets.0.iter().map(|socket| socket.port.0).collect();
-    let listens = record.has_listened() || watch::listens(number, &ports);
+    let listens = record.has_listened() || watch::silent(number, &start).is_empty();
     let output = Output::of(folder, node);
     if let Err(error) = output.ensure_keeper() {
         warn!(instance = %start.id, "its output is not kept: {error}");

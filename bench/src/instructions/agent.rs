@@ -26,10 +26,10 @@ pub fn session(times: u32) {
     let address = Address("10.0.0.1".parse().expect("an address"));
     let mut core = Core::new(address, "n".into(), redirects, repository, Profiles::default());
     let effects = core.handle(Event::ManagerUp);
-    let Some(Effect::ToManager(request)) = effects.first() else { panic!("it registers") };
+    let Some(Effect::ToManager(request)) = effects.last() else { panic!("it registers") };
     let id = request.message.message_id();
     core.handle(Event::FromManager(envelope(&format!(
-        "type: initiation_response ~ message_id: {id} ~ status: 200"
+        "type: initiation_response ~ message_id: {id} ~ status: 200 ~ x_manager: m ~ x_epoch: 1"
     ))));
     core.handle(Event::FromManager(envelope(
         "type: execution_request ~ message_id: 7 ~ agent_network_address: 10.0.0.1 ~ service_name: A ~ \

@@ -221,6 +221,7 @@ impl Core {
             Message::SourceServiceSessionCloseInfo(_) | Message::DestServiceSessionCloseInfo(_) => {
                 self.session_close_told(connection, &envelope.message);
             }
+            Message::ServiceInstanceTerminationInfo(_) if is_exiting(&envelope) => {}
             Message::ServiceInstanceTerminationInfo(info) => {
                 self.stranger_gone(connection, info.service_instance_id);
                 if self.speaks_for(connection, info.service_instance_id) {
@@ -254,7 +255,9 @@ impl Core {
                 }
             }
             (Outstanding::Graceful(id), Message::GracefulShutdownResponse(response)) => {
-                if response.status.is_success() {
+                if is_exiting(envelope) && response.status.is_success() {
+                    // Its agent says when its process is gone.
+                } else if response.status.is_success() {
                     self.instance_ended(id, "shut down", Vec::new());
                 } else {
                     self.force_end(id);
@@ -329,6 +332,11 @@ fn close_status(message: &Message) -> Option<ssmmp::Status> {
         Message::DestServiceSessionCloseResponse(response) => Some(response.status),
         _ => None,
     }
+}
+
+/// Whether an instance has said itself that it ends, and its agent will say when its process is gone.
+fn is_exiting(envelope: &Envelope) -> bool {
+    envelope.extension("x_exiting").is_some()
 }
 
 /// The last output lines that an agent sent with a failure.

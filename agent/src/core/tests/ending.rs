@@ -40,7 +40,8 @@ fn an_agent_that_ends_says_so_and_executes_nothing_more() {
     let Message::InitiationRequest(request) = &registration.message else { panic!("{registration:?}") };
     assert!(request.service_repository.0.is_empty());
     let id = request.message_id;
-    let effects = node.manager(&format!("type: initiation_response ~ message_id: {id} ~ status: 200"));
+    let effects =
+        node.manager(&format!("type: initiation_response ~ message_id: {id} ~ status: 200 ~ x_manager: m"));
     assert!(told(&effects).contains(&ends));
     // Its instances still end in order, and their ends are asked for, not failures.
     let effects = node.manager(
@@ -80,7 +81,8 @@ fn another_repository_is_told_and_changes_nothing_that_runs() {
     assert!(registration.extension("x_running").is_some_and(|running| running.starts_with("A, 7")));
     assert!(node.0.is_registered(), "the Manager is spoken to all the time");
     let id = request.message_id;
-    let effects = node.manager(&format!("type: initiation_response ~ message_id: {id} ~ status: 200"));
+    let effects =
+        node.manager(&format!("type: initiation_response ~ message_id: {id} ~ status: 200 ~ x_manager: m"));
     assert_eq!(effects, []);
     assert!(matches!(&node.execute("new", 8, "")[..], [Effect::Start(_)]));
 }

@@ -82,8 +82,11 @@ fn starting_and_ending_instances_are_reported_as_such() {
 fn an_instance_that_says_it_ends_is_told_of_when_it_is_gone_and_ended_if_it_is_not() {
     let mut node = Node::running(&[("A", 7)]);
     let effects = node.instance(7, ENDS);
-    assert!(matches!(&effects[..], [Effect::EndWithin(InstanceId(7), _)]), "{effects:?}");
-    assert!(node.instance(7, ENDS).is_empty(), "said twice");
+    let [Effect::EndWithin(InstanceId(7), _), Effect::ToManager(told)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!((told.message.message_id(), told.extension("x_exiting")), (9.into(), Some("yes")));
+    assert!(matches!(&node.instance(7, ENDS)[..], [Effect::ToManager(_)]), "said twice, it has one deadline");
     assert_eq!(node.0.handle(Event::EndOverdue(InstanceId(7))), [Effect::End(InstanceId(7))]);
     let effects = node.0.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()));
     assert_eq!(lines(&effects, "x_reason"), ["ended by itself"]);
@@ -106,7 +109,7 @@ fn a_further_connection_of_an_adapted_program_is_told_as_it_is() {
     node.execute("proxy", 7, "back, in, B");
     let Some(Effect::ToManager(request)) = node.0.handle(Event::ManagerUp).pop() else { panic!("registers") };
     node.manager(&format!(
-        "type: initiation_response ~ message_id: {} ~ status: 200",
+        "type: initiation_response ~ message_id: {} ~ status: 200 ~ x_manager: m",
         request.message.message_id()
     ));
     let mut report = SessionReport::between(7, 9, "10.0.0.2:54009".parse().expect("an address"));
@@ -147,6 +150,8 @@ fn a_successor_tells_sessions_of_native_instances_too() {
         let mut report = SessionReport::between(7, 9, "10.0.0.2:54009".parse().expect("an address"));
         report.source = "10.0.0.1:40001".parse().expect("an address");
         node.0.handle(Event::Adopted(start, true, vec![report], Vec::new()));
+        node.0.message_id();
+        node.0.take_effects();
         let told = node.register();
         assert_eq!(lines(&told, "x_live_complete").len(), complete, "{description}");
         sessions = lines(&told, "x_live");

@@ -192,3 +192,51 @@ fn one_event_begins_a_bounded_number_of_starts() {
     cluster.pass(5);
     assert_eq!(cluster.executions(), 101);
 }
+
+/// Its process is still there, with its ports and its data.
+#[test]
+fn an_instance_that_says_it_ends_counts_until_its_agent_says_that_it_is_gone() {
+    for is_asked in [true, false] {
+        let (mut cluster, gate) = Cluster::running();
+        let info = format!(
+            "type: service_instance_termination_info ~ message_id: 9 ~ service_name: gate ~ service_instance_id: {gate} ~ service_instance_network_address: 10.0.0.1"
+        );
+        cluster.sent.clear();
+        if is_asked {
+            cluster.handle(Event::Command(1, Command::StopInstance(gate)));
+            let [(_, request)] = &cluster.sent[..] else { panic!("{:?}", cluster.sent) };
+            let id = request.message.message_id();
+            cluster.message(
+                1,
+                &format!(
+                    "type: graceful_shutdown_response ~ message_id: {id} ~ status: 200 ~ x_exiting: yes"
+                ),
+            );
+        } else {
+            cluster.message(1, &format!("{info} ~ x_exiting: yes"));
+        }
+        let ended =
+            |cluster: &Cluster| cluster.core.instance(gate.0).map(|i| i.state) == Some(InstanceState::Ended);
+        assert!(!ended(&cluster), "asked: {is_asked}");
+        cluster.message(1, &format!("{info} ~ x_reason: exit status 0"));
+        assert!(ended(&cluster), "asked: {is_asked}");
+    }
+}
+
+/// G10: an agent that answers none of it is not asked for ever.
+#[test]
+fn what_should_not_run_is_asked_to_end_three_times_at_most() {
+    let (mut cluster, gate) = Cluster::running();
+    cluster.handle(Event::Lost(Connection(1)));
+    let agent = "agent_network_address: 10.0.0.1";
+    cluster.message(2, &format!("type: initiation_request ~ message_id: 1 ~ {agent} ~ service_repository: (gate, store) ~ x_running: gate, {gate}, http=8080 & store, 77, api=54009"));
+    for _ in 0..20 {
+        cluster.pass(5_000);
+        cluster.message(
+            2,
+            &format!("type: agent_health_control_response ~ message_id: 7 ~ {agent} ~ status: 200"),
+        );
+    }
+    let is_asked = |envelope: &ssmmp::Envelope| matches!(&envelope.message, Message::HardShutdownRequest(r) if r.service_instance_id == InstanceId(77));
+    assert_eq!(cluster.sent.iter().filter(|(_, envelope)| is_asked(envelope)).count(), 3);
+}
