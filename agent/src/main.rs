@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use patchbay_agent::detach::{self, Detach};
+use patchbay_agent::log_lines;
 use patchbay_agent::output;
 use patchbay_agent::probe::{self, Probe};
 use patchbay_agent::profile_table::{self, ProfileTable};
@@ -121,7 +122,7 @@ fn start_logging(format: LogFormat) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match format {
-        LogFormat::Text => builder.init(),
+        LogFormat::Text => builder.fmt_fields(log_lines::fields()).init(),
         LogFormat::Json => builder.json().init(),
     }
 }

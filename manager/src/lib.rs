@@ -5,6 +5,7 @@ pub mod core;
 pub mod dns;
 pub mod graph;
 pub mod http;
+pub mod log_lines;
 pub mod maintenance;
 pub mod managers_file;
 pub mod metrics;

@@ -17,7 +17,7 @@ use patchbay_manager::http::socket::Socket;
 use patchbay_manager::http::tokens::Tokens;
 use patchbay_manager::maintenance::Task;
 use patchbay_manager::store::{Fsync, History, Kept, Store};
-use patchbay_manager::{http, managers_file, server, shell};
+use patchbay_manager::{http, log_lines, managers_file, server, shell};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -161,7 +161,7 @@ fn start_logging(format: &LogFormat) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match format {
-        LogFormat::Text => builder.init(),
+        LogFormat::Text => builder.fmt_fields(log_lines::fields()).init(),
         LogFormat::Json => builder.json().init(),
     }
 }
