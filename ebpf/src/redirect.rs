@@ -130,6 +130,10 @@ fn judge(session: &mut Session, socket: u64, from_source: bool) -> u32 {
     direction.window_messages = 0;
     direction.window_bytes = 0;
     direction.window_tcp = 0;
+    if session.entry == entry::SETTLING {
+        // It goes over TCP for another reason.
+        return 0;
+    }
     direction.outrun = if u64::from(tcp) * MIXED_PART < bytes { 0 } else { direction.outrun + 1 };
     let is_small = bytes < u64::from(WINDOW_MESSAGES) * SMALL_BYTES;
     if answers < STREAM_ANSWERS && is_small && kernel::merges_writes(socket) {
