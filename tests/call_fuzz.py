@@ -23,6 +23,10 @@ STEPS = 14
 MOST_UNREAD = 12_000
 # Differences after which nothing more is looked for: each takes a while to be reduced.
 MOST_FOUND = 5
+# TCP_ESTABLISHED and TCP_CLOSE_WAIT.
+SENDING_STATES = [1, 8]
+# Python's own file calls splice, and these programs do not.
+ALLOWED = {"auto": ["--allow", "splice"]}
 # Programs in one run.
 BATCH = 200
 # Values besides the table's: off, and a reset at the close.
@@ -45,7 +49,7 @@ def generate(seed):
         kind = choose.choices(["send", "receive", "set", "get", "ioctl", "poll", "call", "shut", "close", "pause"],
                               [8, 8, 4, 2, 1, 4, 3, 1.5, 0.7, 0.5])[0]
         if kind == "send":
-            steps.append([end, kind, choose.choice([1, 5, 700, 3000]), flags(choose, SEND_FLAGS)])
+            steps.append([end, kind, choose.choice([0, 1, 5, 700, 3000]), flags(choose, SEND_FLAGS)])
         elif kind == "receive":
             steps.append([end, kind, choose.choice([1, 4, 900, 20000]), flags(choose, RECEIVE_FLAGS)])
         elif kind == "set":
@@ -99,6 +103,9 @@ class Run:
             length, flag = what
             if length > room:
                 return "full"
+            # After the end a send of nothing is a row of its own.
+            if not length and own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] not in SENDING_STATES:
+                return "ended"
             data = self.bytes(length)
             sent = LIBC.send(own.fileno(), data, length, flag | socket.MSG_NOSIGNAL)
             self.unread[1 - end] += max(sent, 0)
@@ -199,7 +206,7 @@ def run_under(agent, mode, programs):
         report = os.path.join(state, "report.json")
         done = subprocess.run(
             ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"', agent, "exec", "--quiet", "--mode",
-             mode, "--state-dir", state, "--report", report, "--", sys.executable, __file__, "run"],
+             mode, "--state-dir", state, "--report", report, *ALLOWED.get(mode, []), "--", sys.executable, __file__, "run"],
             input=json.dumps(programs), stdout=subprocess.PIPE, text=True, check=True)
         ports = json.load(open(report))["ports"].values()
         return json.loads(done.stdout), sum(port["kernel_bytes"] for port in ports)
@@ -241,7 +248,7 @@ def compare(agent, seed, count, mode):
             if found >= MOST_FOUND:
                 return 1
     print(f"{count} programs from seed {seed}, {redirected} bytes redirected, {found} differences")
-    return 1 if found or (mode == "always" and not redirected) else 0
+    return 1 if found or not redirected else 0
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ SECOND = struct.pack("ll", 1, 0)
 # Level and number, and a value of each kind that programs use.
 SET = {
     (1, 2): ON, (1, 6): ON, (1, 7): struct.pack("i", 65536), (1, 8): struct.pack("i", 65536), (1, 9): ON,
-    (1, 13): struct.pack("ii", 1, 2), (1, 15): ON, (1, 20): SECOND, (1, 21): SECOND, (1, 66): SECOND, (1, 67): SECOND,
-    (0, 1): struct.pack("i", 8), (0, 2): struct.pack("i", 64), (0, 11): ON, (0, 24): ON,
+    (1, 10): ON, (1, 12): struct.pack("i", 4), (1, 13): struct.pack("ii", 1, 2), (1, 15): ON, (1, 20): SECOND, (1, 21): SECOND, (1, 66): SECOND, (1, 67): SECOND,
+    (0, 1): struct.pack("i", 8), (0, 2): struct.pack("i", 64), (0, 11): ON, (0, 15): ON, (0, 24): ON,
     (6, 1): ON, (6, 2): struct.pack("i", 536), (6, 3): ON, (6, 4): struct.pack("i", 60), (6, 5): struct.pack("i", 10),
     (6, 6): struct.pack("i", 3), (6, 7): struct.pack("i", 2), (6, 8): struct.pack("i", 5), (6, 9): struct.pack("i", 1),
     (6, 12): ON, (6, 13): b"reno", (6, 18): struct.pack("i", 5000), (6, 23): struct.pack("i", 5),
     (6, 25): struct.pack("i", 16384),
-    (41, 26): ON, (41, 67): struct.pack("i", 8),
+    (41, 16): struct.pack("i", 64), (41, 25): ON, (41, 26): ON, (41, 67): struct.pack("i", 8), (41, 78): ON,
 }
 # Those that are only asked for; what differs from socket to socket is compared by its length.
 GET = [(1, 3), (1, 4), (1, 30), (1, 38), (1, 39), (1, 57), (0, 80), (41, 80), (6, 11)]

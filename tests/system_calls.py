@@ -2,6 +2,7 @@
 on, the results must be equal, except for what system_calls.rs lists."""
 import errno
 import json
+import os
 import select
 import socket
 import struct
@@ -208,6 +209,25 @@ def receive_nothing():
     return errno.errorcode[ctypes.get_errno()] if got < 0 else got
 
 
+def send_nothing():
+    """Before the end, also after the other one's: by every call, with bytes unread, between others."""
+    a, b = pair()
+    empty = [lambda end: end.send(b""), lambda end: os.write(end.fileno(), b""), lambda end: os.writev(end.fileno(), [b""]),
+             lambda end: end.sendmsg([b"", b""])]
+    seen = [outcome(lambda: send(a)) for send in empty]
+    for send in empty:
+        a.sendall(b"x")
+        seen.append(outcome(lambda: send(a)))
+    time.sleep(WAIT)
+    seen.append(b.recv(9).decode())
+    b.shutdown(socket.SHUT_WR)
+    time.sleep(WAIT)
+    seen += [outcome(lambda: send(a)) for send in empty]
+    a.sendall(b"after")
+    time.sleep(WAIT)
+    return seen + [b.recv(9).decode(), outcome(lambda: a.recv(9).decode())]
+
+
 def send_nothing_after_the_end():
     a, b = pair()
     a.shutdown(socket.SHUT_WR)
@@ -302,6 +322,16 @@ def zero_copy():
     time.sleep(WAIT)
     completed = outcome(lambda: len(a.recvmsg(64, 128, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)[1]))
     return [got, completed]
+
+
+def time_stamps():
+    """When a message was sent, as latency tools ask (SO_TIMESTAMPING: TX_SOFTWARE, SOFTWARE, OPT_ID)."""
+    a, b = pair()
+    a.setsockopt(socket.SOL_SOCKET, 37, 2 | 16 | 128)
+    a.sendall(b"hello")
+    poll = select.poll()
+    poll.register(a, 0)
+    return [bool(poll.poll(1000)), b.recv(9).decode()]
 
 
 def queue_size():
@@ -485,10 +515,11 @@ def sendfile():
 
 TABLE = [echo, echo_v6, pieces_join, short_buffer, peek, peek_twice_grows, nothing_to_read, receive_timeout,
          end_after_data, half_close_waits_in_poll, half_close_waits_in_read, reset_in_poll, reset_in_read, signal_in_read,
-         peek_offset, thrown_away, receive_nothing, send_nothing_after_the_end, shut_end_gets_more, error_told_by_send,
+         peek_offset, thrown_away, receive_nothing, send_nothing,
+         send_nothing_after_the_end, shut_end_gets_more, error_told_by_send,
          write_after_close, close_with_unread, unread_size, wait_all, minimum, urgent, splice, poll_states,
          edge_events, scatter_gather, zero_length, truncated, stops_a_fast_sender, send_timeout, names,
-         reuse_after_dup, concurrent_reader_and_writer, sendfile, zero_copy, queue_size,
+         reuse_after_dup, concurrent_reader_and_writer, sendfile, zero_copy, time_stamps, queue_size,
          unsent_size, more, cork, tcp_info_bytes]
 rows = {row.__name__: row for row in TABLE} | ROWS
 print(json.dumps({name: outcome(row) for name, row in rows.items()}))

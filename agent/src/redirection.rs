@@ -9,7 +9,7 @@ use ssmmp::{Address, Envelope, InstanceId, MessageId};
 use tracing::{debug, info, warn};
 
 use crate::core::{Declare, Event, Redirects};
-use crate::datapath::{Datapath, Declaration, Options, SessionEvent, SessionReport};
+use crate::datapath::{Datapath, Declaration, Options, SessionEvent, SessionReport, Watch};
 use crate::declared::{Declared, Pair};
 use crate::instance_listener::Directory;
 use crate::probe::Matrix;
@@ -36,6 +36,8 @@ pub struct Redirection {
     /// Declarations whose programs are observed: until something is known of them, and as long as they are
     /// redirected.
     observed: BTreeSet<(InstanceId, SocketAddr)>,
+    /// Declarations whose sessions are redirected whatever is seen: options that only TCP has take them back all the same.
+    always: BTreeSet<(InstanceId, SocketAddr)>,
     /// Those of them that nothing is known of yet.
     learning: BTreeSet<(InstanceId, SocketAddr)>,
     observes: bool,
@@ -55,7 +57,8 @@ impl Redirection {
         match Datapath::load(options) {
             Ok(mut datapath) => {
                 // Tried once now, so that a kernel that can't is known from the start.
-                let observes = datapath.observe(true).and_then(|()| datapath.observe(false));
+                let observes =
+                    datapath.observe(Watch::Everything).and_then(|()| datapath.observe(Watch::Nothing));
                 if let Err(missing) = &observes {
                     warn!("only programs tested for it are redirected: {missing}");
                 }
@@ -115,6 +118,7 @@ impl Redirection {
             kind,
             declared: Declared::default(),
             observed: BTreeSet::new(),
+            always: BTreeSet::new(),
             learning: BTreeSet::new(),
             observes: false,
             reports: Reports::default(),
@@ -186,8 +190,13 @@ impl Redirection {
                 self.declared.insert(declared);
                 if declare.observe {
                     self.observed.insert((declare.source, declare.at));
-                    self.set_observing();
                 }
+                let declared = (declare.source, declare.at);
+                match declare.always {
+                    true => self.always.insert(declared),
+                    false => self.always.remove(&declared),
+                };
+                self.set_observing();
                 self.let_in(declare.source, declare.at, redirect);
             }
             Err(error) => warn!("a session stays on TCP: {error}"),
@@ -255,6 +264,7 @@ impl Redirection {
     pub fn withdraw(&mut self, id: InstanceId) {
         for Pair { source, source_cgroup: cgroup, at, .. } in self.declared.take(id) {
             self.observed.remove(&(source, at));
+            self.always.remove(&(source, at));
             self.learning.remove(&(source, at));
             if let Some(waiting) = &mut self.untested {
                 waiting.remove(&(source, at));
@@ -274,10 +284,14 @@ impl Redirection {
     /// Observes programs while there is one to learn about, or one that is redirected and could do something new.
     fn set_observing(&mut self) {
         let Kind::Kernel(datapath) = &mut self.kind else { return };
-        let wanted = !self.observed.is_empty();
-        if wanted != datapath.is_observing() {
+        let wanted = match (self.observed.is_empty(), self.always.is_empty()) {
+            (false, _) => Watch::Everything,
+            (true, false) => Watch::Options,
+            (true, true) => Watch::Nothing,
+        };
+        if wanted != datapath.watch() {
             match datapath.observe(wanted) {
-                Ok(()) => debug!(on = wanted, "observing programs' habits"),
+                Ok(()) => debug!(?wanted, "observing programs' habits"),
                 Err(error) => warn!("{error}"),
             }
         }
@@ -286,7 +300,9 @@ impl Redirection {
     /// What was seen so far of sessions that are observed.
     pub fn observed(&self) -> Vec<SessionReport> {
         match &self.kind {
-            Kind::Kernel(datapath) if datapath.is_observing() => datapath.sessions().unwrap_or_default(),
+            Kind::Kernel(datapath) if datapath.watch() == Watch::Everything => {
+                datapath.sessions().unwrap_or_default()
+            }
             _ => Vec::new(),
         }
     }

@@ -43,7 +43,7 @@ pub mod manner {
     pub const RING: u64 = 4;
     /// Receives no byte, because it asks for none.
     pub const EMPTY: u64 = 5;
-    /// Sends no byte.
+    /// Sends no byte after its end, or after a reset.
     pub const NOTHING_SENT: u64 = 6;
 }
 
@@ -125,13 +125,16 @@ pub const FIONREAD: u32 = 0x541b;
 
 /// Options that may be set: level and number, on every architecture but those with numbers of their own
 /// (Alpha, MIPS, PA-RISC, SPARC), where Patchbay does not run.
-pub const SET_LISTED: [(u32, u32); 31] = [
-    // SO_REUSEADDR, SO_BROADCAST, SO_SNDBUF, SO_RCVBUF, SO_KEEPALIVE, SO_LINGER, SO_REUSEPORT
+pub const SET_LISTED: [(u32, u32); 37] = [
+    // SO_REUSEADDR, SO_BROADCAST, SO_SNDBUF, SO_RCVBUF, SO_KEEPALIVE, SO_OOBINLINE, SO_PRIORITY, SO_LINGER,
+    // SO_REUSEPORT
     (SOL_SOCKET, 2),
     (SOL_SOCKET, 6),
     (SOL_SOCKET, 7),
     (SOL_SOCKET, 8),
     (SOL_SOCKET, 9),
+    (SOL_SOCKET, 10),
+    (SOL_SOCKET, 12),
     (SOL_SOCKET, 13),
     (SOL_SOCKET, 15),
     // SO_RCVTIMEO, SO_SNDTIMEO in both forms
@@ -139,10 +142,11 @@ pub const SET_LISTED: [(u32, u32); 31] = [
     (SOL_SOCKET, 21),
     (SOL_SOCKET, 66),
     (SOL_SOCKET, 67),
-    // IP_TOS, IP_TTL, IP_RECVERR, IP_BIND_ADDRESS_NO_PORT
+    // IP_TOS, IP_TTL, IP_RECVERR, IP_FREEBIND, IP_BIND_ADDRESS_NO_PORT
     (IPPROTO_IP, 1),
     (IPPROTO_IP, 2),
     (IPPROTO_IP, 11),
+    (IPPROTO_IP, 15),
     (IPPROTO_IP, 24),
     // TCP_NODELAY, TCP_MAXSEG, TCP_CORK, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_SYNCNT, TCP_LINGER2,
     // TCP_DEFER_ACCEPT, TCP_QUICKACK, TCP_CONGESTION, TCP_USER_TIMEOUT, TCP_FASTOPEN, TCP_NOTSENT_LOWAT
@@ -160,9 +164,12 @@ pub const SET_LISTED: [(u32, u32); 31] = [
     (IPPROTO_TCP, 18),
     (IPPROTO_TCP, 23),
     (IPPROTO_TCP, 25),
-    // IPV6_V6ONLY, IPV6_TCLASS
+    // IPV6_UNICAST_HOPS, IPV6_RECVERR, IPV6_V6ONLY, IPV6_TCLASS, IPV6_FREEBIND
+    (IPPROTO_IPV6, 16),
+    (IPPROTO_IPV6, 25),
     (IPPROTO_IPV6, 26),
     (IPPROTO_IPV6, 67),
+    (IPPROTO_IPV6, 78),
 ];
 
 /// Options that may be asked for besides those that may be set.
@@ -179,6 +186,22 @@ pub const GET_LISTED: [(u32, u32); 9] = [
     (IPPROTO_IPV6, 80),
     // TCP_INFO
     (IPPROTO_TCP, 11),
+];
+
+/// Options, by level and number, whose effect only TCP's own sockets have, from the moment they are set: SO_ATTACH_FILTER,
+/// SO_TIMESTAMP, SO_TIMESTAMPNS and SO_TIMESTAMPING in both forms, SO_PEEK_OFF, SO_ATTACH_BPF, SO_TXTIME, TCP_ULP.
+const SET_FOR_TCP: [(u32, u32); 11] = [
+    (SOL_SOCKET, SO_ATTACH_FILTER),
+    (SOL_SOCKET, 29),
+    (SOL_SOCKET, 63),
+    (SOL_SOCKET, 35),
+    (SOL_SOCKET, 64),
+    (SOL_SOCKET, SO_TIMESTAMPING),
+    (SOL_SOCKET, 65),
+    (SOL_SOCKET, SO_PEEK_OFF),
+    (SOL_SOCKET, 50),
+    (SOL_SOCKET, 61),
+    (IPPROTO_TCP, TCP_ULP),
 ];
 
 /// Options that may be set and not asked for: TCP_NOTSENT_LOWAT, which the data path sets itself.
@@ -284,6 +307,14 @@ impl Habit {
     /// What exactly, by its kind.
     pub const fn detail(self) -> u64 {
         self.0 & (u64::MAX >> 8)
+    }
+
+    /// Whether it takes a session back to TCP even where a person wants redirection whatever is seen: what it asks for
+    /// comes later, and TCP alone gives it.
+    #[inline(always)]
+    pub const fn needs_tcp(self) -> bool {
+        let (level, option) = ((self.detail() >> 16) as u32, (self.detail() & 0xffff) as u32);
+        self.kind() == kind::SET_OPTION && has(&SET_FOR_TCP, level, option)
     }
 
     /// Whether it can harm, where the self-test found some of [`tried`] harmless on this kernel.

@@ -342,6 +342,9 @@ pub mod event {
     /// An end was closed while redirected bytes were unread; the event's cause is 0 for the source, 1 for the
     /// destination.
     pub const UNREAD: u32 = 5;
+    /// An end splices out of its socket, which would take bytes over TCP before redirected ones that are unread: the
+    /// connection can only be broken off.
+    pub const BREAK_OFF: u32 = 6;
 }
 
 /// What is counted of all sessions, by the number of the counter.

@@ -11,7 +11,7 @@ use crate::kernel::{
 /// Calls that the lists below have room for.
 const CALLS: usize = 8;
 /// No system call's number.
-const NONE: u32 = u32::MAX;
+pub const NONE: u32 = u32::MAX;
 /// `PF_IO_WORKER`, `PF_USER_WORKER` and `PF_KTHREAD`: tasks of the kernel, in no system call.
 const OF_THE_KERNEL: u32 = 0x10 | 0x4000 | 0x20_0000;
 /// `msghdr.msg_controllen`, the same on all architectures of 64 bits.
@@ -28,7 +28,7 @@ macro_rules! numbers {
 numbers! {
     /// Calls by which programs receive, `recvfrom` first, set by the agent for its architecture.
     CALLS_RECEIVING;
-    /// Calls by which programs send.
+    /// Calls by which programs send, first the two that tell the length in their third argument.
     CALLS_SENDING;
     /// Those of them with flags: `sendto` and `sendmmsg` in their fourth argument, `sendmsg` in its third.
     CALLS_WITH_FLAGS;
@@ -51,8 +51,9 @@ pub fn has(list: &'static [u32; CALLS], number: u32) -> bool {
 /// A system call and its arguments.
 #[derive(Clone, Copy)]
 pub struct Call {
-    /// Its number; `None` for a task of the kernel, as io_uring's workers are.
-    pub number: Option<u32>,
+    /// Its number; [`NONE`] for a task of the kernel, as io_uring's workers are. No `Option`: the kernel's check finds
+    /// the compiler looking at the number that is not there.
+    pub number: u32,
     registers: *const u8,
 }
 
@@ -68,11 +69,11 @@ impl Call {
         // SAFETY: the kernel has checked the places when it loaded the program.
         let flags: u32 = unsafe { read(task.cast_const(), task_flags_offset()) };
         if flags & OF_THE_KERNEL != 0 {
-            return Self { number: None, registers };
+            return Self { number: NONE, registers };
         }
         // SAFETY: as above.
         let number = unsafe { read(registers, call_number_offset()) };
-        Self { number: Some(number), registers }
+        Self { number, registers }
     }
 
     /// Whether it is a call that asks for no byte.
@@ -81,17 +82,33 @@ impl Call {
         // SAFETY: inside the array; volatile, because the agent replaces its values at load time.
         let receive = unsafe { core::ptr::read_volatile(&raw const CALLS_RECEIVING[0]) };
         // SAFETY: the kernel has checked the place when it loaded the program.
-        self.number == Some(receive) && unsafe { read::<u64>(self.registers, third_argument_offset()) } == 0
+        self.number == receive && unsafe { read::<u64>(self.registers, third_argument_offset()) } == 0
+    }
+
+    /// Whether it is a call that is seen to send no byte.
+    #[inline(always)]
+    pub fn is_empty_send(self) -> bool {
+        // SAFETY: inside the array; volatile, because the agent replaces its values at load time.
+        let (write, send) = unsafe {
+            (
+                core::ptr::read_volatile(&raw const CALLS_SENDING[0]),
+                core::ptr::read_volatile(&raw const CALLS_SENDING[1]),
+            )
+        };
+        if self.number != write && self.number != send {
+            return false;
+        }
+        // SAFETY: the kernel has checked the place when it loaded the program.
+        unsafe { read::<u64>(self.registers, third_argument_offset()) == 0 }
     }
 
     /// The flags of a sending call.
     #[inline(always)]
     pub fn send_flags(self) -> u32 {
-        let Some(number) = self.number else { return 0 };
-        if !has(&CALLS_WITH_FLAGS, number) {
+        if self.number == NONE || !has(&CALLS_WITH_FLAGS, self.number) {
             return 0;
         }
-        let at = if number == with_message() { third_argument_offset() } else { fourth_argument_offset() };
+        let at = if self.number == with_message() { third_argument_offset() } else { fourth_argument_offset() };
         // SAFETY: the kernel has checked the place when it loaded the program.
         unsafe { read(self.registers, at) }
     }
@@ -99,7 +116,7 @@ impl Call {
     /// Whether it is `sendmsg` with control data.
     #[inline(always)]
     pub fn has_control_data(self) -> bool {
-        if self.number != Some(with_message()) {
+        if self.number != with_message() {
             return false;
         }
         // SAFETY: as above; the second call checks the address itself.

@@ -11,7 +11,7 @@ use patchbay_ebpf_common::habit::{
 };
 use patchbay_ebpf_common::{Habit, Member, Reason, Session, event, mode, state};
 
-use crate::calls::{CALLS_RECEIVING, CALLS_SENDING, Call, argument, has};
+use crate::calls::{self, CALLS_RECEIVING, CALLS_SENDING, Call, argument, has};
 use crate::kernel;
 use crate::maps::{KNOWN_SESSIONS, MEMBERS, OPTIONS, SETTINGS, number_of, tell};
 use crate::socket::Socket;
@@ -41,10 +41,10 @@ pub fn received(socket: u64, result: i32, flags: u32) {
     if result <= 0 && (call.is_empty_receive() || (result == 0 && !Socket::at(socket).is_at_its_end())) {
         note(session, source, Habit::manner(manner::EMPTY));
     }
-    match call.number {
-        Some(number) if has(&CALLS_RECEIVING, number) => {}
-        Some(number) => note(session, source, Habit::call(number)),
-        None => note(session, source, Habit::manner(manner::RING)),
+    if call.number == calls::NONE {
+        note(session, source, Habit::manner(manner::RING));
+    } else if !has(&CALLS_RECEIVING, call.number) {
+        note(session, source, Habit::call(call.number));
     }
 }
 
@@ -55,13 +55,14 @@ pub fn sent(socket: u64, result: i32) {
     let source = member.side == 0;
     count_call(session, source);
     let call = Call::current();
-    match call.number {
-        Some(number) if has(&CALLS_SENDING, number) => {}
-        Some(number) => note(session, source, Habit::call(number)),
-        None => note(session, source, Habit::manner(manner::RING)),
+    if call.number == calls::NONE {
+        note(session, source, Habit::manner(manner::RING));
+    } else if !has(&CALLS_SENDING, call.number) {
+        note(session, source, Habit::call(call.number));
     }
     note(session, source, Habit::sent_with(call.send_flags()));
-    if result == 0 {
+    // Before that a send of no byte gives 0 over TCP too.
+    if result <= 0 && Socket::at(socket).has_stopped_sending() && (result == 0 || call.is_empty_send()) {
         note(session, source, Habit::manner(manner::NOTHING_SENT));
     }
     if call.has_control_data() {
@@ -94,9 +95,22 @@ pub fn getsockopt(ctx: &TracePointContext) {
 }
 
 /// `splice` begins: its first argument is where bytes come from.
+///
+/// It sees nothing of redirected bytes. Where some are unread it would wait for ever, or take bytes over TCP that come
+/// after them: then nothing more may go over TCP before the agent has broken the connection off.
 #[inline(always)]
 pub fn splice(ctx: &TracePointContext) {
-    on_descriptor(argument(ctx.as_ptr(), 0), this_call(ctx));
+    let Some(socket) = kernel::socket_of(argument(ctx.as_ptr(), 0) & 0xffff_ffff) else { return };
+    let Some((member, session)) = find(socket) else { return };
+    let (source, habit) = (member.side == 0, this_call(ctx));
+    let was_redirected = session.sent_by(!source).kernel_messages != 0;
+    let is_unread = Socket::at(socket).unread_redirected().is_some_and(|unread| unread != 0);
+    if session.state & state::LEFT == 0 && was_redirected && is_unread {
+        add(session.habits_of(source), habit);
+        tell(event::BREAK_OFF, 0, session);
+    } else {
+        note(session, source, habit);
+    }
 }
 
 /// `sendfile` begins: its second argument is where bytes come from.
@@ -271,7 +285,8 @@ fn add(noted: &mut [u64; NAMED], habit: Habit) -> bool {
     false
 }
 
-/// Notes a habit; one that can harm takes a session of mode `auto` back to TCP.
+/// Notes a habit; one that can harm takes a session of mode `auto` back to TCP, and of any mode one whose effect only
+/// TCP has.
 #[inline(always)]
 fn note(session: &mut Session, source: bool, habit: Habit) {
     if habit != Habit::NONE && add(session.habits_of(source), habit) {
@@ -300,7 +315,8 @@ pub fn weigh(session: &mut Session) {
 #[inline(never)]
 fn noted(session: &mut Session, habit: Habit) {
     let harmless = SETTINGS.get(0).map_or(0, |settings| settings.harmless);
-    if habit.harms(harmless) && session.mode == mode::AUTO && session.reason == 0 && session.leave == 0 {
+    let leaves = habit.needs_tcp() || (session.mode == mode::AUTO && habit.harms(harmless));
+    if leaves && session.reason == 0 && session.leave == 0 {
         session.leave = Reason::Habit as u32;
         session.about = habit.0;
     }

@@ -82,6 +82,14 @@ impl Socket {
         self.0.read::<u8>(shutdown_offset()).is_none_or(|shut| shut & RECEIVING != 0)
     }
 
+    /// Whether nothing more is to be sent: the program has said so, or the connection was reset.
+    #[inline(always)]
+    pub fn has_stopped_sending(self) -> bool {
+        /// `SEND_SHUTDOWN`
+        const SENDING: u8 = 2;
+        self.0.read::<u8>(shutdown_offset()).is_none_or(|shut| shut & SENDING != 0)
+    }
+
     /// The next sequence number that it will write.
     #[inline(always)]
     pub fn write_sequence(self) -> Option<u32> {

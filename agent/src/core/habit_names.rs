@@ -25,7 +25,7 @@ const FLAGS: [(u32, &str); 17] = [
 ];
 
 /// Options by level and number.
-const OPTIONS: [(u32, u32, &str); 84] = [
+const OPTIONS: [(u32, u32, &str); 88] = [
     (1, 1, "SO_DEBUG"),
     (1, 2, "SO_REUSEADDR"),
     (1, 3, "SO_TYPE"),
@@ -75,6 +75,7 @@ const OPTIONS: [(u32, u32, &str); 84] = [
     (0, 1, "IP_TOS"),
     (0, 2, "IP_TTL"),
     (0, 11, "IP_RECVERR"),
+    (0, 15, "IP_FREEBIND"),
     (0, 19, "IP_TRANSPARENT"),
     (0, 24, "IP_BIND_ADDRESS_NO_PORT"),
     (0, 80, "SO_ORIGINAL_DST"),
@@ -107,8 +108,11 @@ const OPTIONS: [(u32, u32, &str); 84] = [
     (6, 36, "TCP_INQ"),
     (6, 37, "TCP_TX_DELAY"),
     (6, 38, "TCP_AO_ADD_KEY"),
+    (41, 16, "IPV6_UNICAST_HOPS"),
+    (41, 25, "IPV6_RECVERR"),
     (41, 26, "IPV6_V6ONLY"),
     (41, 67, "IPV6_TCLASS"),
+    (41, 78, "IPV6_FREEBIND"),
     (41, 80, "SO_ORIGINAL_DST"),
 ];
 
@@ -166,7 +170,7 @@ pub fn name(habit: Habit) -> String {
         kind::MANNER if detail == manner::CONTROL_DATA => "sendmsg with control data".into(),
         kind::MANNER if detail == manner::RING => "io_uring".into(),
         kind::MANNER if detail == manner::EMPTY => "recv of 0 bytes".into(),
-        kind::MANNER if detail == manner::NOTHING_SENT => "send of 0 bytes".into(),
+        kind::MANNER if detail == manner::NOTHING_SENT => "send of 0 bytes after the end".into(),
         kind::COULD if detail == could::SPLICE => "splice (its files call it)".into(),
         kind::COULD if detail == could::UNREAD_SIZE => "ioctl FIONREAD (its files call it)".into(),
         other => format!("habit {other}.{detail}"),
@@ -197,8 +201,9 @@ pub fn advice(habit: Habit) -> &'static str {
         (kind::MANNER, manner::UNSEEN) => {
             "bytes were read by something that Patchbay does not see; it stays on TCP"
         }
-        (kind::COULD, _) => {
-            "it may never do it, but once redirected it could not be answered rightly; say `always` if it does not"
+        (kind::COULD, could::SPLICE) => {
+            "it may never do it, but once redirected it could not be answered rightly; if it never splices out of a \
+             socket, allow `splice`"
         }
         (kind::IOCTL, request) if request == u64::from(habit::FIONREAD) => {
             "the answer would leave out bytes that came over TCP; it stays on TCP"

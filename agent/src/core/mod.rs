@@ -3,6 +3,7 @@
 
 mod accepted;
 mod adapted;
+pub mod allowance;
 mod asked;
 mod closing;
 mod ending;

@@ -2,7 +2,7 @@
 
 use patchbay_ebpf_common::Reason;
 use ssmmp::{AgentHealthControlResponse, Envelope, Hop, InstanceId, Status};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::profiles::{Ends, Traffic};
 use super::{Core, Declare, Declared, Effect, Redirects, habit_names};
@@ -46,7 +46,7 @@ impl Core {
         if ended && report.sent.kernel_messages > 0 && report.leaving.is_none() {
             self.profiles.remember_traffic(&ends, None);
         }
-        let harmless = self.redirects.harmless;
+        let harmless = ends.allowed.besides(self.redirects.harmless);
         let both = [&ends.source, &ends.destination];
         let harmed = both.map(|end| self.profiles.harms(end, harmless));
         if !self.profiles.learn(&ends, report, ended) {
@@ -55,7 +55,10 @@ impl Core {
         for (end, harmed) in both.into_iter().zip(harmed) {
             if let (None, Some(habit)) = (harmed, self.profiles.harms(end, harmless)) {
                 let (uses, advice) = (habit_names::name(habit), habit_names::advice(habit));
-                info!(endpoint = %end, uses, advice, "it stays on TCP");
+                match ends.allowed.disproved_by(habit) {
+                    Some(said) => warn!(endpoint = %end, uses, "{said}, and does: it stays on TCP"),
+                    None => info!(endpoint = %end, uses, advice, "it stays on TCP"),
+                }
             }
         }
         self.decide_again();
@@ -63,9 +66,9 @@ impl Core {
 
     /// A session is on its way out of the map.
     pub(super) fn left(&mut self, report: &SessionReport) {
-        let Some(ends) = self.ends(report) else { return };
         let reason = report.leaving.map_or_else(|| "unknown".to_owned(), |reason| report.text(reason));
         info!(source = %report.source, destination = %report.destination, reason, "back to TCP");
+        let Some(ends) = self.ends(report) else { return };
         if report.leaving.is_some_and(Traffic::counts) {
             self.profiles.remember_traffic(&ends, report.leaving);
             self.decide_again();

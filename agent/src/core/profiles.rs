@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use patchbay_ebpf_common::{Habit, Reason};
 use serde::{Deserialize, Serialize};
 
+use super::allowance::Allowed;
 use super::habit_names;
 use crate::datapath::SessionReport;
 
@@ -206,6 +207,8 @@ pub struct Ends {
     pub destination: Endpoint,
     /// Whether each is known to be safe.
     pub tested: [bool; 2],
+    /// What a person vouches for at this connection.
+    pub allowed: Allowed,
 }
 
 impl Ends {
@@ -228,6 +231,7 @@ impl Profiles {
         if let Some(reason) = self.connections.get(&ends.connection()).and_then(|it| it.better_over_tcp()) {
             return Err(reason);
         }
+        let harmless = ends.allowed.besides(harmless);
         let of = |end: &Endpoint, tested| match (tested, self.endpoints.get(end)) {
             (true, _) => Ok(()),
             (false, Some(profile)) => profile.verdict(harmless),
@@ -242,6 +246,7 @@ impl Profiles {
 
     /// What the verdict is about, if it is [`Reason::Habit`].
     pub fn about(&self, ends: &Ends, harmless: u32) -> Habit {
+        let harmless = ends.allowed.besides(harmless);
         [(&ends.source, ends.tested[0]), (&ends.destination, ends.tested[1])]
             .into_iter()
             .filter(|(_, tested)| !tested)
@@ -363,12 +368,17 @@ impl Profiles {
 
 #[cfg(test)]
 mod tests {
-    use patchbay_ebpf_common::habit::{FIONREAD, tried};
+    use patchbay_ebpf_common::habit::{FIONREAD, could, tried};
 
     use super::*;
 
     fn ends(tested: [bool; 2]) -> Ends {
-        Ends { source: Endpoint::new(&"web", &"cache"), destination: Endpoint::new(&"redis", &"in"), tested }
+        Ends {
+            source: Endpoint::new(&"web", &"cache"),
+            destination: Endpoint::new(&"redis", &"in"),
+            tested,
+            allowed: Allowed::default(),
+        }
     }
 
     fn report(calls: [u32; 2], habits: [&[Habit]; 2]) -> SessionReport {
@@ -420,12 +430,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_person_vouches_for_counts_until_it_is_seen() {
+        let mut profiles = Profiles::default();
+        let plain = ends([false, false]);
+        let vouched = Ends { allowed: Allowed::from_words("splice"), ..plain.clone() };
+        let (could, does) = (Habit::could(could::SPLICE), Habit::call(libc::SYS_splice as u32));
+        profiles.learn(&plain, &report([ENOUGH_CALLS; 2], [&[could], &[]]), true);
+        assert_eq!(profiles.verdict(&plain, 0), Err(Reason::Habit));
+        assert_eq!(profiles.verdict(&vouched, 0), Ok(()));
+        assert_eq!(profiles.about(&vouched, 0), Habit::NONE);
+        profiles.learn(&vouched, &report([ENOUGH_CALLS; 2], [&[does], &[]]), false);
+        assert_eq!(profiles.verdict(&vouched, 0), Err(Reason::Habit));
+        assert_eq!(profiles.about(&vouched, 0), does);
+    }
+
+    #[test]
     fn what_is_kept_is_bounded_and_the_longest_unused_goes() {
         let mut profiles = Profiles::default();
         let ends = |number: usize| Ends {
             source: Endpoint::of_program("app", &format!("p{number}"), false, "any"),
             destination: Endpoint::of_program("app", "server", true, "80"),
-            tested: [false, false],
+            ..self::ends([false, false])
         };
         for number in 0..2 * MAX_ENDPOINTS {
             let mut seen = report([1, 1], [&[], &[]]);

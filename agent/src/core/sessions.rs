@@ -9,6 +9,7 @@ use ssmmp::{
     SourceServiceSessionCloseInfo, Status,
 };
 
+use super::allowance::Allowed;
 use super::asked::Asked;
 use super::profiles::{Endpoint, Ends};
 use super::{Core, Declare, Effect, Live, resync};
@@ -185,7 +186,8 @@ impl Core {
                 at,
                 over: false,
             });
-            let ends = self.ends_of(source, &asked_plug, &response);
+            let allowed = Allowed::from_words(envelope.extension("x_allow").unwrap_or_default());
+            let ends = Ends { allowed, ..self.ends_of(source, &asked_plug, &response) };
             let declare = Declare {
                 source,
                 destination: response.dest_service_instance_id,
@@ -233,6 +235,7 @@ impl Core {
                 &response.dest_socket_name,
             ),
             tested: [tested(source), tested(destination)],
+            allowed: Allowed::default(),
         }
     }
 

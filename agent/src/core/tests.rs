@@ -10,6 +10,7 @@ use ssmmp::{Address, Envelope, InstanceId, Message, Status};
 
 use super::profiles::{ENOUGH_CALLS, Profiles};
 use super::{Core, Effect, Event, Redirects};
+use crate::datapath::habit::could;
 use crate::datapath::{Habit, Reason, SessionReport};
 use crate::repository::parse;
 
@@ -360,6 +361,24 @@ fn a_program_is_redirected_once_its_habits_are_known() {
     assert!(matches!(&effects[..], [Effect::Keep, Effect::Declare(d)] if d.redirect == Err(Reason::Habit)));
     assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "auto")), Err(Reason::Habit));
     assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "always")), Ok(()));
+}
+
+#[test]
+fn what_the_graph_allows_is_decided_by_what_is_seen() {
+    let mut node = Node::running(&[("A", 7), ("redis", 8)]);
+    let mut report = SessionReport::between(7, 8, "10.0.0.1:54009".parse().expect("an address"));
+    report.calls = [0, ENOUGH_CALLS];
+    report.examined = [true, true];
+    report.habits[1].push(Habit::could(could::SPLICE));
+    node.session(8, "10.0.0.1", "auto ~ x_allow: splice");
+    let effects = node.0.handle(Event::Observed(vec![report.clone()]));
+    assert!(matches!(&effects[..], [Effect::Keep, Effect::Declare(d)] if d.redirect.is_ok()), "{effects:?}");
+    assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "auto")), Err(Reason::Habit));
+    assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "auto ~ x_allow: teleport")), Err(Reason::Habit));
+    assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "auto ~ x_allow: splice")), Ok(()));
+    report.habits[1].push(Habit::call(libc::SYS_splice as u32));
+    node.0.handle(Event::Habit(report));
+    assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "auto ~ x_allow: splice")), Err(Reason::Habit));
 }
 
 #[test]

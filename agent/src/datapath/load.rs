@@ -58,10 +58,10 @@ impl Datapath {
             middle_boxes: MiddleBoxes::default(),
             earlier,
             found: VecDeque::new(),
-            observing: None,
+            observing: super::observing::Observing::default(),
             examiner: Examiner::new().map_err(|error| Unavailable(format!("no thread: {error}")))?,
             redirects: true,
-            watch: 0,
+            watched: 0,
             programs,
             _link: link,
         };

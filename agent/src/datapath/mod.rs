@@ -42,6 +42,7 @@ use aya::programs::links::FdLink;
 pub use bpf_fs::{BpfFolder, existing as existing_bpf_folders, folder as bpf_folder};
 pub use cgroup::{cgroup_id, cgroup2_mount, is_gone, members, own_cgroup, pinned_places};
 pub use earlier::is_pinned;
+pub use observing::Watch;
 pub use offsets::{RECEIVING_CALLS, SENDING_CALLS};
 use patchbay_ebpf_common as common;
 pub use patchbay_ebpf_common::{Habit, Program, Reason, habit};
@@ -181,12 +182,12 @@ pub struct Datapath {
     earlier: Vec<earlier::Earlier>,
     /// What was found in the records, to be told.
     found: VecDeque<SessionEvent>,
-    observing: Option<observing::Observing>,
+    observing: observing::Observing,
     examiner: examining::Examiner,
     /// Whether messages are redirected now.
     redirects: bool,
     /// [`common::Settings::watch`]
-    watch: u32,
+    watched: u32,
     programs: Ebpf,
     // Keeps the link alive.
     _link: Option<FdLink>,
@@ -299,7 +300,7 @@ impl Datapath {
             scope_refusal: scope.map_or(0, |scope| scope.refusal.map_or(0, |reason| reason as u32)),
             scope_mode: scope.map_or(0, |scope| scope.mode()),
             harmless: self.options.harmless,
-            watch: self.watch,
+            watch: self.watched,
             chosen_ports: scope::chosen_ports(),
             processes: examining::namespace(),
         };
@@ -432,6 +433,9 @@ fn next_in(ring: &mut RingBuf<MapData>, leaving: &mut leaving::Leaving) -> Optio
         if let Some(event) = event.filter(|event| event.kind == common::event::UNREAD) {
             unread::reset(&event.session, event.cause == 0);
             continue;
+        }
+        if let Some(event) = event.filter(|event| event.kind == common::event::BREAK_OFF) {
+            unread::break_off(&event.session);
         }
         if let Some(event) = event.as_ref().and_then(SessionEvent::read) {
             let ended = matches!(event, SessionEvent::Closed(..));

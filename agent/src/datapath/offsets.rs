@@ -173,11 +173,12 @@ fn system_calls() -> [(&'static str, [u32; CALLS]); 3] {
 /// Calls by which programs may receive; the first must be `recvfrom`.
 pub const RECEIVING_CALLS: [libc::c_long; 5] =
     [libc::SYS_recvfrom, libc::SYS_read, libc::SYS_readv, libc::SYS_recvmsg, libc::SYS_recvmmsg];
-/// Calls by which programs may send; the last two take bytes from a file or a pipe.
+/// Calls by which programs may send; the first two must be `write` and `sendto`, the last two take bytes from a file or a
+/// pipe.
 pub const SENDING_CALLS: [libc::c_long; 7] = [
     libc::SYS_write,
-    libc::SYS_writev,
     libc::SYS_sendto,
+    libc::SYS_writev,
     libc::SYS_sendmsg,
     libc::SYS_sendmmsg,
     libc::SYS_sendfile,

@@ -147,7 +147,7 @@ impl SessionEvent {
         match event.kind {
             common::event::ESTABLISHED => Some(Self::Established(report)),
             common::event::CLOSED => Some(Self::Closed(report, Cause::read(event.cause))),
-            common::event::HABIT => Some(Self::Habit(report)),
+            common::event::HABIT | common::event::BREAK_OFF => Some(Self::Habit(report)),
             common::event::LEAVING => Some(Self::Leaving(report)),
             _ => None,
         }

@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
-use crate::datapath::{Datapath, Options, Scope, cgroup2_mount};
+use crate::datapath::{Datapath, Options, Scope, Watch, cgroup2_mount};
 use crate::own_cgroup::{self, OwnCgroup};
 use crate::processes::{enter_cgroup, remove_cgroup};
 use crate::{require_root, show};
@@ -132,7 +132,8 @@ async fn try_in(cgroup: &OwnCgroup) -> Result<Matrix> {
     let scope = Some(Scope { always: true, refusal: None });
     let options = Options { scope, sessions_limit: 64, ..Options::new(cgroup.path.clone()) };
     let mut datapath = Datapath::load(&options)?;
-    let observes = datapath.observe(true).and_then(|()| datapath.observe(false)).is_ok();
+    let observes =
+        datapath.observe(Watch::Everything).and_then(|()| datapath.observe(Watch::Nothing)).is_ok();
     let mut command = Command::new(own_program());
     command.arg("probe-peer").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     enter_cgroup(&mut command, cgroup.entrance()?);

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::core::allowance::Allowed;
 use crate::core::profiles::{Endpoint, Ends, Profiles};
 use crate::datapath::{Datapath, Error, Habit, Reason, SessionReport, Source, fixed_port};
 
@@ -25,6 +26,8 @@ struct Told {
 pub struct Decisions {
     /// Names the profiles of this scope.
     scope: String,
+    /// What is vouched for of all its programs.
+    pub allowed: Allowed,
     programs: Programs,
     told: BTreeMap<Source, Told>,
     /// Ends that were seen in this run.
@@ -33,7 +36,7 @@ pub struct Decisions {
 
 impl Decisions {
     /// Programs that were learned about earlier, and are still the same, are decided before they connect.
-    pub fn new(scope: String, profiles: &Profiles) -> Self {
+    pub fn new(scope: String, allowed: Allowed, profiles: &Profiles) -> Self {
         let known = profiles.endpoints.keys().filter_map(|end| {
             let (_, program, accepts, port) = end.parts().filter(|(of, ..)| *of == scope)?;
             let port = if port == ANY { None } else { Some(port.parse().ok()?) };
@@ -41,7 +44,7 @@ impl Decisions {
             Some((source, Told { end: end.clone(), verdict: None }))
         });
         let told = known.take(MAX_SOURCES).collect();
-        Self { scope, programs: Programs::default(), told, used: BTreeSet::new() }
+        Self { scope, allowed, programs: Programs::default(), told, used: BTreeSet::new() }
     }
 
     /// The ends of a session; one that can't be told from others counts as tested, which learns nothing.
@@ -56,7 +59,13 @@ impl Decisions {
         let [source, destination] = [end(0), end(1)];
         let tested = [source.is_none(), destination.is_none()];
         let unknown = |end: Option<Endpoint>| end.unwrap_or_else(|| Endpoint::new(&self.scope, &"?"));
-        (Ends { source: unknown(source), destination: unknown(destination), tested }, changed)
+        let ends = Ends {
+            source: unknown(source),
+            destination: unknown(destination),
+            tested,
+            allowed: self.allowed,
+        };
+        (ends, changed)
     }
 
     fn end(
@@ -94,7 +103,7 @@ impl Decisions {
     /// The kernel refused.
     pub fn tell(&mut self, datapath: &mut Datapath, profiles: &Profiles) -> Result<(), Error> {
         for (source, told) in &mut self.told {
-            let mut verdict = profiles.verdict_of(&told.end, 0);
+            let mut verdict = profiles.verdict_of(&told.end, self.allowed.besides(0));
             if let (Ok(()), false, Some(reason)) =
                 (verdict.0, source.accepts, profiles.better_over_tcp(&told.end))
             {

@@ -13,6 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Mode, Runner, STATE, base_name};
+use crate::core::allowance::Allowance;
 use crate::datapath::{DEFAULT_IN_FLIGHT_BYTES, Options};
 use crate::own_cgroup::{self, OwnCgroup};
 use crate::processes::enter_cgroup;
@@ -36,6 +37,10 @@ pub struct Exec {
     /// The same as --mode off
     #[arg(long, conflicts_with = "mode")]
     off: bool,
+    /// With --mode auto, let programs do what their files could, because they are known not to; one that is seen to do it
+    /// goes back to TCP for good
+    #[arg(long, value_enum, value_name = "HABIT")]
+    allow: Vec<Allowance>,
     /// Also write what went which way as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -82,7 +87,8 @@ pub async fn run(exec: &Exec) -> Result<ExitCode> {
 async fn run_in(exec: &Exec, cgroup: &OwnCgroup) -> Result<ExitStatus> {
     let (program, arguments) = exec.command.split_first().context("no program is given")?;
     let options = Options { in_flight_budget: exec.in_flight_bytes, ..Options::new(cgroup.path.clone()) };
-    let mut runner = Runner::load(options, base_name(Path::new(program)), exec.mode(), &exec.state_dir)?;
+    let mut runner =
+        Runner::load(options, base_name(Path::new(program)), exec.mode(), &exec.allow, &exec.state_dir)?;
     let mut command = Command::new(program);
     command.args(arguments);
     enter_cgroup(&mut command, cgroup.entrance()?);

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use decisions::Decisions;
 pub use exec::{Exec, run as exec};
 use pins::{Left, Pins};
@@ -21,10 +21,11 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
+use crate::core::allowance::Allowance;
 use crate::core::habit_names;
 use crate::core::profiles::{Ends, Profiles, Traffic};
 use crate::datapath::{
-    Datapath, Options, Reason, Scope, SessionEvent, SessionReport, cgroup_id, cgroup2_mount,
+    Datapath, Options, Reason, Scope, SessionEvent, SessionReport, Watch, cgroup_id, cgroup2_mount,
 };
 use crate::own_cgroup;
 use crate::profile_file::{self, Keeper};
@@ -84,7 +85,8 @@ struct Runner {
 }
 
 impl Runner {
-    fn load(options: Options, name: String, mode: Mode, state: &Path) -> Result<Self> {
+    fn load(options: Options, name: String, mode: Mode, allow: &[Allowance], state: &Path) -> Result<Self> {
+        ensure!(allow.is_empty() || mode == Mode::Auto, "--allow says something with --mode auto only");
         let cgroup = options.cgroup.clone();
         let profiles = profile_file::read(state);
         let scope = Scope { always: mode == Mode::Always, refusal: mode.refusal() };
@@ -92,8 +94,12 @@ impl Runner {
         let pins = Pins::make().context("this node can't redirect")?;
         let options = Options { scope: Some(scope), pins: Some(pins.folder.clone()), ..options };
         let mut datapath = Datapath::load(&options).context("this node can't redirect")?;
-        if mode == Mode::Auto {
-            datapath.observe(true).context("use --mode always to redirect without learning")?;
+        match mode {
+            Mode::Auto => datapath
+                .observe(Watch::Everything)
+                .context("use --mode always to redirect without learning")?,
+            Mode::Always => datapath.observe(Watch::Options).context("this node can't redirect")?,
+            Mode::Off => {}
         }
         let mut decide = interval(DECIDE_EVERY);
         decide.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -104,7 +110,7 @@ impl Runner {
             pins,
             attached: cgroup_id(&cgroup).ok(),
             cgroup,
-            decisions: Decisions::new(name, &profiles),
+            decisions: Decisions::new(name, allow.iter().copied().collect(), &profiles),
             mode,
             keeper: Keeper::new(state.to_owned()),
             profiles,
@@ -162,10 +168,20 @@ impl Runner {
     }
 
     fn learn(&mut self, report: &SessionReport, ended: bool) {
-        if let Some(ends) = self.ends(report)
-            && self.profiles.learn(&ends, report, ended)
-        {
-            self.keeper.changed();
+        let Some(ends) = self.ends(report) else { return };
+        let harmless = ends.allowed.besides(0);
+        let both = [&ends.source, &ends.destination];
+        let harmed = both.map(|end| self.profiles.harms(end, harmless));
+        if !self.profiles.learn(&ends, report, ended) {
+            return;
+        }
+        self.keeper.changed();
+        for (end, harmed) in both.into_iter().zip(harmed) {
+            if let (None, Some(habit)) = (harmed, self.profiles.harms(end, harmless))
+                && let Some(said) = ends.allowed.disproved_by(habit)
+            {
+                warn!(program = %end, uses = habit_names::name(habit), "{said}, and does: it stays on TCP");
+            }
         }
     }
 
@@ -282,7 +298,7 @@ impl Runner {
     /// What keeps programs of this run on TCP, by their ends.
     fn learned(&self) -> BTreeMap<String, String> {
         let harmed = self.decisions.used().filter_map(|end| {
-            let first = self.profiles.harms(end, 0)?;
+            let first = self.profiles.harms(end, self.decisions.allowed.besides(0))?;
             let habits = &self.profiles.endpoints.get(end)?.habits;
             let names: Vec<&str> = habits.iter().map(|seen| &*seen.name).collect();
             Some((end.to_string(), format!("{} ({})", names.join(", "), habit_names::advice(first))))

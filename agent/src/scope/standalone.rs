@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use super::{Mode, Runner, STATE, base_name};
+use crate::core::allowance::Allowance;
 use crate::datapath::{Options, cgroup2_mount};
 use crate::require_root;
 
@@ -20,6 +21,10 @@ pub struct Standalone {
     /// When to redirect
     #[arg(long, value_enum, default_value = "auto")]
     mode: Mode,
+    /// With --mode auto, let programs do what their files could, because they are known not to; one that is seen to do it
+    /// goes back to TCP for good
+    #[arg(long, value_enum, value_name = "HABIT")]
+    allow: Vec<Allowance>,
     /// Where what was learned of programs is kept
     #[arg(long, default_value = STATE, value_name = "FOLDER")]
     state_dir: PathBuf,
@@ -43,6 +48,7 @@ pub async fn run(standalone: &Standalone) -> Result<()> {
         Options::new(cgroup.clone()),
         base_name(&cgroup),
         standalone.mode,
+        &standalone.allow,
         &standalone.state_dir,
     )?;
     info!(cgroup = %cgroup.display(), "ready: new connections inside are redirected");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use patchbay_agent::datapath::{Datapath, Options, Path, Reason, Scope, SessionEvent, SessionReport};
+use patchbay_agent::datapath::{Datapath, Options, Path, Reason, Scope, SessionEvent, SessionReport, Watch};
 
 use crate::peers::script;
 use crate::place::Place;
@@ -22,7 +22,9 @@ async fn run(how: &str, observe: bool) -> (SessionReport, usize) {
     let place = Place::one_namespace();
     let scope = Some(Scope { always: false, refusal: Some(Reason::Learning) });
     let mut datapath = Datapath::load(&Options { scope, ..Options::new(place.cgroup()) }).expect("loads");
-    datapath.observe(observe).expect("the kernel has the tracepoints");
+    datapath
+        .observe(if observe { Watch::Everything } else { Watch::Nothing })
+        .expect("the kernel has the tracepoints");
     let mut peer = script(&place, "entering.py", &[how]);
     let (mut entered, mut ended, mut tried) = (0, None, false);
     while ended.is_none() {
@@ -76,7 +78,7 @@ async fn sessions_that_end_soon_after_they_entered_lose_nothing() {
     let place = Place::one_namespace();
     let scope = Some(Scope { always: false, refusal: Some(Reason::Learning) });
     let mut datapath = Datapath::load(&Options { scope, ..Options::new(place.cgroup()) }).expect("loads");
-    datapath.observe(true).expect("the kernel has the tracepoints");
+    datapath.observe(Watch::Everything).expect("the kernel has the tracepoints");
     let mut peer = script(&place, "entering_ends.py", &[]);
     let mut redirected = false;
     while peer.is_running() {

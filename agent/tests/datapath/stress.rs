@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::place::Place;
-use patchbay_agent::datapath::{Datapath, Options, Reason, Scope};
+use patchbay_agent::datapath::{Datapath, Options, Reason, Scope, Watch};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
@@ -115,7 +115,7 @@ async fn sessions_enter_while_their_bytes_flow() {
     let place = Place::one_namespace();
     let scope = Some(Scope { always: false, refusal: Some(Reason::Learning) });
     let mut datapath = Datapath::load(&Options { scope, ..Options::new(place.cgroup()) }).expect("loads");
-    datapath.observe(true).expect("the kernel has the tracepoints");
+    datapath.observe(Watch::Everything).expect("the kernel has the tracepoints");
     let mut child = start(&place, &["--kinds", "duplex,edge,frames", "--longest", "256"]);
     let mut random = StdRng::seed_from_u64(setting("PATCHBAY_STRESS_SEED", 1));
     let (mut kernel_bytes, mut entered) = (0, 0);

@@ -6,7 +6,7 @@ use ssmmp::{Address, Envelope, Hop, InstanceId, Name, Port, SessionRequest, Sess
 use super::policy::choice::{self, Turn};
 use super::waiting::{MAX_PENDING_OF_ONE, MAX_SESSIONS, MAX_SESSIONS_OF_ONE};
 use super::{Connection, Core, Edge, Effect, Instance, Session, SessionState, Waiting};
-use crate::graph::Redirect;
+use crate::graph::{Redirect, Target};
 
 /// Refusals published in one second; further ones are answered all the same.
 const MAX_REFUSALS_PUBLISHED: u32 = 100;
@@ -204,12 +204,16 @@ impl Core {
             dest_socket_port: session.destination_port,
             status: Status::OK,
         };
-        let redirect = self
+        let target = self
             .apps
             .get(session.edge.app.as_str())
-            .and_then(|app| app.service(session.edge.source.as_str())?.plugs.get(session.edge.plug.as_str()))
-            .map_or(Redirect::Never, |target| target.redirect);
-        let envelope = Envelope::new(response, Hop::ManagerToAgent).with("x_redirect", redirect.as_str());
+            .and_then(|app| app.service(session.edge.source.as_str())?.plugs.get(session.edge.plug.as_str()));
+        let redirect = target.map_or(Redirect::Never, |target| target.redirect);
+        let allowances = target.map(Target::allowances).unwrap_or_default();
+        let mut envelope = Envelope::new(response, Hop::ManagerToAgent).with("x_redirect", redirect.as_str());
+        if !allowances.is_empty() {
+            envelope = envelope.with("x_allow", &allowances);
+        }
         self.effect(Effect::Send(waiting.connection, envelope));
     }
 

@@ -63,7 +63,9 @@ fn connections(services: &BTreeMap<String, Service>) -> BTreeMap<String, &Target
 
 fn describe(target: &&Target) -> String {
     let balance = target.balance.map(|balance| format!(", balance {}", balance.as_str())).unwrap_or_default();
-    format!("→ {}.{}, redirect {}{balance}", target.service, target.socket, target.redirect.as_str())
+    let allowed = target.allowances();
+    let allow = if allowed.is_empty() { String::new() } else { format!(", allow {allowed}") };
+    format!("→ {}.{}, redirect {}{allow}{balance}", target.service, target.socket, target.redirect.as_str())
 }
 
 fn retargeted(old: &&Target, new: &&Target) -> Vec<String> {
@@ -171,6 +173,13 @@ to = "store.api"
             "to = \"store.api\"\nredirect = \"never\"\nbalance = \"two-choices\"",
             &[
                 "Change connection gate.back: → store.api, redirect never, balance two-choices (was → store.api, redirect auto)",
+            ],
+        );
+        check(
+            "to = \"store.api\"",
+            "to = \"store.api\"\nallow = [\"splice\"]",
+            &[
+                "Change connection gate.back: → store.api, redirect auto, allow splice (was → store.api, redirect auto)",
             ],
         );
         check(

@@ -8,7 +8,7 @@ use ssmmp::{AGENT_PORT, Name, SOCKET_PORTS};
 use toml::Spanned;
 
 use super::file::{ConnectionFile, GraphFile, ServiceFile, problem};
-use super::{Kind, MAX_SERVICES, State};
+use super::{Kind, MAX_SERVICES, Redirect, State};
 
 /// All problems of a file, in the order of their places.
 pub fn check(file: &GraphFile, text: &str) -> Vec<Problem> {
@@ -156,6 +156,17 @@ impl Checker<'_> {
                 self.add(connection.from.span(), message, "a plug has exactly one destination socket");
             }
             self.not_into_a_gateway(connection);
+            self.allows_under_auto(connection);
+        }
+    }
+
+    fn allows_under_auto(&mut self, connection: &ConnectionFile) {
+        if let Some(allow) = &connection.allow
+            && connection.redirect != Redirect::Auto
+        {
+            let message =
+                format!("`allow` says nothing beside redirect = \"{}\"", connection.redirect.as_str());
+            self.add(allow.span(), message, "remove one of them");
         }
     }
 

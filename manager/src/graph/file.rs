@@ -1,6 +1,6 @@
 //! The graph file's own form, with the place of everything in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use patchbay_api::Problem;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::policy::{Balance, Said};
-use super::{Graph, Kind, MAX_FILE_BYTES, Redirect, Service, Socket, State, Target};
+use super::{Allow, Graph, Kind, MAX_FILE_BYTES, Redirect, Service, Socket, State, Target};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,6 +66,7 @@ pub struct ConnectionFile {
     pub to: Spanned<String>,
     #[serde(default)]
     pub redirect: Redirect,
+    pub allow: Option<Spanned<BTreeSet<Allow>>>,
     pub balance: Option<Balance>,
 }
 
@@ -150,6 +151,7 @@ impl GraphFile {
                     service: service.into(),
                     socket: socket.into(),
                     redirect: connection.redirect,
+                    allow: connection.allow.map(Spanned::into_inner).unwrap_or_default(),
                     balance: connection.balance,
                 };
                 source.plugs.insert(plug.into(), target);

@@ -8,7 +8,7 @@ pub mod policy;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use patchbay_api::Problem;
 use policy::{Balance, Said};
@@ -66,6 +66,8 @@ pub struct Target {
     pub socket: String,
     /// Whether its sessions may be redirected.
     pub redirect: Redirect,
+    /// What its programs are known not to do, although their files could.
+    pub allow: BTreeSet<Allow>,
     /// Which instance gets a session of it, before the destination's policy.
     pub balance: Option<Balance>,
 }
@@ -105,6 +107,14 @@ pub enum Redirect {
     Never,
 }
 
+/// What a person says that programs do not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Allow {
+    /// They never splice out of their sockets.
+    Splice,
+}
+
 impl Kind {
     /// The word in the graph file.
     pub fn as_str(self) -> &'static str {
@@ -124,6 +134,22 @@ impl Redirect {
             Self::Always => "always",
             Self::Never => "never",
         }
+    }
+}
+
+impl Allow {
+    /// The word in the graph file and in `x_allow`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Splice => "splice",
+        }
+    }
+}
+
+impl Target {
+    /// What is said not to be done, as `x_allow` has it: words, separated by commas.
+    pub fn allowances(&self) -> String {
+        self.allow.iter().map(|allow| allow.as_str()).collect::<Vec<_>>().join(",")
     }
 }
 

@@ -96,6 +96,24 @@ fn a_policys_problem_names_its_line() {
 }
 
 #[test]
+fn what_is_allowed_is_known_and_goes_with_auto() {
+    let graph = GOOD.replace("redirect = \"always\"", "allow = [\"splice\"]");
+    let (graph, warnings) = Graph::read(&graph).expect("a good graph");
+    assert_eq!(warnings, []);
+    assert_eq!(graph.services["gateway"].plugs["store"].allowances(), "splice");
+    check(
+        "redirect = \"always\"",
+        "allow = [\"teleport\"]",
+        &["12: unknown variant `teleport`, expected `splice`"],
+    );
+    check(
+        "redirect = \"always\"",
+        "redirect = \"never\"\nallow = [\"splice\"]",
+        &["13: `allow` says nothing beside redirect = \"never\""],
+    );
+}
+
+#[test]
 fn form_errors_have_a_place_too() {
     let problems =
         Graph::read(&GOOD.replace("kind = \"baas\"", "kind = \"bass\"")).expect_err("unknown kind");

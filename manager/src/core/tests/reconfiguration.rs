@@ -294,3 +294,18 @@ fn a_drained_node_that_has_not_come_back_is_undrained_by_its_name_or_address() {
     assert!(cluster.answers.last().expect("answered").is_ok());
     assert!(!cluster.core.is_drained(Address("10.0.0.1".parse().expect("an address"))));
 }
+
+#[test]
+fn what_a_connection_allows_is_told_with_each_session() {
+    for (line, expected) in [("allow = [\"splice\"]", Some("splice")), ("", None)] {
+        let mut cluster = Cluster::new();
+        cluster.register(1, "10.0.0.1", "gate, store");
+        cluster.apply_text(&format!("{GRAPH}{line}\n"));
+        let (gate, _) = cluster.execute("gate", 200);
+        cluster.request(1, gate, 1000, "store");
+        cluster.execute("store", 200);
+        let answer = cluster.sent.iter().find(|(_, e)| matches!(e.message, Message::SessionResponse(_)));
+        let (_, answer) = answer.expect("the session is answered");
+        assert_eq!((answer.extension("x_redirect"), answer.extension("x_allow")), (Some("auto"), expected));
+    }
+}
