@@ -33,6 +33,7 @@ pub struct Node {
     cgroup: PathBuf,
     agent_flags: Vec<String>,
     manager_flags: Vec<String>,
+    environment: Vec<(String, String)>,
     manager: Option<Child>,
     agent: Option<Child>,
 }
@@ -82,6 +83,7 @@ impl Node {
             cgroup,
             agent_flags: agent_flags.iter().map(ToString::to_string).collect(),
             manager_flags: manager_flags.iter().map(ToString::to_string).collect(),
+            environment: Vec::new(),
             manager: None,
             agent: None,
         };
@@ -90,6 +92,12 @@ impl Node {
         let text = for_programs(repository, &bin()).replace("{tests}", env!("CARGO_MANIFEST_DIR"));
         fs::write(node.folder.join("repository.toml"), text).expect("written");
         node
+    }
+
+    /// What Manager and agent find in their environment when they start next.
+    pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.environment = variables.iter().map(owned).collect();
     }
 
     /// Starts the Manager, again after [`Self::kill_manager`].
@@ -185,6 +193,12 @@ impl Node {
         self.agent.as_ref().map(Child::id).expect("it runs")
     }
 
+    /// The Manager's process id.
+    #[must_use]
+    pub fn manager_process(&self) -> u32 {
+        self.manager.as_ref().map(Child::id).expect("it runs")
+    }
+
     /// Sends the agent a signal.
     pub fn signal_agent(&self, signal: &str) {
         let id = self.agent_process().to_string();
@@ -233,6 +247,7 @@ impl Node {
             .arg(format!("--net=/run/netns/{}", self.name))
             .arg(program)
             .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)

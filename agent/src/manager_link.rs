@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Malformed, Message, Speaker};
@@ -133,6 +133,12 @@ pub async fn run(
 }
 
 impl Outbound {
+    /// What waits, without waiting for more.
+    #[cfg(test)]
+    pub fn next_now(&mut self) -> Option<Envelope> {
+        self.receiver.try_recv().ok()
+    }
+
     fn clear(&mut self) {
         while self.receiver.try_recv().is_ok() {}
         self.room.notify_one();
@@ -157,15 +163,17 @@ async fn talk(
         }
         format!("it did not answer the registration within {} s", answer_within.as_secs())
     };
+    // Peers that know no extension are told none.
+    let is_extended = AtomicBool::new(false);
     let writing = async {
         let mut text = String::new();
         while let Some(envelope) = outbound.receiver.recv().await {
             text.clear();
-            with_secret(envelope, secret).encode_into(&mut text);
+            from_here(envelope, secret, is_extended.load(Ordering::Relaxed)).encode_into(&mut text);
             while text.len() < WRITE_BYTES
                 && let Ok(more) = outbound.receiver.try_recv()
             {
-                with_secret(more, secret).encode_into(&mut text);
+                from_here(more, secret, is_extended.load(Ordering::Relaxed)).encode_into(&mut text);
             }
             outbound.room.notify_one();
             match timeout(WRITE_WITHIN, writer.write_all(text.as_bytes())).await {
@@ -190,6 +198,9 @@ async fn talk(
                 let event = match message {
                     Ok(envelope) => {
                         malformed.understood();
+                        if envelope.extension("x_epoch").is_some() {
+                            is_extended.store(true, Ordering::Relaxed);
+                        }
                         if let Err(elsewhere) = route.answered(&envelope) {
                             return elsewhere;
                         }
@@ -223,10 +234,19 @@ async fn talk(
     }
 }
 
-/// Adds what this node proves with that it is the one that registered before.
-fn with_secret(envelope: Envelope, secret: &str) -> Envelope {
+/// Adds what the core does not know: what this node proves with that it is the one that registered before, the
+/// agent's version, and this machine's time.
+fn from_here(envelope: Envelope, secret: &str, is_extended: bool) -> Envelope {
+    let time = || {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        since_1970.as_millis().to_string()
+    };
     match envelope.message {
-        Message::InitiationRequest(_) => envelope.with("x_secret", secret),
+        Message::InitiationRequest(_) => envelope
+            .with("x_secret", secret)
+            .with("x_version", env!("CARGO_PKG_VERSION"))
+            .with("x_time", &time()),
+        Message::AgentHealthControlResponse(_) if is_extended => envelope.with("x_time", &time()),
         _ => envelope,
     }
 }

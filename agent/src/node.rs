@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ssmmp::{Address, Envelope, InstanceId, Name, Status};
+use ssmmp::{Address, Envelope, InstanceId, Name, Repeated, Status};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
@@ -36,6 +36,13 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 const LAST_PART: u32 = 4;
 /// How long the last messages to the Manager may take to leave.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Messages to the Manager that were lost.
+static UNSENT: Repeated = Repeated::new();
+/// Connections that could not be ended.
+static NOT_DESTROYED: Repeated = Repeated::new();
+/// Looks for what is to be removed that failed.
+static NOT_REMOVED: Repeated = Repeated::new();
 
 /// A switch from outside.
 #[derive(Debug, Clone, Copy)]
@@ -152,8 +159,18 @@ impl Node {
         self.handle(Event::Tested(redirects));
     }
 
-    /// Takes over instances of an earlier agent, before anything else happens.
-    pub fn adopt(&mut self, adopted: Vec<Adopted>) {
+    /// Takes over instances of an earlier agent, and then what the Manager has said since this one registered, before
+    /// anything else happens.
+    pub fn begin(&mut self, adopted: Vec<Adopted>, said: Vec<Event>, harmless: u32) {
+        let redirects = self.redirection.redirects(harmless);
+        self.handle(Event::Tested(redirects));
+        self.adopt(adopted);
+        for event in said {
+            self.handle(event);
+        }
+    }
+
+    fn adopt(&mut self, adopted: Vec<Adopted>) {
         for found in &adopted {
             self.directory.add(found.start.id, &found.start.service, found.cgroup);
         }
@@ -320,8 +337,10 @@ impl Node {
             .collect();
         let instances = self.places.instances();
         self.tasks.spawn_blocking(move || {
-            if let Err(error) = output::remove_old(&instances, |name| names.contains(name)) {
-                warn!("what ended instances left can't be removed: {error}");
+            if let Err(error) = output::remove_old(&instances, |name| names.contains(name))
+                && let Some(times) = NOT_REMOVED.again(std::time::Instant::now())
+            {
+                warn!(times, "what ended instances left can't be removed: {error}");
             }
         });
     }
@@ -374,7 +393,9 @@ impl Node {
             Effect::Withdraw(id) => self.redirection.withdraw(id),
             Effect::Destroy(local, remote) => {
                 if let Err(error) = socket_table::destroy(local, remote) {
-                    warn!(%local, %remote, "the connection could not be ended: {error}");
+                    if let Some(times) = NOT_DESTROYED.again(std::time::Instant::now()) {
+                        warn!(times, %local, %remote, "the connection could not be ended: {error}");
+                    }
                 }
             }
             Effect::EndWithin(id, within) => {
@@ -430,7 +451,9 @@ impl Node {
 
     fn send_to_manager(&self, envelope: Envelope) {
         if !self.manager.send(envelope) {
-            warn!("the Manager does not read; a message to it is lost until it reconciles");
+            if let Some(times) = UNSENT.again(std::time::Instant::now()) {
+                warn!(times, "the Manager does not read; a message to it is lost until it reconciles");
+            }
         }
     }
 

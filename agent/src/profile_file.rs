@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use ssmmp::Repeated;
 use tracing::warn;
 
 use crate::core::profiles::Profiles;
@@ -86,13 +87,13 @@ pub struct Keeper {
     state: PathBuf,
     changed: bool,
     written: Option<Instant>,
-    failed: bool,
+    trouble: Repeated,
 }
 
 impl Keeper {
     /// A keeper of a folder, which is made when it is needed.
     pub fn new(state: PathBuf) -> Self {
-        Self { state, changed: false, written: None, failed: false }
+        Self { state, changed: false, written: None, trouble: Repeated::new() }
     }
 
     /// There is something to write.
@@ -125,13 +126,12 @@ impl Keeper {
         self.written = Some(Instant::now());
         match write(&self.state, profiles) {
             Ok(written) => self.changed = !written,
-            // Once is enough: it will fail again.
-            Err(error) if !self.failed => {
-                warn!("what was learned of programs can't be kept: {error:#}");
-                self.failed = true;
-                self.changed = false;
+            // It stays to be written: there may be room again.
+            Err(error) => {
+                if let Some(times) = self.trouble.again(Instant::now()) {
+                    warn!(times, "what was learned of programs can't be kept, it is tried again: {error:#}");
+                }
             }
-            Err(_) => self.changed = false,
         }
     }
 }
@@ -242,6 +242,19 @@ mod tests {
         drop(busy);
         keeper.write_at_last(&mut one);
         assert_eq!(read(state.path()).endpoints.len(), 2);
+    }
+
+    #[test]
+    fn what_a_full_disk_kept_from_being_written_is_written_when_there_is_room() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        fs::write(&state, "no folder").expect("written");
+        let mut keeper = Keeper::new(state.clone());
+        keeper.changed();
+        keeper.write_if_due(&mut profiles("in", 1));
+        fs::remove_file(&state).expect("ours");
+        keeper.write_at_last(&mut profiles("in", 1));
+        assert_eq!(read(&state), profiles("in", 1));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use patchbay_ebpf_common::Reason;
-use ssmmp::{Address, Envelope, InstanceId, MessageId};
+use ssmmp::{Address, Envelope, InstanceId, MessageId, Repeated};
 use tracing::{debug, info, warn};
 
 use crate::core::{Declare, Event, Redirects};
@@ -17,6 +17,27 @@ use crate::reports::Reports;
 use crate::socket_table;
 use crate::unredirected::Unredirected;
 
+// What comes again with every session, or every tick, while the machine is short of something.
+static NOT_DECLARED: Repeated = Repeated::new();
+static NOT_ENTERED: Repeated = Repeated::new();
+static NOT_WITHDRAWN: Repeated = Repeated::new();
+static NOT_OBSERVED: Repeated = Repeated::new();
+static NOT_FOLLOWED: Repeated = Repeated::new();
+static TABLE_FULL: Repeated = Repeated::new();
+static NOT_LOOKED_AT: Repeated = Repeated::new();
+static NOT_LET_OUT: Repeated = Repeated::new();
+static NOT_COUNTED: Repeated = Repeated::new();
+static NO_SOCKET_TABLE: Repeated = Repeated::new();
+
+/// Tells of trouble that comes again, in powers of two.
+fn told(trouble: &Repeated, tell: impl FnOnce(u64)) {
+    if let Some(times) = trouble.again(std::time::Instant::now()) {
+        tell(times);
+    }
+}
+
+/// Why nothing is redirected at first.
+const UNTESTED: &str = "the self-test has not ended yet";
 /// How often [`Redirection::tick`] is called.
 pub const TICK: Duration = Duration::from_secs(1);
 /// A connection whose other end does not show up leaves the map after this time.
@@ -128,10 +149,16 @@ impl Redirection {
         }
     }
 
+    /// What a node can do whose data path is still to be loaded, as far as that is known.
+    pub fn to_be_loaded() -> Redirects {
+        let description = format!("off: {UNTESTED}");
+        Redirects { description, sees_all: true, observes: false, harmless: 0 }
+    }
+
     /// `kernel`, or why not, short.
     pub fn describe(&self) -> String {
         let why = match (&self.kind, &self.failure) {
-            (Kind::Kernel(_), None) if self.untested.is_some() => "the self-test has not ended yet",
+            (Kind::Kernel(_), None) if self.untested.is_some() => UNTESTED,
             (Kind::Kernel(_), None) => return "kernel".into(),
             (Kind::Kernel(_), Some(why)) | (Kind::Tcp(_, why), _) => why,
         };
@@ -199,7 +226,7 @@ impl Redirection {
                 self.set_observing();
                 self.let_in(declare.source, declare.at, redirect);
             }
-            Err(error) => warn!("a session stays on TCP: {error}"),
+            Err(error) => told(&NOT_DECLARED, |times| warn!(times, "a session stays on TCP: {error}")),
         }
     }
 
@@ -221,7 +248,7 @@ impl Redirection {
             .collect();
         match datapath.enter(&sessions) {
             Ok(entered) => debug!(entered, of = sessions.len(), "sessions that live enter the map"),
-            Err(error) => warn!("sessions that live stay on TCP: {error}"),
+            Err(error) => told(&NOT_ENTERED, |times| warn!(times, "sessions that live stay on TCP: {error}")),
         }
     }
 
@@ -273,7 +300,9 @@ impl Redirection {
                 Kind::Tcp(sessions, _) => sessions.withdraw(cgroup, at),
                 Kind::Kernel(datapath) => {
                     if let Err(error) = datapath.withdraw(cgroup, at) {
-                        warn!("a declaration could not be withdrawn: {error}");
+                        told(&NOT_WITHDRAWN, |times| {
+                            warn!(times, "a declaration could not be withdrawn: {error}");
+                        });
                     }
                 }
             }
@@ -292,7 +321,7 @@ impl Redirection {
         if wanted != datapath.watch() {
             match datapath.observe(wanted) {
                 Ok(()) => debug!(?wanted, "observing programs' habits"),
-                Err(error) => warn!("{error}"),
+                Err(error) => told(&NOT_OBSERVED, |times| warn!(times, "{error}")),
             }
         }
     }
@@ -312,16 +341,24 @@ impl Redirection {
         self.set_observing();
         let Kind::Kernel(datapath) = &mut self.kind else { return };
         if let Err(error) = datapath.follow_earlier() {
-            warn!("sessions of an earlier version can't be followed: {error}");
+            told(&NOT_FOLLOWED, |times| {
+                warn!(times, "sessions of an earlier version can't be followed: {error}");
+            });
         }
         let refused = datapath.refused_by_full_tables().unwrap_or(self.refused);
         if refused > self.refused {
             self.refused = refused;
-            warn!(sessions = refused, "a table of sessions was full: these are on TCP, and not counted");
+            told(&TABLE_FULL, |times| {
+                warn!(
+                    times,
+                    sessions = refused,
+                    "a table of sessions was full: these are on TCP, and not counted"
+                );
+            });
         }
         if let Err(error) = datapath.leave_unpaired(PAIRED_WITHIN).and_then(|()| datapath.tell_middle_boxes())
         {
-            warn!("sessions can't be looked at: {error}");
+            told(&NOT_LOOKED_AT, |times| warn!(times, "sessions can't be looked at: {error}"));
         }
     }
 
@@ -335,7 +372,7 @@ impl Redirection {
         if let Kind::Kernel(datapath) = &mut self.kind
             && let Err(error) = datapath.let_in().and_then(|()| datapath.let_out())
         {
-            warn!("sessions can't enter or leave the map: {error}");
+            told(&NOT_LET_OUT, |times| warn!(times, "sessions can't enter or leave the map: {error}"));
         }
     }
 
@@ -399,7 +436,9 @@ impl Redirection {
                     live
                 }
                 Err(error) => {
-                    warn!("the sessions' counters can't be read: {error}");
+                    told(&NOT_COUNTED, |times| {
+                        warn!(times, "the sessions' counters can't be read: {error}");
+                    });
                     return Vec::new();
                 }
             },
@@ -429,7 +468,7 @@ fn add_plain_tcp(sessions: &mut [SessionReport]) {
     let carried = match socket_table::carried() {
         Ok(carried) => carried,
         Err(error) => {
-            warn!("the socket table can't be read: {error}");
+            told(&NO_SOCKET_TABLE, |times| warn!(times, "the socket table can't be read: {error}"));
             return;
         }
     };

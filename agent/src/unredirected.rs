@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use patchbay_ebpf_common::Reason;
-use ssmmp::InstanceId;
+use ssmmp::{InstanceId, Repeated};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::warn;
 
@@ -14,6 +14,8 @@ use crate::core::{Declare, Event};
 use crate::datapath::{Cause, Path, SessionReport};
 use crate::socket_table::{self, Carried};
 
+/// Looks at the socket table that failed.
+static NO_SOCKET_TABLE: Repeated = Repeated::new();
 /// How often the socket table is read while a session may come or go.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -73,7 +75,11 @@ impl Unredirected {
             self.looks.tick().await;
             match socket_table::carried() {
                 Ok(carried) => self.compare(&carried),
-                Err(error) => warn!("the socket table can't be read: {error}"),
+                Err(error) => {
+                    if let Some(times) = NO_SOCKET_TABLE.again(std::time::Instant::now()) {
+                        warn!(times, "the socket table can't be read: {error}");
+                    }
+                }
             }
         }
     }

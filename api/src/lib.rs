@@ -90,6 +90,12 @@ pub struct ManagerStatus {
     pub instances: usize,
     /// Open sessions.
     pub sessions: usize,
+    /// Its time, which its events have, milliseconds since 1970: it follows no setting of the clock.
+    #[serde(default)]
+    pub time_ms: u64,
+    /// By how much the clock of its machine was set since it started, milliseconds.
+    #[serde(default)]
+    pub clock_set_ms: i64,
 }
 
 /// What applying a graph changes.
@@ -193,6 +199,12 @@ pub struct Node {
     pub redirection: String,
     /// Since when its connection stands or is lost, milliseconds since 1970.
     pub since_ms: u64,
+    /// Its agent's version; empty when it has told none.
+    #[serde(default)]
+    pub version: String,
+    /// How far its clock was ahead of the Manager's time when it last told, milliseconds.
+    #[serde(default)]
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// Lines of an instance's output.

@@ -1,10 +1,15 @@
 //! `patchbay doctor`: looks at this machine and at the Manager, and says of each thing that is not as it should be
 //! what to do about it.
 
+mod files;
+mod ports;
+mod running;
+
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
@@ -13,6 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, Failure};
 use crate::output::Output;
+use running::Running;
+
+/// What `--help` says of the exit code.
+pub const HELP: &str = "Ends with 0 when nothing is broken, though something may be degraded, with 1 when something is. As root it \
+                        sees more of this machine.\n\nExample:\n  patchbay doctor || patchbay --output json doctor > report.json";
 
 /// The oldest kernel that agents run on.
 const KERNEL: (u32, u32) = (6, 1);
@@ -25,6 +35,8 @@ const NO_MIB: u64 = 64;
 const FEW_INODES: u64 = 10_000;
 /// Descriptors that an agent or Manager of some size needs.
 const DESCRIPTORS: u64 = 4_096;
+/// Clocks that are further apart make times of logs and events hard to compare, milliseconds.
+const APART_MS: u64 = 1_000;
 /// Ports that the Manager gives to sockets, which nothing else should get by chance.
 const SOCKET_PORTS: std::ops::RangeInclusive<u32> = 54_000..=55_556;
 
@@ -114,7 +126,10 @@ fn of_machine() -> Vec<Finding> {
         "an agent mounts one of its own; or `mount -t bpf bpf /sys/fs/bpf`",
     ));
     findings.push(reserved(&read("/proc/sys/net/ipv4/ip_local_reserved_ports")));
-    findings.extend(disk());
+    findings.extend(ports::find());
+    let (managers, agents) = (running::of("patchbay-manager"), running::of("patchbay-agent"));
+    findings.extend(files::find(&managers, &agents));
+    findings.extend(places(&managers, &agents).iter().filter_map(|place| disk(place)));
     if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let state = if soft >= DESCRIPTORS { State::Fine } else { State::Degraded };
         let remedy = "LimitNOFILE= in the units of agent and Manager";
@@ -172,8 +187,18 @@ fn reserved(list: &str) -> Finding {
     )
 }
 
-fn disk() -> Option<Finding> {
-    let place = Path::new(STATE).ancestors().find(|path| path.exists())?;
+/// Where Manager and agents of this machine write.
+fn places(managers: &[Running], agents: &[Running]) -> Vec<PathBuf> {
+    let databases = managers.iter().filter_map(|manager| Some(manager.path("--database")?.parent()?.into()));
+    let states = agents.iter().filter_map(|agent| agent.path("--state-dir"));
+    let mut places: Vec<PathBuf> = databases.chain(states).chain([STATE.into()]).collect();
+    places.sort();
+    places.dedup();
+    places
+}
+
+fn disk(place: &Path) -> Option<Finding> {
+    let place = place.ancestors().find(|path| path.exists())?;
     let about = statvfs(place).ok()?;
     let mib = about.blocks_available() * about.fragment_size() / (1 << 20);
     let (inodes, all) = (about.files_available(), about.files());
@@ -209,12 +234,13 @@ fn of_manager(client: &Client) -> Vec<Finding> {
         format!("{}, its database can be written, {} open sessions", status.version, status.sessions),
         &format!("this command is of version {own}: use one of the Manager's"),
     )];
+    findings.extend(clocks(&status, now_ms()));
     match client.get::<Vec<api::Node>>("/v1/nodes") {
         Ok(nodes) if nodes.is_empty() => {
             let remedy = "start an agent: `patchbay-agent run --manager HOST:55555 …`";
             findings.push(finding("Manager: nodes", State::Degraded, "none has registered", remedy));
         }
-        Ok(nodes) => findings.extend(nodes.iter().map(of_node)),
+        Ok(nodes) => findings.extend(nodes.iter().map(|node| of_node(node, &status))),
         Err(failure) => {
             findings.push(finding("Manager: nodes", State::Broken, failure.to_string(), "see its log"))
         }
@@ -228,11 +254,48 @@ fn of_manager(client: &Client) -> Vec<Finding> {
     findings
 }
 
-fn of_node(node: &api::Node) -> Finding {
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The Manager's clock, and this machine's against it.
+fn clocks(status: &api::ManagerStatus, here_ms: u64) -> [Finding; 2] {
+    let set = status.clock_set_ms;
+    let (state, found) = match set.unsigned_abs() > APART_MS {
+        false => (State::Fine, "goes on as at its start".to_owned()),
+        true => (State::Degraded, format!("was set by {} since its start", seconds(set))),
+    };
+    let remedy = "the times it tells are off by that: start it again, instances and sessions go on";
+    let own = finding("Manager: clock", state, found, remedy);
+    let there = status.time_ms.saturating_add_signed(set);
+    let apart = here_ms.cast_signed() - there.cast_signed();
+    let state = if apart.unsigned_abs() > APART_MS { State::Degraded } else { State::Fine };
+    let found = format!("{} against the Manager's", seconds(apart));
+    [own, finding("node: clock", state, found, SYNCHRONISE)]
+}
+
+const SYNCHRONISE: &str = "have both machines' clocks set by the network (chrony, systemd-timesyncd)";
+
+/// A difference of clocks, for people.
+fn seconds(ms: i64) -> String {
+    format!("{:+.1} s", ms as f64 / 1_000.0)
+}
+
+fn of_node(node: &api::Node, manager: &api::ManagerStatus) -> Finding {
     let what = format!("node {}", node.name);
     if node.state != "up" {
         let remedy = "start its agent, or `patchbay forget` it when it is gone for good";
         return finding(&what, State::Broken, node.state.clone(), remedy);
+    }
+    let apart = node.clock_ahead_ms.map_or(0, |ahead| ahead - manager.clock_set_ms);
+    if apart.unsigned_abs() > APART_MS {
+        let found = format!("its clock is {} against the Manager's", seconds(apart));
+        return finding(&what, State::Degraded, found, SYNCHRONISE);
+    }
+    if !node.version.is_empty() && node.version != manager.version {
+        let found = format!("its agent is {}, the Manager {}", node.version, manager.version);
+        let remedy = "start the Manager's version of it with `run --take-over`: instances and sessions go on";
+        return finding(&what, State::Degraded, found, remedy);
     }
     let (state, found) = match node.redirection.as_str() {
         "kernel" => (State::Fine, format!("{}, redirects", node.state)),
@@ -280,6 +343,28 @@ mod tests {
         assert_eq!(reserved("").state, State::Degraded);
     }
 
+    fn status() -> api::ManagerStatus {
+        api::ManagerStatus {
+            version: "1.0.0".into(),
+            nodes: 1,
+            apps: 0,
+            instances: 0,
+            sessions: 0,
+            time_ms: 1_000_000,
+            clock_set_ms: 0,
+        }
+    }
+
+    #[test]
+    fn clocks_that_are_apart_are_told_whoever_s_was_set() {
+        let states = |set: i64, here: u64| {
+            clocks(&api::ManagerStatus { clock_set_ms: set, ..status() }, here).map(|finding| finding.state)
+        };
+        assert_eq!(states(0, 1_000_500), [State::Fine, State::Fine]);
+        assert_eq!(states(0, 1_005_000), [State::Fine, State::Degraded]);
+        assert_eq!(states(-5_000, 995_000), [State::Degraded, State::Fine], "both machines' were set");
+    }
+
     #[test]
     fn what_is_not_fine_has_a_remedy() {
         let node = |state: &str, redirection: &str| api::Node {
@@ -292,10 +377,19 @@ mod tests {
             instances: 0,
             redirection: redirection.into(),
             since_ms: 0,
+            version: "1.0.0".into(),
+            clock_ahead_ms: Some(0),
         };
-        assert_eq!(of_node(&node("up", "kernel")).state, State::Fine);
-        let findings = [of_node(&node("lost", "kernel")), of_node(&node("up", "no BTF"))];
+        let manager = status();
+        assert_eq!(of_node(&node("up", "kernel"), &manager).state, State::Fine);
+        let findings = [of_node(&node("lost", "kernel"), &manager), of_node(&node("up", "no BTF"), &manager)];
         assert_eq!(findings.each_ref().map(|finding| finding.state), [State::Broken, State::Degraded]);
+        let apart = api::Node { clock_ahead_ms: Some(-90_000), ..node("up", "kernel") };
+        let old = api::Node { version: "0.9.0".into(), ..node("up", "kernel") };
+        for (node, said) in [(apart, "-90.0 s"), (old, "0.9.0")] {
+            let found = of_node(&node, &manager);
+            assert!(found.state == State::Degraded && found.found.contains(said), "{found:?}");
+        }
         let text = table(&findings);
         assert!(text.matches('→').count() == 2 && text.contains("1 broken, 1 degraded"), "{text}");
     }

@@ -28,7 +28,8 @@ fn kept(text: &str, url: &str) -> Option<String> {
         .map(|(_, token)| token.to_owned())
 }
 
-fn file() -> Option<PathBuf> {
+/// Where this user's tokens are kept.
+pub fn file() -> Option<PathBuf> {
     let configuration =
         std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     let folder = configuration.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")))?;

@@ -103,6 +103,7 @@ enum Task {
     /// Show the Manager's version and counts
     Status,
     /// Look at this machine and at the Manager, and say what to do about what is not as it should be
+    #[command(after_help = doctor::HELP)]
     Doctor,
     /// Keep the token for a Manager over TCP, read from the standard input
     #[command(after_help = "Example:\n  patchbay --manager http://manager:55580 login < token\n\n\

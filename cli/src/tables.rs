@@ -204,7 +204,7 @@ pub fn done(done: &api::Done) -> String {
 }
 
 pub fn status(status: &api::ManagerStatus) -> String {
-    let api::ManagerStatus { version, nodes, apps, instances, sessions } = status;
+    let api::ManagerStatus { version, nodes, apps, instances, sessions, .. } = status;
     format!("Manager {version}: {apps} apps, {nodes} nodes, {instances} instances, {sessions} open sessions")
 }
 

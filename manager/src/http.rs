@@ -22,7 +22,7 @@ use ssmmp::InstanceId;
 use self::gate::Gate;
 use crate::core::{Command, Page, Refusal};
 use crate::graph::Graph;
-use crate::shell::{Apply, Handle, NoAnswer};
+use crate::shell::{self, Apply, Handle, NoAnswer};
 use crate::store::History;
 
 /// A failed call.
@@ -111,7 +111,8 @@ impl Filter {
 }
 
 async fn status(State(handle): State<Handle>) -> Answer<api::ManagerStatus> {
-    Ok(Json(handle.ask(|core, _| core.status()).await?))
+    let status = handle.ask(|core, _| core.status()).await?;
+    Ok(Json(api::ManagerStatus { time_ms: shell::now(), clock_set_ms: shell::clock_set(), ..status }))
 }
 
 async fn apps(State(handle): State<Handle>) -> Answer<Vec<api::App>> {

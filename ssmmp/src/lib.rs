@@ -20,6 +20,7 @@ mod health;
 mod malformed;
 mod message;
 mod registration;
+mod repeated;
 mod semi;
 mod session;
 mod shutdown;
@@ -42,6 +43,7 @@ pub use health::{
 pub use malformed::{Malformed, Verdict};
 pub use message::{Message, MessageType};
 pub use registration::{InitiationRequest, InitiationResponse};
+pub use repeated::Repeated;
 pub use semi::Speaker;
 pub use session::{SessionAck, SessionRequest, SessionResponse};
 pub use shutdown::{

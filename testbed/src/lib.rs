@@ -5,8 +5,10 @@
 mod belief;
 mod cgroup;
 mod network;
+mod orphans;
 mod parties;
 mod programs;
+mod replacing;
 mod users;
 
 use std::fs::{self, File};
@@ -51,6 +53,8 @@ pub struct Cluster {
     plan: Plan,
     manager: Option<Child>,
     agents: Vec<Option<Child>>,
+    /// Agents that hand over to those, by node.
+    earlier: Vec<Option<Child>>,
     left_running: bool,
 }
 
@@ -114,8 +118,9 @@ impl Cluster {
         for suffix in ["", "-wal", "-shm"] {
             let _ = fs::remove_file(plan.folder.join(format!("manager.db{suffix}")));
         }
-        let agents = plan.nodes.iter().map(|_| None).collect();
-        let mut cluster = Self { plan, manager: None, agents, left_running: false };
+        let nobody = || plan.nodes.iter().map(|_| None).collect();
+        let (agents, earlier) = (nobody(), nobody());
+        let mut cluster = Self { plan, manager: None, agents, earlier, left_running: false };
         network::make(&cluster.plan)?;
         fs::create_dir_all(cgroup::path(&cluster.plan.name)?.join("control"))?;
         cluster.start_manager()?;
@@ -163,6 +168,14 @@ impl Cluster {
     /// # Errors
     /// Its program can't be started.
     pub fn start_agent(&mut self, node: usize) -> Result<()> {
+        let (name, arguments) = self.agent_arguments(node);
+        self.agents[node] =
+            Some(self.spawn(&name, "patchbay-agent", &format!("agent-{name}"), &arguments)?);
+        Ok(())
+    }
+
+    /// A node's name, and its agent's arguments.
+    fn agent_arguments(&self, node: usize) -> (String, Vec<String>) {
         let name = self.plan.nodes[node].0.clone();
         let file = |path: PathBuf| path.display().to_string();
         let mut arguments = vec!["run".to_owned(), "--manager".into(), format!("{HUB_ADDRESS}:55555")];
@@ -172,9 +185,7 @@ impl Cluster {
         arguments.extend(["--repository".into(), file(self.repository_file(&name))]);
         arguments.extend(["--state-dir".into(), file(self.plan.folder.join(&name))]);
         arguments.extend(self.plan.agent_flags.iter().cloned());
-        self.agents[node] =
-            Some(self.spawn(&name, "patchbay-agent", &format!("agent-{name}"), &arguments)?);
-        Ok(())
+        (name, arguments)
     }
 
     /// Starts a program in a namespace, in the control cgroup, with its log in the folder.
@@ -290,7 +301,8 @@ impl Drop for Cluster {
         if let Err(error) = self.plan.clean() {
             eprintln!("error: {} could not be removed: {error:#}", self.plan.name);
         }
-        for mut child in self.agents.drain(..).flatten().chain(self.manager.take()) {
+        let agents = self.agents.drain(..).chain(self.earlier.drain(..)).flatten();
+        for mut child in agents.chain(self.manager.take()) {
             let _ = child.wait();
         }
     }

@@ -8,7 +8,7 @@ use crate::command::{exists, progress, run_quietly};
 use crate::{toolchain, workspace};
 
 /// Programs that building, the demo or the tests run, and the Debian packages that bring them.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("cc", "gcc"),
     ("ld", "binutils"),
     ("pkg-config", "pkg-config"),
@@ -20,6 +20,7 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("redis-server", "redis-server"),
     ("dpkg-deb", "dpkg"),
     ("dig", "bind9-dnsutils"),
+    ("faketime", "faketime"),
 ];
 
 /// Installs what is missing.

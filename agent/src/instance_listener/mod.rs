@@ -5,9 +5,9 @@ mod directory;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ssmmp::{Envelope, InstanceId, Name};
+use ssmmp::{Envelope, InstanceId, Name, Repeated};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::{debug, warn};
@@ -25,6 +25,9 @@ pub const QUEUE: usize = 4_096;
 /// Pause after the listener failed, which it does when descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Instances that can't be accepted.
+static NOT_ACCEPTED: Repeated = Repeated::new();
+
 /// What an instance said, and its place among those of its connection that may wait.
 #[derive(Debug)]
 pub struct Said {
@@ -39,14 +42,12 @@ pub struct Said {
 pub async fn serve(listener: TcpListener, directory: Directory, said: mpsc::Sender<Said>, semi: bool) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut refused: u64 = 0;
-    let mut failed: u64 = 0;
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                failed += 1;
-                if failed.is_power_of_two() {
-                    warn!(failed, "instances can't connect to this agent, which tries again: {error}");
+                if let Some(times) = NOT_ACCEPTED.again(Instant::now()) {
+                    warn!(times, "an instance can't be accepted, it is tried again: {error}");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;

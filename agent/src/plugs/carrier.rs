@@ -13,7 +13,7 @@ use nix::fcntl::{OFlag, SpliceFFlags, splice};
 use nix::sys::socket::Shutdown;
 use nix::unistd::pipe2;
 use patchbay_ebpf_common::Reason;
-use ssmmp::{InstanceId, Status};
+use ssmmp::{InstanceId, Repeated, Status};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -24,6 +24,8 @@ use crate::boot_time;
 use crate::core::Event;
 use crate::datapath::{Path, SessionReport};
 
+/// Connections for whose thread there was no room.
+static NO_THREAD: Repeated = Repeated::new();
 /// Connections that are carried at once; further ones wait until one has ended. Each takes six
 /// descriptors.
 pub const MAX_CARRIED: usize = 1_024;
@@ -109,7 +111,11 @@ impl Carrier {
                 std::thread::Builder::new().name("plugs".into()).spawn(move || carrier.run(receiver));
             match spawned {
                 Ok(_) => carried.thread = Some(sender),
-                Err(error) => warn!("a connection is reset: no thread can be started: {error}"),
+                Err(error) => {
+                    if let Some(times) = NO_THREAD.again(std::time::Instant::now()) {
+                        warn!(times, "a connection is reset: no thread can be started: {error}");
+                    }
+                }
             }
         }
         // Without a thread both ends are closed by being dropped.

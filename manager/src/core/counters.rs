@@ -21,6 +21,9 @@ impl Core {
             polls.healthy = now;
         }
         self.hear_ending(address, envelope);
+        if let Some(ahead) = self.clock_ahead(envelope) {
+            self.inventory.set_clock(address, ahead);
+        }
         if let Some(text) = envelope.extension("x_redirection") {
             self.inventory.set_redirection(address, self::text(text));
         }

@@ -124,6 +124,8 @@ impl Core {
         node.polls.healthy = self.now;
         node.repository = request.service_repository.0.iter().cloned().collect();
         node.redirection = short(envelope.extension("x_redirection").unwrap_or("unknown"));
+        node.version = short(envelope.extension("x_version").unwrap_or_default());
+        node.clock_ahead = self.clock_ahead(envelope);
         node.unavailable = unavailable(envelope.extension("x_unavailable").unwrap_or_default());
         let services = node.repository.len();
         if !again {
@@ -149,6 +151,12 @@ impl Core {
         }
         self.settle_all();
         self.retry_all_waiting();
+    }
+
+    /// How far the clock of who sent this is ahead, if it says its time.
+    pub(super) fn clock_ahead(&self, envelope: &Envelope) -> Option<i64> {
+        let there: i64 = envelope.extension("x_time")?.parse().ok()?;
+        there.checked_sub_unsigned(self.now)
     }
 
     fn accept(&mut self, connection: Connection, message_id: MessageId, status: Status) {

@@ -123,6 +123,10 @@ pub struct Node {
     pub secret: Option<SecretHash>,
     /// Its agent has announced its end: nothing is placed there.
     pub ending: bool,
+    /// Its agent's version; empty when it has told none.
+    pub version: String,
+    /// How far its clock was ahead when it last told, milliseconds.
+    pub clock_ahead: Option<i64>,
     pub(crate) polls: Polls,
 }
 
@@ -150,6 +154,8 @@ impl Node {
             first: now,
             secret: None,
             ending: false,
+            version: String::new(),
+            clock_ahead: None,
             polls: Polls::default(),
         }
     }

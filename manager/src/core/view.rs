@@ -77,6 +77,8 @@ impl Core {
             apps: self.apps.len(),
             instances: self.inventory.running(),
             sessions: self.sessions.open(),
+            time_ms: self.now,
+            clock_set_ms: 0,
         }
     }
 
@@ -157,6 +159,8 @@ impl Core {
             instances: self.inventory.on_node(node.address).map_or(0, |on_node| on_node.running),
             redirection: node.redirection.clone(),
             since_ms: node.since,
+            version: node.version.clone(),
+            clock_ahead_ms: node.clock_ahead,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use hickory_server::Server;
@@ -15,6 +15,7 @@ use hickory_server::proto::rr::Record;
 use hickory_server::proto::serialize::binary::BinEncoder;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::{MessageResponse, MessageResponseBuilder};
+use ssmmp::Repeated;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -70,6 +71,9 @@ impl Listeners {
     }
 }
 
+/// DNS clients that can't be accepted.
+static NOT_ACCEPTED: Repeated = Repeated::new();
+
 /// Hickory's own TCP server has no bound on its clients.
 async fn serve_tcp(listener: TcpListener, names: Arc<Names>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -78,7 +82,9 @@ async fn serve_tcp(listener: TcpListener, names: Arc<Names>) {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!("accepting a DNS client failed: {error}");
+                if let Some(times) = NOT_ACCEPTED.again(Instant::now()) {
+                    warn!(times, "a DNS client can't be accepted, it is tried again: {error}");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -14,6 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
+use ssmmp::Repeated;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tower::ServiceExt as _;
@@ -34,6 +36,9 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Pause after the listener failed, which it does when descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// People who can't be accepted.
+static NOT_ACCEPTED: Repeated = Repeated::new();
+
 /// Serves users of this machine until the listener is dropped.
 pub async fn over_socket(listener: UnixListener, router: Router) {
     let places = Places::default();
@@ -41,8 +46,7 @@ pub async fn over_socket(listener: UnixListener, router: Router) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                warn!("accepting at the socket failed: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                not_accepted("the socket", &error).await;
                 continue;
             }
         };
@@ -60,8 +64,7 @@ pub async fn over_tcp(listener: TcpListener, router: Router) {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!("accepting over TCP failed: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                not_accepted("TCP", &error).await;
                 continue;
             }
         };
@@ -74,6 +77,13 @@ pub async fn over_tcp(listener: TcpListener, router: Router) {
         }
         tokio::spawn(serve(stream, Via::Tcp(peer), router.clone(), place));
     }
+}
+
+async fn not_accepted(via: &str, error: &io::Error) {
+    if let Some(times) = NOT_ACCEPTED.again(Instant::now()) {
+        warn!(times, "a connection over {via} can't be accepted, it is tried again: {error}");
+    }
+    tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 async fn serve<S, K>(stream: S, via: Via, router: Router, _place: Place<K>)

@@ -6,8 +6,9 @@ mod places;
 mod way;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use ssmmp::Repeated;
 use tokio::net::TcpListener;
 use tracing::{debug, info, warn};
 
@@ -21,6 +22,8 @@ use crate::shell::{Handle, Input};
 /// Pause after the listener failed, which it does when descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Agents that can't be accepted.
+static NOT_ACCEPTED: Repeated = Repeated::new();
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// How agents are served.
@@ -54,7 +57,9 @@ pub async fn serve(listener: TcpListener, handle: Handle, options: Options) {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!("accepting an agent failed: {error}");
+                if let Some(times) = NOT_ACCEPTED.again(Instant::now()) {
+                    warn!(times, "an agent can't be accepted, it is tried again: {error}");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

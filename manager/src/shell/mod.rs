@@ -239,6 +239,12 @@ pub fn start(mut core: Core, store: Store, names: Option<Arc<Names>>) -> std::io
     Ok(Handle { inputs, events, trouble: watched, metrics, turns, _end: end })
 }
 
+/// By how much the machine's clock was set since [`now`] was first asked, milliseconds.
+pub fn clock_set() -> i64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since_1970.as_millis() as i64 - now().cast_signed()
+}
+
 /// Milliseconds since 1970.
 pub fn now() -> u64 {
     static BEGIN: LazyLock<(u64, Instant)> = LazyLock::new(|| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use patchbay_api as api;
-use ssmmp::Envelope;
+use ssmmp::{Envelope, Repeated};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
@@ -18,6 +18,10 @@ use crate::store::{Store, StoreError};
 
 /// Events handled in one transaction at most.
 const BATCH: usize = 256;
+/// History that can't be removed.
+static NOT_PRUNED: Repeated = Repeated::new();
+/// Writes that the database refused.
+static NOT_WRITTEN: Repeated = Repeated::new();
 /// How long the Manager waits before it tries a refused write again.
 const WRITE_RETRY: Duration = Duration::from_millis(500);
 
@@ -133,7 +137,9 @@ impl Owner {
         if self.store.prune_due() <= now
             && let Err(problem) = self.store.prune(now)
         {
-            warn!("old history can't be removed, it is tried again: {problem}");
+            if let Some(times) = NOT_PRUNED.again(Instant::now()) {
+                warn!(times, "old history can't be removed, it is tried again: {problem}");
+            }
         }
     }
 
@@ -212,9 +218,12 @@ impl Owner {
         }
         while let Err(problem) = self.write(&mut effects) {
             self.metrics.refused_writes.inc();
-            // Said once; the queue fills meanwhile, then agents' connections wait.
-            if self.trouble.borrow().is_none() {
-                error!("the database refuses to be written, nothing is answered until it can be: {problem}");
+            // The queue fills meanwhile, then agents' connections wait.
+            if let Some(times) = NOT_WRITTEN.again(Instant::now()) {
+                error!(
+                    times,
+                    "the database refuses to be written, nothing is answered until it can be: {problem}"
+                );
             }
             self.trouble.send_replace(Some(problem.to_string()));
             if patience == Patience::Leaves {

@@ -4,8 +4,10 @@
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use rusqlite::Connection;
+use ssmmp::Repeated;
 use tracing::warn;
 
 use super::StoreError;
@@ -62,11 +64,16 @@ impl Drop for Checkpointer {
     }
 }
 
+/// Checkpoints that failed.
+static NOT_FOLDED: Repeated = Repeated::new();
+
 fn run(connection: &Connection, rounds: &Receiver<()>) {
     while rounds.recv().is_ok() {
         // It never waits for readers or the writer: what it leaves, the next round takes.
         if let Err(problem) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-            warn!("the write-ahead log can't be folded in, it is tried again: {problem}");
+            if let Some(times) = NOT_FOLDED.again(Instant::now()) {
+                warn!(times, "the write-ahead log can't be folded in, it is tried again: {problem}");
+            }
         }
     }
 }

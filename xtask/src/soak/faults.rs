@@ -20,8 +20,15 @@ const AWAY_MS: std::ops::Range<u64> = 0..3_000;
 /// Manager bears.
 const SILENT_MS: std::ops::Range<u64> = 500..9_000;
 
+/// How long an agent may take to end when it is told to, with its instances: its `--stop-within`, and some.
+const ENDED_WITHIN: Duration = Duration::from_secs(25);
+/// How long a hand-over may take: the next agent tests the kernel first, on a machine that is busy.
+const HANDED_OVER_WITHIN: Duration = Duration::from_secs(40);
+/// Between two looks at what takes its time.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// A kind of fault; the number is how often it is chosen among all.
-const KINDS: [(Kind, u32); 10] = [
+const KINDS: [(Kind, u32); 14] = [
     (Kind::KillInstance, 6),
     (Kind::FreezeInstance, 2),
     (Kind::KillAgent, 3),
@@ -32,6 +39,10 @@ const KINDS: [(Kind, u32); 10] = [
     (Kind::KillNode, 2),
     (Kind::Move, 2),
     (Kind::Drain, 2),
+    (Kind::StopAgent, 2),
+    (Kind::HandOver, 3),
+    (Kind::SecondAgent, 2),
+    (Kind::RestartManager, 2),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +57,10 @@ enum Kind {
     KillNode,
     Move,
     Drain,
+    StopAgent,
+    HandOver,
+    SecondAgent,
+    RestartManager,
 }
 
 impl Kind {
@@ -61,6 +76,10 @@ impl Kind {
             Self::KillNode => "node killed, restarted",
             Self::Move => "instance moved",
             Self::Drain => "node drained, undrained",
+            Self::StopAgent => "agent told to end, restarted",
+            Self::HandOver => "agent handed over",
+            Self::SecondAgent => "second agent refused",
+            Self::RestartManager => "Manager told to end, restarted",
         }
     }
 }
@@ -72,6 +91,10 @@ enum Mend {
     Thaw(Party),
     JoinAgain(usize),
     Undrain(usize),
+    /// An agent was told to end at that time; it is started again so long after it has.
+    Stopped(usize, Instant, Duration),
+    /// An agent hands over since then.
+    HandedOver(usize, Instant),
 }
 
 /// Breaks one thing after the other.
@@ -81,6 +104,10 @@ pub struct Faults {
     /// When each standing fault is mended.
     standing: Vec<(Instant, Mend)>,
     done: BTreeMap<Kind, u32>,
+    /// What a fault showed that should not be.
+    pub wrong: Vec<String>,
+    /// Processes that an agent left which had ended.
+    pub orphans: Vec<String>,
 }
 
 impl Faults {
@@ -91,6 +118,8 @@ impl Faults {
             next: Instant::now(),
             standing: Vec::new(),
             done: BTreeMap::new(),
+            wrong: Vec::new(),
+            orphans: Vec::new(),
         }
     }
 
@@ -110,8 +139,12 @@ impl Faults {
 
     /// Mends everything that still stands.
     pub fn mend_all(&mut self, cluster: &mut Cluster) -> Result<()> {
-        let last = self.standing.iter().map(|(at, _)| *at).max();
-        last.map_or(Ok(()), |last| self.mend_until(cluster, last))
+        // Mending one may take a look later on.
+        while let Some(next) = self.standing.iter().map(|(at, _)| *at).min() {
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            self.mend_until(cluster, next)?;
+        }
+        Ok(())
     }
 
     /// How many there were of each kind, for people.
@@ -131,6 +164,8 @@ impl Faults {
             match mend {
                 Mend::StartAgent(node) => cluster.start_agent(node)?,
                 Mend::StartManager => cluster.start_manager()?,
+                Mend::Stopped(node, since, away) => self.look_at_stopped(cluster, node, since, away)?,
+                Mend::HandedOver(node, since) => self.look_at_handing_over(cluster, node, since),
                 Mend::Thaw(party) => cluster.signal(&party, Signal::SIGCONT)?,
                 Mend::JoinAgain(node) => cluster.join_again(node)?,
                 Mend::Undrain(node) => {
@@ -146,11 +181,57 @@ impl Faults {
         Ok(())
     }
 
+    /// An agent that was told to end leaves nothing and is started again.
+    fn look_at_stopped(
+        &mut self,
+        cluster: &mut Cluster,
+        node: usize,
+        since: Instant,
+        away: Duration,
+    ) -> Result<()> {
+        let ended = cluster.has_ended(node).unwrap_or_else(|wrong| {
+            self.wrong.push(wrong.to_string());
+            true
+        });
+        if ended {
+            self.orphans.extend(cluster.left_on(node));
+            self.standing.push((Instant::now() + away, Mend::StartAgent(node)));
+        } else if since.elapsed() > ENDED_WITHIN {
+            let name = &cluster.plan().nodes[node].0;
+            self.wrong.push(format!("{name}: told to end, not ended in {} s", ENDED_WITHIN.as_secs()));
+            cluster.kill_node(node)?;
+            self.standing.push((Instant::now(), Mend::StartAgent(node)));
+        } else {
+            self.standing.push((Instant::now() + LOOK, Mend::Stopped(node, since, away)));
+        }
+        Ok(())
+    }
+
+    fn look_at_handing_over(&mut self, cluster: &mut Cluster, node: usize, since: Instant) {
+        match cluster.has_handed_over(node) {
+            Ok(true) => {}
+            Ok(false) if since.elapsed() < HANDED_OVER_WITHIN => {
+                self.standing.push((Instant::now() + LOOK, Mend::HandedOver(node, since)));
+            }
+            Ok(false) => {
+                let name = &cluster.plan().nodes[node].0;
+                self.wrong.push(format!("{name}: not handed over in {} s", HANDED_OVER_WITHIN.as_secs()));
+            }
+            Err(wrong) => self.wrong.push(wrong.to_string()),
+        }
+    }
+
     /// Whether the Manager, or a node's agent, is broken already.
     fn is_broken(&self, party: &Party) -> bool {
         self.standing.iter().any(|(_, mend)| match (mend, party) {
             (Mend::StartManager, Party::Manager) => true,
-            (Mend::StartAgent(node) | Mend::JoinAgain(node), Party::Agent(other)) => node == other,
+            (
+                Mend::StartAgent(node)
+                | Mend::JoinAgain(node)
+                | Mend::Stopped(node, ..)
+                | Mend::HandedOver(node, _),
+                Party::Agent(other),
+            ) => node == other,
             (Mend::Thaw(Party::Manager), Party::Manager) => true,
             (Mend::Thaw(Party::Agent(node)), Party::Agent(other)) => node == other,
             _ => false,
@@ -166,11 +247,13 @@ impl Faults {
                 let Some(instance) = all.choose(&mut self.random) else { return Ok(false) };
                 Party::Instance(instance.clone())
             }
-            Kind::KillManager | Kind::FreezeManager => Party::Manager,
+            Kind::KillManager | Kind::FreezeManager | Kind::RestartManager => Party::Manager,
             Kind::Move | Kind::Drain => return self.reconfigure(cluster, kind, node),
             _ => Party::Agent(node),
         };
-        if self.is_broken(&victim) {
+        // One that is just starting has claimed nothing yet: the other one would be the first.
+        let needs_first = matches!(kind, Kind::HandOver | Kind::SecondAgent);
+        if self.is_broken(&victim) || needs_first && !is_up(cluster, node) {
             return Ok(false);
         }
         let (away, silent) = (self.milliseconds(AWAY_MS), self.milliseconds(SILENT_MS));
@@ -197,6 +280,26 @@ impl Faults {
                 cluster.signal(&victim, Signal::SIGSTOP)?;
                 mend(silent, Mend::Thaw(victim));
             }
+            Kind::StopAgent => {
+                cluster.signal(&victim, Signal::SIGTERM)?;
+                mend(LOOK, Mend::Stopped(node, Instant::now(), away));
+            }
+            Kind::HandOver => {
+                cluster.replace_agent(node)?;
+                mend(LOOK, Mend::HandedOver(node, Instant::now()));
+            }
+            Kind::SecondAgent => {
+                if let Err(wrong) = cluster.start_second_agent(node) {
+                    self.wrong.push(wrong.to_string());
+                }
+            }
+            Kind::RestartManager => {
+                if let Err(wrong) = cluster.stop_manager() {
+                    self.wrong.push(wrong.to_string());
+                    cluster.kill(&Party::Manager)?;
+                }
+                self.standing.push((Instant::now() + away, Mend::StartManager));
+            }
             Kind::Move | Kind::Drain => {}
         }
         Ok(true)
@@ -218,4 +321,10 @@ impl Faults {
         let Some(instance) = running.choose(&mut self.random) else { return Ok(false) };
         Ok(cluster.patchbay(&["move", &instance.id.to_string(), &name, "--yes"]).is_ok())
     }
+}
+
+/// Whether a node's agent is registered, as far as the Manager answers.
+fn is_up(cluster: &Cluster, node: usize) -> bool {
+    let name = &cluster.plan().nodes[node].0;
+    cluster.nodes().is_ok_and(|nodes| nodes.iter().any(|found| found.name == *name && found.state == "up"))
 }

@@ -16,7 +16,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use faults::Faults;
 use ledger::Ledger;
-use patchbay_testbed::{Cluster, Plan};
+use nix::sys::signal::Signal;
+use patchbay_testbed::{Cluster, Party, Plan};
 use report::Report;
 use users::User;
 
@@ -30,6 +31,8 @@ const USERS: u64 = 4;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long everything may take to be as it should be after the last fault.
 const REST_WITHIN: Duration = Duration::from_secs(90);
+/// How long all agents may take to end at last: their `--stop-within`, and some.
+const ENDED_WITHIN: Duration = Duration::from_secs(25);
 /// Between two looks at what is due.
 const STEP: Duration = Duration::from_millis(50);
 /// Between two lines of progress.
@@ -144,6 +147,9 @@ fn play(soak: &Soak, cluster: &mut Cluster) -> Result<Report> {
         report.acknowledged_registrations, report.acknowledged_posts, report.acknowledged_files
     ));
     read_back(cluster, &ledger, &mut report)?;
+    end_all(cluster, &mut faults)?;
+    report.wrong.append(&mut faults.wrong);
+    report.orphans = faults.orphans;
     Ok(report)
 }
 
@@ -174,6 +180,20 @@ fn rest(cluster: &Cluster) -> Result<Duration> {
     });
     rested.with_context(|| cluster.difference().unwrap_or_else(|| "a node is not up".into()))?;
     Ok(begun.elapsed())
+}
+
+/// Has every agent end in order: nothing is left then.
+fn end_all(cluster: &mut Cluster, faults: &mut Faults) -> Result<()> {
+    for node in 0..cluster.plan().nodes.len() {
+        cluster.signal(&Party::Agent(node), Signal::SIGTERM)?;
+    }
+    for node in 0..cluster.plan().nodes.len() {
+        if let Err(wrong) = cluster.ended(node, ENDED_WITHIN) {
+            faults.wrong.push(format!("{wrong:#}"));
+        }
+        faults.orphans.extend(cluster.left_on(node));
+    }
+    Ok(())
 }
 
 /// Asks for everything that was acknowledged.

@@ -32,6 +32,8 @@ pub struct Report {
     /// Answers that contradicted what a user had been told before.
     pub wrong: Vec<String>,
     pub errors: Vec<String>,
+    /// Processes that were there when their node's agent had ended.
+    pub orphans: Vec<String>,
     /// Seconds from the last mended fault until everything was as it should be.
     pub at_rest_after_seconds: f64,
     pub kernel_bytes: u64,
@@ -76,6 +78,7 @@ impl Report {
             self.read_back,
             self.lost.len()
         );
+        println!("{} requests lost, {} processes orphaned", self.given_up, self.orphans.len());
         println!(
             "at rest {:.1} s after the last fault; {:.1} MiB through the kernel",
             self.at_rest_after_seconds,
@@ -87,7 +90,9 @@ impl Report {
     /// Fails on anything that should not be.
     pub fn judge(&self) -> Result<()> {
         let given_up = self.errors.iter().map(|error| format!("given up: {error}"));
-        let wrong: Vec<String> = self.lost.iter().chain(&self.wrong).cloned().chain(given_up).collect();
+        let orphans = self.orphans.iter().map(|process| format!("orphaned: {process}"));
+        let wrong: Vec<String> =
+            self.lost.iter().chain(&self.wrong).cloned().chain(orphans).chain(given_up).collect();
         if !wrong.is_empty() {
             bail!(
                 "the soak failed; again with: cargo xtask soak --seed {}\n  {}",

@@ -261,6 +261,13 @@ impl Inventory {
         self.nodes.get_mut(&address).map(|node| &mut node.polls)
     }
 
+    /// How far a node's clock is ahead, milliseconds.
+    pub fn set_clock(&mut self, address: Address, ahead: i64) {
+        if let Some(node) = self.nodes.get_mut(&address) {
+            node.clock_ahead = Some(ahead);
+        }
+    }
+
     /// Whether a node redirects, as its agent says: `kernel`, or why not.
     pub fn set_redirection(&mut self, address: Address, redirection: &str) {
         if let Some(node) = self.nodes.get_mut(&address) {
