@@ -51,6 +51,11 @@ pub fn show(text: &str) -> Result<()> {
     }
 }
 
+/// Trouble happens again: how many times it has so far, when that is to be told.
+fn again(trouble: &ssmmp::Repeated) -> Option<u64> {
+    trouble.again(monotonic_time().unwrap_or_default() / 1_000_000)
+}
+
 /// Nanoseconds since boot, the clock of the kernel programs.
 pub fn boot_time() -> Option<u64> {
     time_of(nix::time::ClockId::CLOCK_BOOTTIME)

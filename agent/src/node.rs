@@ -338,7 +338,7 @@ impl Node {
         let instances = self.places.instances();
         self.tasks.spawn_blocking(move || {
             if let Err(error) = output::remove_old(&instances, |name| names.contains(name))
-                && let Some(times) = NOT_REMOVED.again(std::time::Instant::now())
+                && let Some(times) = crate::again(&NOT_REMOVED)
             {
                 warn!(times, "what ended instances left can't be removed: {error}");
             }
@@ -393,7 +393,7 @@ impl Node {
             Effect::Withdraw(id) => self.redirection.withdraw(id),
             Effect::Destroy(local, remote) => {
                 if let Err(error) = socket_table::destroy(local, remote) {
-                    if let Some(times) = NOT_DESTROYED.again(std::time::Instant::now()) {
+                    if let Some(times) = crate::again(&NOT_DESTROYED) {
                         warn!(times, %local, %remote, "the connection could not be ended: {error}");
                     }
                 }
@@ -451,7 +451,7 @@ impl Node {
 
     fn send_to_manager(&self, envelope: Envelope) {
         if !self.manager.send(envelope) {
-            if let Some(times) = UNSENT.again(std::time::Instant::now()) {
+            if let Some(times) = crate::again(&UNSENT) {
                 warn!(times, "the Manager does not read; a message to it is lost until it reconciles");
             }
         }

@@ -128,7 +128,7 @@ impl Keeper {
             Ok(written) => self.changed = !written,
             // It stays to be written: there may be room again.
             Err(error) => {
-                if let Some(times) = self.trouble.again(Instant::now()) {
+                if let Some(times) = crate::again(&self.trouble) {
                     warn!(times, "what was learned of programs can't be kept, it is tried again: {error:#}");
                 }
             }

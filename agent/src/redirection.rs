@@ -31,7 +31,7 @@ static NO_SOCKET_TABLE: Repeated = Repeated::new();
 
 /// Tells of trouble that comes again, in powers of two.
 fn told(trouble: &Repeated, tell: impl FnOnce(u64)) {
-    if let Some(times) = trouble.again(std::time::Instant::now()) {
+    if let Some(times) = crate::again(trouble) {
         tell(times);
     }
 }

@@ -76,7 +76,7 @@ impl Unredirected {
             match socket_table::carried() {
                 Ok(carried) => self.compare(&carried),
                 Err(error) => {
-                    if let Some(times) = NO_SOCKET_TABLE.again(std::time::Instant::now()) {
+                    if let Some(times) = crate::again(&NO_SOCKET_TABLE) {
                         warn!(times, "the socket table can't be read: {error}");
                     }
                 }

@@ -12,3 +12,8 @@ pub mod metrics;
 pub mod server;
 pub mod shell;
 pub mod store;
+
+/// Trouble happens again: how many times it has so far, when that is to be told.
+fn again(trouble: &ssmmp::Repeated) -> Option<u64> {
+    trouble.again(shell::now())
+}

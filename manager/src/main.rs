@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -16,7 +16,7 @@ use patchbay_manager::http::gate::Gate;
 use patchbay_manager::http::socket::Socket;
 use patchbay_manager::http::tokens::Tokens;
 use patchbay_manager::maintenance::Task;
-use patchbay_manager::store::{Fsync, History, Kept, Store};
+use patchbay_manager::store::{ENDED_WITHIN, Fsync, History, Kept, Store, TRY_EVERY};
 use patchbay_manager::{http, log_lines, managers_file, server, shell};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -272,8 +272,20 @@ fn zone(text: &str) -> Result<Name, String> {
     if name.is_root() { Err("name a zone below the root".into()) } else { Ok(name.to_lowercase()) }
 }
 
+/// Listens, and waits for a Manager that was killed just now and has its port still.
 async fn listen(address: SocketAddr, flag: &str) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("can't listen at {address}; choose another address with {flag}"))
+    let begun = Instant::now();
+    loop {
+        let waited = begun.elapsed();
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && waited < ENDED_WITHIN => {
+                tokio::time::sleep(TRY_EVERY).await;
+            }
+            result => {
+                return result.with_context(|| {
+                    format!("can't listen at {address}; choose another address with {flag}")
+                });
+            }
+        }
+    }
 }

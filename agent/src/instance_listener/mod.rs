@@ -5,7 +5,7 @@ mod directory;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ssmmp::{Envelope, InstanceId, Name, Repeated};
 use tokio::net::{TcpListener, TcpStream};
@@ -46,7 +46,7 @@ pub async fn serve(listener: TcpListener, directory: Directory, said: mpsc::Send
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                if let Some(times) = NOT_ACCEPTED.again(Instant::now()) {
+                if let Some(times) = crate::again(&NOT_ACCEPTED) {
                     warn!(times, "an instance can't be accepted, it is tried again: {error}");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -112,7 +112,7 @@ impl Carrier {
             match spawned {
                 Ok(_) => carried.thread = Some(sender),
                 Err(error) => {
-                    if let Some(times) = NO_THREAD.again(std::time::Instant::now()) {
+                    if let Some(times) = crate::again(&NO_THREAD) {
                         warn!(times, "a connection is reset: no thread can be started: {error}");
                     }
                 }

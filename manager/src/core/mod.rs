@@ -346,6 +346,8 @@ fn output_of(envelope: &Envelope) -> Vec<String> {
         .map(|text| {
             text.split('|').take(MAX_OUTPUT_LINES).map(|line| first(line.trim(), LONGEST_TEXT)).collect()
         })
+        // One that wrote nothing.
+        .filter(|lines: &Vec<String>| lines.iter().any(|line| !line.is_empty()))
         .unwrap_or_default()
 }
 

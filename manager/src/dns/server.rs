@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use hickory_server::Server;
@@ -82,7 +82,7 @@ async fn serve_tcp(listener: TcpListener, names: Arc<Names>) {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                if let Some(times) = NOT_ACCEPTED.again(Instant::now()) {
+                if let Some(times) = crate::again(&NOT_ACCEPTED) {
                     warn!(times, "a DNS client can't be accepted, it is tried again: {error}");
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;

@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -80,7 +80,7 @@ pub async fn over_tcp(listener: TcpListener, router: Router) {
 }
 
 async fn not_accepted(via: &str, error: &io::Error) {
-    if let Some(times) = NOT_ACCEPTED.again(Instant::now()) {
+    if let Some(times) = crate::again(&NOT_ACCEPTED) {
         warn!(times, "a connection over {via} can't be accepted, it is tried again: {error}");
     }
     tokio::time::sleep(ACCEPT_PAUSE).await;

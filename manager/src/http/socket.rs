@@ -111,7 +111,7 @@ fn lock(path: &Path) -> Result<File, SocketError> {
     let unmade = |error| SocketError::Unmade { path: file.clone(), error };
     let mut open = OpenOptions::new();
     let mut lock = open.read(true).write(true).create(true).truncate(false).open(&file).map_err(unmade)?;
-    match lock.try_lock() {
+    match crate::store::lock(&lock) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();

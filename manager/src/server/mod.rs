@@ -6,7 +6,7 @@ mod places;
 mod way;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ssmmp::Repeated;
 use tokio::net::TcpListener;
@@ -57,7 +57,7 @@ pub async fn serve(listener: TcpListener, handle: Handle, options: Options) {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                if let Some(times) = NOT_ACCEPTED.again(Instant::now()) {
+                if let Some(times) = crate::again(&NOT_ACCEPTED) {
                     warn!(times, "an agent can't be accepted, it is tried again: {error}");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -137,7 +137,7 @@ impl Owner {
         if self.store.prune_due() <= now
             && let Err(problem) = self.store.prune(now)
         {
-            if let Some(times) = NOT_PRUNED.again(Instant::now()) {
+            if let Some(times) = crate::again(&NOT_PRUNED) {
                 warn!(times, "old history can't be removed, it is tried again: {problem}");
             }
         }
@@ -219,7 +219,7 @@ impl Owner {
         while let Err(problem) = self.write(&mut effects) {
             self.metrics.refused_writes.inc();
             // The queue fills meanwhile, then agents' connections wait.
-            if let Some(times) = NOT_WRITTEN.again(Instant::now()) {
+            if let Some(times) = crate::again(&NOT_WRITTEN) {
                 error!(
                     times,
                     "the database refuses to be written, nothing is answered until it can be: {problem}"

@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use rusqlite::Connection;
 use ssmmp::Repeated;
@@ -71,7 +70,7 @@ fn run(connection: &Connection, rounds: &Receiver<()>) {
     while rounds.recv().is_ok() {
         // It never waits for readers or the writer: what it leaves, the next round takes.
         if let Err(problem) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-            if let Some(times) = NOT_FOLDED.again(Instant::now()) {
+            if let Some(times) = crate::again(&NOT_FOLDED) {
                 warn!(times, "the write-ahead log can't be folded in, it is tried again: {problem}");
             }
         }

@@ -3,8 +3,14 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::StoreError;
+
+/// How long a lock is waited for, and a port: its holder may have been killed just now.
+pub const ENDED_WITHIN: Duration = Duration::from_secs(2);
+/// Between two tries.
+pub const TRY_EVERY: Duration = Duration::from_millis(20);
 
 /// Held as long as the Manager uses the database.
 #[derive(Debug)]
@@ -27,7 +33,7 @@ impl Lock {
             .truncate(false)
             .open(&path)
             .map_err(|error| failed(unmade, error))?;
-        match file.try_lock() {
+        match lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
@@ -41,6 +47,22 @@ impl Lock {
         let _ = file.rewind();
         let _ = writeln!(file, "{}", std::process::id());
         Ok(Self(file))
+    }
+}
+
+/// Locks a file, and waits for a holder that is just ending: a killed Manager has its locks until the kernel has
+/// closed its files.
+///
+/// # Errors
+/// Somebody has it for longer, or it can't be locked.
+pub fn lock(file: &File) -> Result<(), TryLockError> {
+    let begun = Instant::now();
+    loop {
+        let waited = begun.elapsed();
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if waited < ENDED_WITHIN => std::thread::sleep(TRY_EVERY),
+            result => return result,
+        }
     }
 }
 
@@ -64,5 +86,19 @@ mod tests {
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
         Lock::take(&database).expect("free again");
+    }
+
+    #[test]
+    fn a_manager_that_is_just_ending_is_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = folder.path().join("manager.db");
+        let first = Lock::take(&database).expect("free");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(5 * TRY_EVERY);
+                drop(first);
+            });
+            Lock::take(&database).expect("it has ended");
+        });
     }
 }

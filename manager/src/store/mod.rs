@@ -31,6 +31,7 @@ use checkpoint::Checkpointer;
 pub use error::StoreError;
 pub use history::{EventFilter, EventPage, History};
 use lock::Lock;
+pub use lock::{ENDED_WITHIN, TRY_EVERY, lock};
 use patchbay_api::Event;
 use place::Place;
 pub use prune::{Kept, Pruned};

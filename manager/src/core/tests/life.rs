@@ -60,6 +60,14 @@ fn a_gateway_that_dies_is_started_again_with_growing_pauses() {
 }
 
 #[test]
+fn one_that_wrote_nothing_has_no_output_to_show() {
+    let (mut cluster, gate) = Cluster::running();
+    cluster.message(1, &format!("type: service_instance_termination_info ~ message_id: 5 ~ service_name: gate ~ service_instance_id: {gate} ~ x_reason: signal 9 ~ x_output: "));
+    let ended = cluster.core.instances(None, true, Page::ALL);
+    assert_eq!((ended[0].reason.as_deref(), ended[0].output.len()), (Some("signal 9"), 0));
+}
+
+#[test]
 fn the_second_report_of_a_closed_session_changes_nothing() {
     let (mut cluster, gate) = Cluster::running();
     cluster.request(1, gate, 1000, "store");
