@@ -392,10 +392,10 @@ impl Node {
             Effect::Lead(..) | Effect::HandPlug { .. } | Effect::RefusePlug(..) => self.plugs.perform(effect),
             Effect::Withdraw(id) => self.redirection.withdraw(id),
             Effect::Destroy(local, remote) => {
-                if let Err(error) = socket_table::destroy(local, remote) {
-                    if let Some(times) = crate::again(&NOT_DESTROYED) {
-                        warn!(times, %local, %remote, "the connection could not be ended: {error}");
-                    }
+                if let Err(error) = socket_table::destroy(local, remote)
+                    && let Some(times) = crate::again(&NOT_DESTROYED)
+                {
+                    warn!(times, %local, %remote, "the connection could not be ended: {error}");
                 }
             }
             Effect::EndWithin(id, within) => {
@@ -450,10 +450,10 @@ impl Node {
     }
 
     fn send_to_manager(&self, envelope: Envelope) {
-        if !self.manager.send(envelope) {
-            if let Some(times) = crate::again(&UNSENT) {
-                warn!(times, "the Manager does not read; a message to it is lost until it reconciles");
-            }
+        if !self.manager.send(envelope)
+            && let Some(times) = crate::again(&UNSENT)
+        {
+            warn!(times, "the Manager does not read; a message to it is lost until it reconciles");
         }
     }
 

@@ -136,10 +136,9 @@ impl Owner {
         let now = now();
         if self.store.prune_due() <= now
             && let Err(problem) = self.store.prune(now)
+            && let Some(times) = crate::again(&NOT_PRUNED)
         {
-            if let Some(times) = crate::again(&NOT_PRUNED) {
-                warn!(times, "old history can't be removed, it is tried again: {problem}");
-            }
+            warn!(times, "old history can't be removed, it is tried again: {problem}");
         }
     }
 

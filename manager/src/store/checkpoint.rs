@@ -69,10 +69,10 @@ static NOT_FOLDED: Repeated = Repeated::new();
 fn run(connection: &Connection, rounds: &Receiver<()>) {
     while rounds.recv().is_ok() {
         // It never waits for readers or the writer: what it leaves, the next round takes.
-        if let Err(problem) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-            if let Some(times) = crate::again(&NOT_FOLDED) {
-                warn!(times, "the write-ahead log can't be folded in, it is tried again: {problem}");
-            }
+        if let Err(problem) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            && let Some(times) = crate::again(&NOT_FOLDED)
+        {
+            warn!(times, "the write-ahead log can't be folded in, it is tried again: {problem}");
         }
     }
 }
