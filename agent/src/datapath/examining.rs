@@ -69,15 +69,19 @@ impl Examiner {
         Ok(Self(Mutex::new(Inner { known: HashMap::new(), questions, answers })))
     }
 
-    /// Adds to a session's report what the programs at its ends could do, where that is known.
+    /// Adds to a session's report what the programs at its ends could do, where that is known. Who has connected or
+    /// listens is asked before anybody has used the session: a client may be gone soon after.
     pub(super) fn add_to(&self, report: &mut SessionReport) {
-        if report.users == [0, 0] {
+        if report.users == [0, 0] && report.processes == [0, 0] {
             return;
         }
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (side, process) in report.users.into_iter().enumerate() {
-            if process != 0
-                && let Some(habits) = inner.ask(process)
+        for (side, (user, process)) in report.users.into_iter().zip(report.processes).enumerate() {
+            if user == 0 && process != 0 {
+                inner.ask(process);
+            }
+            if user != 0
+                && let Some(habits) = inner.ask(user)
             {
                 report.examined[side] = true;
                 report.habits[side].extend(habits);
@@ -271,6 +275,30 @@ mod tests {
         });
         assert_eq!(answer, Some(found));
         assert!(examiner.ask(u32::MAX).is_none(), "no such process");
+    }
+
+    #[test]
+    fn a_program_is_known_that_ends_soon_after_it_has_connected() {
+        let examiner = Examiner::new().expect("a thread");
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("it is everywhere");
+        let mut report = SessionReport::between(1, 2, "127.0.0.1:1".parse().expect("an address"));
+        report.processes[0] = child.id();
+        let is_known = || {
+            let inner = examiner.0.lock().expect("nobody else");
+            let answered = inner.known.get(&child.id()).is_some_and(|known| known.habits.is_some());
+            drop(inner);
+            examiner.add_to(&mut report.clone());
+            answered
+        };
+        let known = (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            is_known()
+        });
+        child.kill().and_then(|()| child.wait()).expect("it is ours");
+        assert!(known, "it is asked for before it has used the session");
+        report.users[0] = child.id();
+        examiner.add_to(&mut report);
+        assert_eq!(report.examined, [true, false]);
     }
 
     #[test]

@@ -76,7 +76,8 @@ impl Decisions {
     ) -> (Option<Endpoint>, bool) {
         let seen = report.programs[index];
         let process = if report.users[index] == 0 { report.processes[index] } else { report.users[index] };
-        let Some((name, file)) = self.programs.of(process, &seen) else { return (None, false) };
+        let is_seen = process == report.processes[index];
+        let Some((name, file)) = self.programs.of(process, &seen, is_seen) else { return (None, false) };
         let accepts = index == 1;
         let at = if accepts { report.translated.unwrap_or(report.destination) } else { report.destination };
         let port = fixed_port(at.port());

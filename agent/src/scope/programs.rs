@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use patchbay_ebpf_common::{ARGUMENT_BYTES, arguments_hash};
+use patchbay_ebpf_common::{ARGUMENT_BYTES, ProgramName, arguments_hash};
 
 use crate::core::profiles::ProgramFile;
 use crate::datapath::{Program, Source};
@@ -26,19 +26,42 @@ const INTERPRETERS: [&str; 36] = [
 
 /// What is known of the processes seen so far.
 #[derive(Default)]
-pub struct Programs(HashMap<(u32, Program), Option<(String, ProgramFile)>>);
+pub struct Programs {
+    processes: HashMap<(u32, Program), Option<(String, ProgramFile)>>,
+    /// Programs that no interpreter runs, by what the kernel sees of them: a process of one may end within the
+    /// milliseconds in which it would be looked at.
+    compiled: HashMap<(ProgramName, u32, u64), (String, ProgramFile)>,
+}
 
 impl Programs {
-    /// The name of the program that a process runs, and its files; `None` when it has ended already, or when
-    /// nothing tells what it runs. `seen` is what the kernel saw of it, all zero if nothing.
-    pub fn of(&mut self, process: u32, seen: &Program) -> Option<&(String, ProgramFile)> {
+    /// The name of the program that a process runs, and its files; `None` when nothing tells what it runs. `seen` is
+    /// what the kernel saw of it, all zero if nothing, and `is_seen` whether it saw this very process.
+    pub fn of(&mut self, process: u32, seen: &Program, is_seen: bool) -> Option<&(String, ProgramFile)> {
         if process == 0 {
             return None;
         }
-        if self.0.len() >= MAX_PROCESSES {
-            self.0.clear();
+        if self.processes.len() >= MAX_PROCESSES {
+            self.processes.clear();
+            self.compiled.clear();
         }
-        self.0.entry((process, *seen)).or_insert_with(|| look(process, seen)).as_ref()
+        let key = (process, *seen);
+        if !self.processes.contains_key(&key) {
+            let file = (seen.name, seen.device, seen.inode);
+            let found = look(process, seen);
+            if let Some(found) = found.as_ref().filter(|found| seen.inode != 0 && found.1.arguments.is_none())
+            {
+                self.compiled.insert(file, found.clone());
+            }
+            let has_ended = || !Path::new(&format!("/proc/{process}")).exists();
+            let found = found.or_else(|| {
+                let known = self.compiled.get(&file).filter(|_| is_seen && has_ended())?;
+                // Not what another file at its place would be.
+                let now = name_of(Path::new("/"), &known.1).ok()?;
+                (now == known.0).then(|| known.clone())
+            });
+            self.processes.insert(key, found);
+        }
+        self.processes.get(&key)?.as_ref()
     }
 }
 
@@ -236,9 +259,13 @@ mod tests {
         let own = std::process::id();
         let inode = fs::metadata("/proc/self/exe").expect("it runs").ino();
         let seen = Program { inode, ..Program::default() };
-        let (name, file) = programs.of(own, &seen).expect("it runs").clone();
+        let (name, file) = programs.of(own, &seen, true).expect("it runs").clone();
         assert!(name.starts_with("patchbay_agent-") && file.script.is_none(), "{name}");
-        assert!(programs.of(own, &Program { inode: inode + 1, ..seen }).is_none(), "another program");
-        assert!(programs.of(0, &seen).is_none() && programs.of(u32::MAX, &seen).is_none());
+        assert!(programs.of(own, &Program { inode: inode + 1, ..seen }, true).is_none(), "another program");
+        assert!(programs.of(0, &seen, true).is_none());
+        assert!(programs.of(u32::MAX, &seen, false).is_none(), "nobody saw what this one was");
+        assert!(programs.of(u32::MAX - 1, &Program { inode: inode + 1, ..seen }, true).is_none());
+        let ended = programs.of(u32::MAX - 2, &seen, true);
+        assert_eq!(ended, Some(&(name, file)), "what has ended is known by its file");
     }
 }
