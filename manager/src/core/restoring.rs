@@ -20,7 +20,7 @@ pub struct Saved {
     pub nodes: Vec<Node>,
     /// Nodes where nothing is executed.
     pub drained: Vec<Address>,
-    /// Instances that had not ended.
+    /// Instances that had not ended, and those that ended last.
     pub instances: Vec<Instance>,
     /// Sessions that had not ended, acknowledged or not.
     pub sessions: Vec<Session>,
@@ -68,6 +68,10 @@ impl Core {
         // The old before the new, as they were started.
         instances.sort_by_key(|instance| instance.id);
         for mut instance in instances {
+            if instance.ended.is_some() {
+                self.inventory.add_ended(instance);
+                continue;
+            }
             instance.idle_since = self.now;
             instance.sessions = of_instance.remove(&instance.id).into_iter().flatten().collect();
             instance.accepted = accepted.get(&instance.id).copied().unwrap_or(0);

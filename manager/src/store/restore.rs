@@ -9,7 +9,8 @@ use ssmmp::{Address, InstanceId, MessageId, Name, Port};
 
 use super::StoreError;
 use crate::core::{
-    Edge, Instance, InstanceState, Leaving, Millis, Node, SecretHash, ServiceState, Session, SessionState,
+    ENDED_KEPT, Edge, Instance, InstanceState, Leaving, Millis, Node, SecretHash, ServiceState, Session,
+    SessionState,
 };
 use crate::graph::Graph;
 
@@ -17,8 +18,9 @@ const APPS: &str = "SELECT graph, applied_ms FROM apps WHERE stopped = 0";
 
 const INSTANCES: &str = "
 SELECT id, app, service, node, address, sockets, state, created_ms, program, recipe, leaving_to, leaving_why,
-    replaces, reason
-FROM instances WHERE ended_ms IS NULL";
+    replaces, reason, ended_ms, output
+FROM instances WHERE ended_ms IS NULL
+    OR id IN (SELECT id FROM instances WHERE ended_ms IS NOT NULL ORDER BY ended_ms DESC, id DESC LIMIT ?1)";
 
 const SERVICES: &str = "SELECT app, service, scaled, home FROM services";
 
@@ -51,10 +53,10 @@ pub fn apps(connection: &Connection) -> Result<Vec<(Graph, String, Millis)>, Sto
         .collect()
 }
 
-/// Instances that had not ended.
+/// Instances that had not ended, and those that ended last, as many as are kept in memory.
 pub fn instances(connection: &Connection) -> Result<Vec<Instance>, StoreError> {
     let mut statement = connection.prepare(INSTANCES)?;
-    let mut rows = statement.query([])?;
+    let mut rows = statement.query([ENDED_KEPT])?;
     let mut instances = Vec::new();
     while let Some(row) = rows.next()? {
         let (node, sockets, state): (String, String, String) = (row.get(3)?, row.get(5)?, row.get(6)?);
@@ -86,6 +88,9 @@ pub fn instances(connection: &Connection) -> Result<Vec<Instance>, StoreError> {
         }
         instance.replaces = row.get::<_, Option<u64>>(12)?.map(InstanceId);
         instance.reason = row.get(13)?;
+        instance.ended = row.get(14)?;
+        let output: Option<String> = row.get(15)?;
+        instance.output = output.unwrap_or_default().lines().map(str::to_owned).collect();
         instances.push(instance);
     }
     Ok(instances)

@@ -178,6 +178,30 @@ fn old_history_ends_in_bounded_steps_and_open_sessions_stay() {
 }
 
 #[test]
+fn instances_that_ended_last_are_known_after_a_restart_as_before() {
+    let place = Folder::new();
+    let store = place.with_an_app();
+    place.sql(
+        "INSERT INTO instances (id, app, service, node, address, sockets, state, created_ms, ended_ms, reason, output)
+             VALUES (7, 'hello', 'gateway', 'n', '10.0.0.1', '[[\"users\",9000]]', 'failed', 100, 900, 'exit status 1', 'x\ny');
+         WITH RECURSIVE n(i) AS (SELECT 8 UNION ALL SELECT i + 1 FROM n WHERE i < 1006)
+         INSERT INTO instances (id, app, service, node, address, sockets, state, created_ms, ended_ms, reason, output)
+             SELECT i, 'hello', 'greeter', 'n', '10.0.0.1', '[]', 'ended', 100, 800, 'stopped', NULL FROM n;
+         INSERT INTO instances (id, app, service, node, address, sockets, state, created_ms, ended_ms, reason, output)
+             VALUES (6, 'hello', 'greeter', 'n', '10.0.0.1', '[]', 'ended', 100, 200, 'long ago', NULL);",
+    );
+    let mut core = Core::new(Config::default(), 2, 1_000);
+    store.restore(&mut core).expect("restored");
+    let all = core.instances(None, true, crate::core::Page::ALL);
+    assert_eq!(all.len(), crate::core::ENDED_KEPT, "the latest ones");
+    let first = &all[0];
+    assert_eq!((first.id, first.state.as_str(), first.ended_ms), (7, "failed", Some(900)));
+    assert_eq!((first.reason.as_deref(), first.output.len()), (Some("exit status 1"), 2));
+    assert!(core.instances(None, false, crate::core::Page::ALL).is_empty(), "none of them runs");
+    assert!(core.nodes().is_empty(), "nobody is expected for them");
+}
+
+#[test]
 fn history_is_read_beside_the_manager_and_says_what_it_does_not_know() {
     let place = Folder::new();
     let _store = place.with_an_app();

@@ -284,6 +284,16 @@ impl Inventory {
         self.index(id, None, Some(standing));
     }
 
+    /// One that had ended when it was read back from disk: it is remembered for people.
+    pub fn add_ended(&mut self, instance: Instance) {
+        let id = instance.id;
+        let of_app = self.of_service.entry(instance.app.clone()).or_default();
+        of_app.entry(instance.service.clone()).or_default().newest = id;
+        self.instances.insert(id, Box::new(instance));
+        self.ended.push_back(id);
+        self.forget_ended();
+    }
+
     /// An instance that may run though it counts as over: its ports are taken.
     pub fn add_stranger(&mut self, address: Address, id: InstanceId, stranger: Stranger) {
         let on_node = self.on_node.entry(address).or_default();
