@@ -37,6 +37,8 @@ const FEW_INODES: u64 = 10_000;
 const DESCRIPTORS: u64 = 4_096;
 /// Clocks that are further apart make times of logs and events hard to compare, milliseconds.
 const APART_MS: u64 = 1_000;
+/// Nodes without an agent that are shown one by one.
+const MOST_AWAY: usize = 8;
 /// Ports that the Manager gives to sockets, which nothing else should get by chance.
 const SOCKET_PORTS: std::ops::RangeInclusive<u32> = 54_000..=55_556;
 
@@ -240,7 +242,7 @@ fn of_manager(client: &Client) -> Vec<Finding> {
             let remedy = "start an agent: `patchbay-agent run --manager HOST:55555 …`";
             findings.push(finding("Manager: nodes", State::Degraded, "none has registered", remedy));
         }
-        Ok(nodes) => findings.extend(nodes.iter().map(|node| of_node(node, &status))),
+        Ok(nodes) => findings.extend(of_nodes(&nodes, &status)),
         Err(failure) => {
             findings.push(finding("Manager: nodes", State::Broken, failure.to_string(), "see its log"))
         }
@@ -281,11 +283,24 @@ fn seconds(ms: i64) -> String {
     format!("{:+.1} s", ms as f64 / 1_000.0)
 }
 
+fn of_nodes(nodes: &[api::Node], manager: &api::ManagerStatus) -> Vec<Finding> {
+    let (up, away): (Vec<_>, Vec<_>) = nodes.iter().partition(|node| node.state == "up");
+    let shown = up.iter().chain(away.iter().take(MOST_AWAY));
+    let mut findings: Vec<Finding> = shown.map(|node| of_node(node, manager)).collect();
+    if away.len() > MOST_AWAY {
+        let found = format!("{} further nodes are lost or have ended", away.len() - MOST_AWAY);
+        findings.push(finding("nodes", State::Broken, found, "`patchbay nodes` lists them"));
+    }
+    findings
+}
+
 fn of_node(node: &api::Node, manager: &api::ManagerStatus) -> Finding {
     let what = format!("node {}", node.name);
     if node.state != "up" {
         let remedy = "start its agent, or `patchbay forget` it when it is gone for good";
-        return finding(&what, State::Broken, node.state.clone(), remedy);
+        // An end that somebody asked for is no fault.
+        let state = if node.state == "lost" { State::Broken } else { State::Degraded };
+        return finding(&what, state, node.state.clone(), remedy);
     }
     let apart = node.clock_ahead_ms.map_or(0, |ahead| ahead - manager.clock_set_ms);
     if apart.unsigned_abs() > APART_MS {
@@ -384,6 +399,11 @@ mod tests {
         assert_eq!(of_node(&node("up", "kernel"), &manager).state, State::Fine);
         let findings = [of_node(&node("lost", "kernel"), &manager), of_node(&node("up", "no BTF"), &manager)];
         assert_eq!(findings.each_ref().map(|finding| finding.state), [State::Broken, State::Degraded]);
+        let many: Vec<_> = (0..100).map(|_| node("lost", "kernel")).chain([node("up", "kernel")]).collect();
+        let found = of_nodes(&many, &manager);
+        assert_eq!((found.len(), found[0].state), (2 + MOST_AWAY, State::Fine), "{found:?}");
+        assert!(found[1 + MOST_AWAY].found.starts_with("92 further"), "{found:?}");
+        assert_eq!(of_node(&node("ended", "kernel"), &manager).state, State::Degraded);
         let apart = api::Node { clock_ahead_ms: Some(-90_000), ..node("up", "kernel") };
         let old = api::Node { version: "0.9.0".into(), ..node("up", "kernel") };
         for (node, said) in [(apart, "-90.0 s"), (old, "0.9.0")] {
