@@ -412,6 +412,13 @@ impl Node {
                     drop(events.send(Event::AcknowledgeOverdue(id, port)).await);
                 });
             }
+            Effect::FinishWithin(number, within) => {
+                let events = self.events.clone();
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(within).await;
+                    drop(events.send(Event::FinishOverdue(number)).await);
+                });
+            }
             Effect::HealthWithin(id, question, within) => {
                 let events = self.events.clone();
                 self.tasks.spawn(async move {

@@ -120,6 +120,10 @@ impl World {
                 let overdue = Box::new(Event::AcknowledgeOverdue(id, port));
                 self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
             }
+            Effect::FinishWithin(number, within) => {
+                let overdue = Box::new(Event::FinishOverdue(number));
+                self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
+            }
             Effect::HealthWithin(id, question, within) => {
                 let overdue = Box::new(Event::HealthOverdue(id, question));
                 self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));

@@ -1,10 +1,26 @@
 //! The agent speaks SSMMP for programs that do not: it acknowledges and reports the connections that it sees in
 //! the kernel.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use ssmmp::{Envelope, Hop, InstanceId, Port, Status};
 
-use super::{Core, Live, acknowledgement, resync};
+use super::{Core, Effect, Live, acknowledgement, resync};
 use crate::datapath::{Cause, SessionReport};
+
+/// How long the end of a session that its destination closed waits to be told: the destination's process may be ending
+/// with it, and then the session is broken (section 4, 14).
+const FINISH_WITHIN: Duration = Duration::from_millis(500);
+/// Ends that may wait so; further ones are told at once.
+const MAX_FINISHING: usize = 10_000;
+
+/// Sessions that their destinations closed, numbered.
+#[derive(Debug, Default)]
+pub(super) struct Finishing {
+    reports: BTreeMap<u64, SessionReport>,
+    last: u64,
+}
 
 impl Core {
     /// The kernel saw a declared connection: for an adapted source it is acknowledged.
@@ -25,15 +41,66 @@ impl Core {
 
     /// The kernel saw a declared connection end: adapted ends are reported for.
     pub(super) fn closed(&mut self, report: &SessionReport, cause: Cause) {
-        let status = if cause == Cause::Broken { Status::BROKEN } else { Status::CLOSED };
         let (source, port) = (InstanceId(report.source_instance), Port(report.source.port()));
-        if self.is_adapted(source) {
-            self.tell_source_closed(source, port, status);
-        }
         self.unacknowledged.remove(&(source, port));
         if let Some(live) = self.live.get_mut(&(source, port)).filter(|live| live.at == report.destination) {
-            // It says so itself; it may have said so to an earlier agent.
+            // A native source says so itself; it may have said so to an earlier agent.
             live.over = true;
+        }
+        let destination = InstanceId(report.destination_instance);
+        let is_here = report.destination.ip() == self.address.0;
+        match cause {
+            Cause::DestinationFinished if is_here && self.instances.contains_key(&destination) => {
+                self.finish(report);
+            }
+            // Its process is gone already.
+            Cause::DestinationFinished if is_here && destination.is_known() => {
+                self.tell_ends(report, Status::BROKEN);
+            }
+            Cause::Broken => self.tell_ends(report, Status::BROKEN),
+            Cause::DestinationFinished | Cause::SourceFinished => self.tell_ends(report, Status::CLOSED),
+        }
+    }
+
+    /// A destination here has closed first.
+    fn finish(&mut self, report: &SessionReport) {
+        let is_spoken_for = [report.source_instance, report.destination_instance].map(InstanceId);
+        if !is_spoken_for.into_iter().any(|id| self.is_adapted(id)) {
+            return;
+        }
+        if self.finishing.reports.len() >= MAX_FINISHING {
+            self.tell_ends(report, Status::CLOSED);
+            return;
+        }
+        self.finishing.last += 1;
+        self.finishing.reports.insert(self.finishing.last, report.clone());
+        self.effect(Effect::FinishWithin(self.finishing.last, FINISH_WITHIN));
+    }
+
+    /// The time of [`Effect::FinishWithin`] is over: the destination lives.
+    pub(super) fn finish_overdue(&mut self, number: u64) {
+        if let Some(report) = self.finishing.reports.remove(&number) {
+            self.tell_ends(&report, Status::CLOSED);
+        }
+    }
+
+    /// An instance is gone: what it closed just before ended with it.
+    pub(super) fn finishing_broke(&mut self, id: InstanceId) {
+        let of_it = |report: &SessionReport| report.destination_instance == id.0;
+        let reports = std::mem::take(&mut self.finishing.reports);
+        let (broken, others) = reports.into_iter().partition(|(_, report)| of_it(report));
+        self.finishing.reports = others;
+        for report in BTreeMap::into_values(broken) {
+            self.tell_ends(&report, Status::BROKEN);
+        }
+    }
+
+    /// Says for adapted ends that a session is over.
+    fn tell_ends(&mut self, report: &SessionReport, status: Status) {
+        let (source, port) = (InstanceId(report.source_instance), Port(report.source.port()));
+        let is_same = self.live.get(&(source, port)).is_some_and(|live| live.at == report.destination);
+        if is_same && self.is_adapted(source) {
+            self.tell_source_closed(source, port, status);
         }
         let destination = InstanceId(report.destination_instance);
         if self.is_adapted(destination) {

@@ -188,6 +188,7 @@ impl Core {
     }
 
     fn ended(&mut self, id: InstanceId, reason: &str, output: &[String]) {
+        self.finishing_broke(id);
         self.tell_accepted_broken(id);
         let Some(instance) = self.instances.remove(&id) else { return };
         self.withdraw(id);

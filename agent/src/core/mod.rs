@@ -94,6 +94,8 @@ pub enum Event {
     CloseOverdue(MessageId),
     /// The time of [`Effect::AcknowledgeWithin`] is over.
     AcknowledgeOverdue(InstanceId, Port),
+    /// The time of [`Effect::FinishWithin`] is over.
+    FinishOverdue(u64),
     /// The time of [`Effect::HealthWithin`] is over.
     HealthOverdue(InstanceId, MessageId),
     /// What was seen so far of sessions that go on.
@@ -158,6 +160,8 @@ pub enum Effect {
     CloseWithin(MessageId, Duration),
     /// Give back [`Event::AcknowledgeOverdue`] for this instance's plug after a time.
     AcknowledgeWithin(InstanceId, Port, Duration),
+    /// Give back [`Event::FinishOverdue`] with this number after a time.
+    FinishWithin(u64, Duration),
     /// Give back [`Event::HealthOverdue`] for this question after a time.
     HealthWithin(InstanceId, MessageId, Duration),
     /// Remember, for the next agent here, that message ids below this one are used.
@@ -309,6 +313,7 @@ pub struct Core {
     plugs: plug_addresses::Plugs,
     live: BTreeMap<(InstanceId, Port), Live>,
     accepted: accepted::Accepted,
+    finishing: adapted::Finishing,
     /// Whether no session of an instance here can be missing in `live`.
     knows_all_sessions: bool,
     closing: BTreeMap<MessageId, closing::Closing>,
@@ -351,6 +356,7 @@ impl Core {
             plugs: plug_addresses::Plugs::new(),
             live: BTreeMap::new(),
             accepted: accepted::Accepted::new(),
+            finishing: adapted::Finishing::default(),
             knows_all_sessions: true,
             closing: BTreeMap::new(),
             unacknowledged: Unacknowledged::new(),
@@ -399,6 +405,7 @@ impl Core {
             Event::EndOverdue(id) => self.end_overdue(id),
             Event::CloseOverdue(request) => self.close_overdue(&request),
             Event::AcknowledgeOverdue(id, port) => self.acknowledge_overdue(id, port),
+            Event::FinishOverdue(number) => self.finish_overdue(number),
             Event::HealthOverdue(id, question) => self.health_overdue(id, question),
             Event::End(within) => self.end(within),
             Event::Reload(repository) => self.reload(repository),

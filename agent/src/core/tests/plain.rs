@@ -276,3 +276,53 @@ fn message_ids_are_reserved_before_they_are_used_and_never_leave_their_range() {
     assert_eq!(ids[2], super::super::FIRST_MESSAGE + 1);
     assert!(seen[0].1.is_some() && seen[1].1.is_none() && seen[2].1.is_some() && seen[3].1.is_none());
 }
+
+/// An adapted destination's kernel closes its connections when it is killed, as the program would by its own logic.
+#[test]
+fn what_an_adapted_destination_closed_is_broken_when_its_process_ends_with_it() {
+    let mut report = SessionReport::between(7, 8, "10.0.0.1:54008".parse().expect("an address"));
+    report.source = "10.0.0.1:40000".parse().expect("an address");
+    let killed = || Event::Exited(InstanceId(8), "signal 9".into(), Vec::new());
+    let of_session = |messages: &[Message]| -> Vec<Status> {
+        messages
+            .iter()
+            .filter_map(|message| match message {
+                Message::DestServiceSessionCloseInfo(info) => Some(info.status),
+                Message::SourceServiceSessionCloseInfo(info) => Some(info.status),
+                _ => None,
+            })
+            .collect()
+    };
+    for source in ["A", "proxy"] {
+        for (dies, status) in [(true, Status::BROKEN), (false, Status::CLOSED)] {
+            let mut node = Node::registered();
+            node.register_plainly();
+            node.execute("redis", 8, "");
+            node.0.handle(Event::Listening(InstanceId(8)));
+            let plugs = if source == "A" { "P, in, B" } else { "back, in, B" };
+            node.execute(source, 7, plugs);
+            let unanswered = node.0.asked.unanswered();
+            let id = match unanswered.first() {
+                Some(request) => request.message.message_id(),
+                None => {
+                    node.instance(7, "type: session_request ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_name: P ~ dest_service_name: B ~ dest_socket_name: in");
+                    1000.into()
+                }
+            };
+            node.manager(&format!("type: session_response ~ message_id: {id} ~ source_service_name: {source} ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: 8 ~ dest_socket_name: in ~ dest_service_instance_network_address: 10.0.0.1 ~ dest_socket_port: 54008 ~ status: 200"));
+            node.0.handle(Event::Listening(InstanceId(7)));
+            node.0.handle(Event::Established(report.clone()));
+            if source == "A" {
+                node.instance(7, &ACK.replace("54009", "54008"));
+            }
+            let closed = node.0.handle(Event::Closed(report.clone(), Cause::DestinationFinished));
+            let [Effect::FinishWithin(number, _)] = &closed[..] else { panic!("{closed:?}") };
+            let ends = if source == "A" { 1 } else { 2 };
+            if dies {
+                assert_eq!(of_session(&told(&node.0.handle(killed()))), vec![status; ends], "{source}");
+            }
+            let overdue = of_session(&told(&node.0.handle(Event::FinishOverdue(*number))));
+            assert_eq!(overdue, if dies { vec![] } else { vec![status; ends] }, "{source}");
+        }
+    }
+}
