@@ -182,7 +182,10 @@ impl Node {
             let leads = self.adopt_plugs(&found.start, found.cgroup, &found.process, &here);
             self.watch(&found.start, found.cgroup, found.process);
             let own = sessions.iter().filter(|session| session.source_instance == id.0).cloned().collect();
+            let folder = self.places.instance_cgroup(&processes::instance_name(&found.start));
+            let limits = self.core.entry(&found.start.service).map(|entry| entry.limits.clone());
             self.handle(Event::Adopted(found.start, listens, own, leads));
+            self.core.note_unlimited(id, processes::limit(&folder, &limits.unwrap_or_default()));
         }
         self.remove_old();
     }
@@ -369,7 +372,9 @@ impl Node {
             }
             Effect::Prepare(start) => {
                 let entry = self.core.entry(&start.service);
-                if let Some(Ok(cgroup)) = entry.map(|entry| processes::prepare(&self.places, &start, entry)) {
+                if let Some(Ok((cgroup, _))) =
+                    entry.map(|entry| processes::prepare(&self.places, &start, entry))
+                {
                     // What failed here fails again, and is told, when the instance is started.
                     self.directory.add(start.id, &start.service, cgroup);
                     let folder = self.places.instance_cgroup(&processes::instance_name(&start));
@@ -481,7 +486,8 @@ impl Node {
     fn start(&mut self, start: &Start) {
         let id = start.id;
         let Some(entry) = self.core.entry(&start.service).cloned() else { return };
-        let prepared = processes::prepare(&self.places, start, &entry).and_then(|cgroup| {
+        let prepared = processes::prepare(&self.places, start, &entry).and_then(|(cgroup, unlimited)| {
+            self.core.note_unlimited(id, unlimited);
             self.directory.add(id, &start.service, cgroup);
             if entry.kind == Kind::Adapted {
                 let folder = self.places.instance_cgroup(&processes::instance_name(start));

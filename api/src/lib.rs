@@ -248,6 +248,9 @@ pub struct Instance {
     /// It answered 199: it gets no new sessions while another can take them.
     #[serde(default)]
     pub overloaded: bool,
+    /// Which of its limits its node could not apply, and why, while it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlimited: Option<String>,
     /// Its latest good answer, milliseconds since 1970; 0 for none.
     #[serde(default)]
     pub healthy_ms: u64,

@@ -112,6 +112,9 @@ pub fn instances(instances: &[api::Instance]) -> String {
         if instance.overloaded {
             note = format!("overloaded {note}").trim_end().to_owned();
         }
+        if let Some(unlimited) = &instance.unlimited {
+            note = [note.as_str(), unlimited].join("; ").trim_start_matches("; ").to_owned();
+        }
         for line in &instance.output {
             note.push_str(&format!("\n| {line}"));
         }
@@ -271,6 +274,16 @@ mod tests {
     fn what_has_ended_grows_no_older() {
         assert_eq!(lasted(1_000, Some(8_000)), "7s");
         assert_eq!(lasted(0, Some(3 * 3_600_000)), "3h");
+    }
+
+    #[test]
+    fn a_limit_that_is_not_applied_stands_beside_its_instance() {
+        let instance = serde_json::json!({
+            "id": 7, "app": "shop", "service": "store", "node": "a", "state": "running", "sockets": [],
+            "sessions": 0, "restarts": 0, "created_ms": 1, "overloaded": true, "unlimited": "limit not applied",
+        });
+        let instance: api::Instance = serde_json::from_value(instance).expect("an instance");
+        assert!(instances(&[instance]).trim_end().ends_with("overloaded; limit not applied"));
     }
 
     #[test]

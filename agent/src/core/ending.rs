@@ -8,7 +8,7 @@ use ssmmp::{AgentHealthControlResponse, Envelope, Hop, InstanceId, MessageId, Na
 use super::{Core, Effect, Stage};
 use crate::repository::Repository;
 
-/// What a registration tells of services that can't be executed at most, bytes.
+/// What a registration tells at most of services that can't be executed, and of limits that are not applied, bytes each.
 const UNAVAILABLE_BYTES: usize = 4 << 10;
 /// Why instances end then.
 pub(super) const WHY: &str = "its agent ends";
@@ -61,6 +61,21 @@ impl Core {
             let Some(problem) = &entry.unavailable else { continue };
             let reason: String = problem.message.chars().filter(|c| !c.is_control()).collect();
             let item = format!("{name}, {}", reason.replace(['&', '~'], " "));
+            if told.len() + item.len() > UNAVAILABLE_BYTES {
+                break;
+            }
+            told += if told.is_empty() { "" } else { " & " };
+            told += &item;
+        }
+        told
+    }
+
+    /// Which limits of its instances are not applied, and why: `id, sentence` joined by ` & `; as much as a message has
+    /// room for.
+    pub(super) fn unlimited(&self) -> String {
+        let mut told = String::new();
+        for (id, instance) in self.instances.iter().filter(|(_, instance)| !instance.unlimited.is_empty()) {
+            let item = format!("{id}, {}", instance.unlimited.replace(['&', '~'], " "));
             if told.len() + item.len() > UNAVAILABLE_BYTES {
                 break;
             }

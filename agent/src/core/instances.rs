@@ -26,7 +26,7 @@ impl Core {
                     let reason = format!("the id is in use by an instance of `{}`", instance.start.service);
                     self.execution_answer(request.message_id, Status::CONFLICT, &reason, &[])
                 }
-                (true, Stage::Running) => self.execution_answer(request.message_id, Status::OK, "", &[]),
+                (true, Stage::Running) => self.execution_done(id, request.message_id),
                 (true, Stage::Ending) => {
                     self.execution_answer(request.message_id, Status::CONFLICT, "it is being ended", &[])
                 }
@@ -70,6 +70,7 @@ impl Core {
             execution: Some(request.message_id),
             graceful: None,
             hard: None,
+            unlimited: String::new(),
             exiting: None,
         };
         self.instances.insert(id, instance);
@@ -104,7 +105,26 @@ impl Core {
         };
         instance.stage = Stage::Running;
         if let Some(execution) = instance.execution {
-            self.execution_answer(execution, Status::OK, "", &[]);
+            self.execution_done(id, execution);
+        }
+    }
+
+    /// An instance runs; what was not done for it is told with that.
+    fn execution_done(&mut self, id: InstanceId, message_id: MessageId) {
+        let done = ExecutionResponse { message_id, status: Status::OK };
+        let envelope = Envelope::new(done, Hop::AgentToManager);
+        let unlimited = self.instances.get(&id).map(|instance| instance.unlimited.as_str());
+        let envelope = match unlimited.filter(|text| !text.is_empty()) {
+            Some(text) => envelope.with("x_unlimited", text),
+            None => envelope,
+        };
+        self.send_to_manager(envelope);
+    }
+
+    /// Which limits of an instance are not applied, a sentence; empty when all are.
+    pub fn note_unlimited(&mut self, id: InstanceId, text: String) {
+        if let Some(instance) = self.instances.get_mut(&id) {
+            instance.unlimited = text;
         }
     }
 
@@ -142,8 +162,17 @@ impl Core {
         // Without the kernel's table, sessions of before are not known.
         self.knows_all_sessions &= self.redirects.sees_all;
         let stage = if listens { Stage::Running } else { Stage::Starting };
-        let (graceful, hard, exiting) = (None, None, None);
-        let instance = Instance { start, kind, tested, stage, execution, graceful, hard, exiting };
+        let instance = Instance {
+            start,
+            kind,
+            tested,
+            stage,
+            execution,
+            graceful: None,
+            hard: None,
+            unlimited: String::new(),
+            exiting: None,
+        };
         self.instances.insert(id, instance);
     }
 

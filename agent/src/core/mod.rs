@@ -260,6 +260,8 @@ struct Instance {
     graceful: Option<MessageId>,
     /// Its hard_shutdown_request, answered when the process is gone.
     hard: Option<MessageId>,
+    /// Which of its limits are not applied, and why; empty when all are.
+    unlimited: String,
     /// It said itself that it ends, and why it does; it has a time to do so.
     exiting: Option<&'static str>,
 }
@@ -463,6 +465,10 @@ impl Core {
         self.redirection_told.clone_from(&self.redirects.description);
         let mut envelope =
             envelope.with("x_redirection", &self.redirects.description).with("x_running", &rest);
+        let unlimited = self.unlimited();
+        if !unlimited.is_empty() {
+            envelope = envelope.with("x_unlimited", &unlimited);
+        }
         let unavailable = self.unavailable();
         if !unavailable.is_empty() {
             envelope = envelope.with("x_unavailable", &unavailable);

@@ -439,3 +439,20 @@ fn a_self_test_that_ends_while_the_manager_answers_a_registration_is_told_afterw
     let effects = node.manager(&answer);
     assert!(effects.iter().all(|it| extensions(it).is_empty()), "once: {effects:?}");
 }
+
+#[test]
+fn limits_that_are_not_applied_are_told_with_the_instance_and_again_with_each_registration() {
+    let mut node = Node::registered();
+    node.execute("A", 7, "P, in, B");
+    let sentence = "limit not applied: this machine has no memory controller";
+    node.0.note_unlimited(InstanceId(7), sentence.into());
+    let told = node.0.handle(Event::Listening(InstanceId(7)));
+    assert_eq!(extensions(&told[0]), [("x_unlimited".to_owned(), sentence.to_owned())]);
+    node.0.handle(Event::ManagerLost);
+    let again = node.0.handle(Event::ManagerUp);
+    let expected = ("x_unlimited".to_owned(), format!("7, {sentence}"));
+    assert!(extensions(&again[0]).contains(&expected), "{again:?}");
+    node.0.note_unlimited(InstanceId(7), String::new());
+    let again = node.0.handle(Event::ManagerUp);
+    assert!(extensions(&again[0]).iter().all(|(name, _)| name != "x_unlimited"), "{again:?}");
+}

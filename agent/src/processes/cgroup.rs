@@ -46,20 +46,25 @@ pub fn pass_controllers_on(mount: &Path, node: &Path) {
     }
 }
 
-/// Applies limits where the controllers exist, and says which do not.
-pub(super) fn limit(cgroup: &Path, limits: &Limits) {
+/// Applies limits where the controllers exist, and says which do not: a sentence for people, empty when all are.
+pub fn limit(cgroup: &Path, limits: &Limits) -> String {
     let period = 100_000.0;
     let wanted = [
-        ("memory.max", limits.memory.clone()),
-        ("pids.max", limits.processes.map(|count| count.to_string())),
-        ("cpu.max", limits.cpus.map(|cpus| format!("{} {period}", (cpus * period).round()))),
+        ("memory", limits.memory.clone()),
+        ("pids", limits.processes.map(|count| count.to_string())),
+        ("cpu", limits.cpus.map(|cpus| format!("{} {period}", (cpus * period).round()))),
     ];
-    for (file, value) in wanted {
+    let mut missing = Vec::new();
+    for (controller, value) in wanted {
         let Some(value) = value else { continue };
-        if let Err(error) = fs::write(cgroup.join(file), &value) {
-            warn!(file, value, "a limit is not applied, this cgroup has no such controller: {error}");
+        let file = cgroup.join(format!("{controller}.max"));
+        if !file.exists() {
+            missing.push(format!("this machine has no {controller} controller"));
+        } else if let Err(error) = fs::write(&file, &value) {
+            missing.push(format!("{controller}.max can't be {value}: {error}"));
         }
     }
+    if missing.is_empty() { String::new() } else { format!("limit not applied: {}", missing.join(", ")) }
 }
 
 /// Ends everything in a cgroup and removes it, with those below it. Returns when nothing lives in it any more: a
@@ -108,6 +113,19 @@ pub async fn end_all(node: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_without_a_controller_are_named_and_the_others_applied() {
+        let cgroup = tempfile::tempdir().expect("a folder");
+        fs::write(cgroup.path().join("pids.max"), "max").expect("written");
+        let limits = Limits { memory: Some("512M".into()), processes: Some(9), cpus: None };
+        let told = limit(cgroup.path(), &limits);
+        assert_eq!(told, "limit not applied: this machine has no memory controller");
+        assert_eq!(fs::read_to_string(cgroup.path().join("pids.max")).expect("there"), "9");
+        fs::write(cgroup.path().join("memory.max"), "max").expect("written");
+        assert_eq!(limit(cgroup.path(), &limits), "");
+        assert_eq!(limit(cgroup.path(), &Limits::default()), "");
+    }
 
     #[test]
     fn controllers_are_passed_down_where_they_exist() {

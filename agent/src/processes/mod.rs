@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-pub use cgroup::{end_all, is_stopped, pass_controllers_on, remove_cgroup};
+pub use cgroup::{end_all, is_stopped, limit, pass_controllers_on, remove_cgroup};
 pub use command::{begin_anew, enter_cgroup};
 use tokio::process::Child;
 use tokio::sync::mpsc::{Receiver, channel};
@@ -106,16 +106,20 @@ impl Main {
     }
 }
 
-/// Makes an instance's cgroup and returns its id, so that the instance is known before it runs.
+/// Makes an instance's cgroup and returns its id, so that the instance is known before it runs, and which of its limits
+/// are not applied.
 ///
 /// # Errors
 /// What could not be done, for people.
-pub fn prepare(places: &Places, start: &Start, entry: &Entry) -> Result<u64, String> {
+pub fn prepare(places: &Places, start: &Start, entry: &Entry) -> Result<(u64, String), String> {
     let cgroup = places.instance_cgroup(&instance_name(start));
     let fail = |error: io::Error| format!("making the cgroup {} failed: {error}", cgroup.display());
     fs::create_dir_all(&cgroup).map_err(fail)?;
-    cgroup::limit(&cgroup, &entry.limits);
-    cgroup_id(&cgroup).map_err(fail)
+    let unlimited = limit(&cgroup, &entry.limits);
+    if !unlimited.is_empty() {
+        warn!(instance = %start.id, service = %start.service, "{unlimited}");
+    }
+    Ok((cgroup_id(&cgroup).map_err(fail)?, unlimited))
 }
 
 /// Starts an instance's process in its prepared cgroup.

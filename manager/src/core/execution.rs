@@ -112,7 +112,15 @@ impl Core {
             let reason =
                 first(envelope.extension("x_reason").unwrap_or("the agent gave no reason"), LONGEST_TEXT);
             self.executed(id, status, &reason, output_of(envelope));
+            if let Some(text) = envelope.extension("x_unlimited").filter(|_| status.is_success()) {
+                self.note_unlimited(id, text);
+            }
         }
+    }
+
+    /// Which limits of an instance its agent could not apply, and why.
+    pub(super) fn note_unlimited(&mut self, id: InstanceId, text: &str) {
+        self.inventory.change(id, |instance| instance.unlimited = Some(first(text, LONGEST_TEXT).into()));
     }
 
     /// The agent has answered an execution_request.

@@ -149,6 +149,7 @@ impl Core {
             Some(running) => self.reconcile(address, &(parts + running), again),
             None => self.reconcile_untold(address),
         }
+        self.hear_unlimited(address, envelope.extension("x_unlimited").unwrap_or_default());
         self.settle_all();
         self.retry_all_waiting();
     }
@@ -157,6 +158,16 @@ impl Core {
     pub(super) fn clock_ahead(&self, envelope: &Envelope) -> Option<i64> {
         let there: i64 = envelope.extension("x_time")?.parse().ok()?;
         there.checked_sub_unsigned(self.now)
+    }
+
+    /// Limits of instances that their agent could not apply (`x_unlimited`); it speaks for its own.
+    fn hear_unlimited(&mut self, address: Address, told: &str) {
+        for (id, text) in told.split(" & ").filter_map(|item| item.split_once(',')) {
+            let id = InstanceId(id.trim().parse().unwrap_or(0));
+            if self.inventory.instance(id).is_some_and(|instance| instance.address == address) {
+                self.note_unlimited(id, text.trim());
+            }
+        }
     }
 
     fn accept(&mut self, connection: Connection, message_id: MessageId, status: Status) {

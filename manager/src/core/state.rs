@@ -242,6 +242,8 @@ pub struct Instance {
     pub replaces: Option<InstanceId>,
     /// It answered 199.
     pub overloaded: bool,
+    /// Which of its limits its agent could not apply, and why.
+    pub unlimited: Option<Box<str>>,
     /// Answers of 199 in a row.
     pub(crate) overloads: u32,
     pub(crate) tried: BTreeSet<Address>,
@@ -313,6 +315,7 @@ impl Instance {
             leaving: None,
             replaces: None,
             overloaded: false,
+            unlimited: None,
             overloads: 0,
             tried: BTreeSet::new(),
             execution: None,

@@ -252,6 +252,7 @@ impl Core {
             program: instance.program.to_string(),
             leaving: if instance.state == InstanceState::Running { self.unwanted(instance) } else { None },
             overloaded: instance.overloaded,
+            unlimited: instance.unlimited.as_deref().filter(|_| instance.state.is_alive()).map(str::to_owned),
             healthy_ms: instance.polls.healthy,
             state: instance.state.as_str().into(),
             sockets: instance.sockets.iter().map(|(name, port)| (name.to_string(), port.0)).collect(),

@@ -298,6 +298,7 @@ fn instance(row: &Row<'_>) -> rusqlite::Result<Instance> {
         program: row.get(10)?,
         leaving: None,
         overloaded: false,
+        unlimited: None,
         healthy_ms: 0,
         sessions: 0,
         restarts: 0,

@@ -155,3 +155,33 @@ fn the_destination_alone_can_tell_that_a_session_ended() {
     assert_eq!(open(&cluster), 0);
     assert_eq!(cluster.core.sessions(None, true, Page::ALL)[0].status, Some(111));
 }
+
+#[test]
+fn limits_that_an_agent_could_not_apply_are_shown_with_their_instance_while_it_lives() {
+    let mut cluster = Cluster::new();
+    cluster.register(1, "10.0.0.1", "gate, store");
+    cluster.apply();
+    let request = cluster.sent.iter().find_map(|(_, envelope)| match &envelope.message {
+        Message::ExecutionRequest(request) => Some(request.clone()),
+        _ => None,
+    });
+    let request = request.expect("the gateway is executed");
+    let (id, message) = (request.service_instance_id, request.message_id);
+    let shown = |cluster: &Cluster| {
+        let all = cluster.core.instances(None, true, Page::ALL);
+        all.into_iter().find(|instance| instance.id == id.0).expect("known").unlimited
+    };
+    cluster.message(
+        1,
+        &format!(
+            "type: execution_response ~ message_id: {message} ~ status: 200 ~ x_unlimited: limit not applied"
+        ),
+    );
+    assert_eq!(shown(&cluster).as_deref(), Some("limit not applied"));
+    cluster.handle(Event::Lost(Connection(1)));
+    let registration = "type: initiation_request ~ message_id: 1 ~ agent_network_address: 10.0.0.1 ~ service_repository: (gate, store)";
+    cluster.message(2, &format!("{registration} ~ x_running: gate, {id}, http=8080 ~ x_unlimited: {id}, no memory controller & 99, what"));
+    assert_eq!(shown(&cluster).as_deref(), Some("no memory controller"));
+    cluster.message(2, &format!("type: service_instance_termination_info ~ message_id: 9 ~ service_name: gate ~ service_instance_id: {id} ~ service_instance_network_address: 10.0.0.1 ~ x_reason: signal 9"));
+    assert_eq!(shown(&cluster), None);
+}
