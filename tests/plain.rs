@@ -8,6 +8,8 @@ use patchbay_tests::Node;
 
 /// How long anything may take to come: bounded, not measured.
 const WITHIN: Duration = Duration::from_secs(30);
+/// How long the agent may take to see a new connection.
+const SEEN_WITHIN: Duration = Duration::from_millis(600);
 /// Where instances find the test.
 const CONTROL: u16 = 5_600;
 
@@ -80,6 +82,11 @@ program = \"{program}\"
 arguments = [\"{tests}/plain_service.py\", \"5600\"]
 sockets = [\"in\"]
 plugs = [\"P\"]
+[service.B]
+kind = \"adapted\"
+program = \"{program}\"
+arguments = [\"-c\", \"import socket, sys; s = socket.create_server(('127.0.0.1', int(sys.argv[1])))\\nheld = []\\nwhile True: held.append(s.accept())\", \"{port:in}\"]
+sockets = [\"in\"]
 ";
 
 impl Plain {
@@ -100,12 +107,16 @@ impl Plain {
 
     fn execute(&mut self, id: u16) -> Peer {
         let message = 30_000 + id;
-        self.manager.say(&execution(id, 54_000 + id, message));
-        let answer = self.manager.hear_of("execution_response");
-        assert_eq!((field(&answer, "message_id"), field(&answer, "status")), (&*message.to_string(), "200"));
+        self.run(&execution(id, 54_000 + id, message), message);
         let mut instance = Peer::accepted(&self.control);
         assert_eq!(instance.hear(), id.to_string());
         instance
+    }
+
+    fn run(&mut self, execution: &str, message: u16) {
+        self.manager.say(execution);
+        let answer = self.manager.hear_of("execution_response");
+        assert_eq!((field(&answer, "message_id"), field(&answer, "status")), (&*message.to_string(), "200"));
     }
 
     fn health(&mut self, id: u16, message: u16) -> String {
@@ -143,15 +154,16 @@ fn connected(instance: &mut Peer) {
     assert_eq!(instance.hear(), "connected");
 }
 
-/// Instance 1 has a session with instance 2; returns its plug's port.
-fn session(plain: &mut Plain, source: &mut Peer, message: u16) -> String {
+/// Instance 1 has a session with another one; returns its plug's port.
+fn session(plain: &mut Plain, source: &mut Peer, message: u16, destination: u16) -> String {
+    let at = 54_000 + destination;
     source.say(&format!("say type: session_request ~ message_id: {message} ~ sub_type: service_to_agent ~ source_service_name: A ~ source_service_instance_id: 1 ~ source_service_instance_network_address: 127.0.0.1 ~ source_plug_name: P ~ dest_service_name: A ~ dest_socket_name: in"));
     plain.manager.hear_of("session_request");
-    plain.manager.say(&format!("type: session_response ~ message_id: {message} ~ sub_type: Manager_to_agent ~ source_service_name: A ~ source_service_instance_id: 1 ~ dest_service_name: A ~ dest_service_instance_id: 2 ~ dest_socket_name: in ~ dest_service_instance_network_address: 127.0.0.1 ~ dest_socket_port: 54002 ~ status: 200"));
+    plain.manager.say(&format!("type: session_response ~ message_id: {message} ~ sub_type: Manager_to_agent ~ source_service_name: A ~ source_service_instance_id: 1 ~ dest_service_name: A ~ dest_service_instance_id: {destination} ~ dest_socket_name: in ~ dest_service_instance_network_address: 127.0.0.1 ~ dest_socket_port: {at} ~ status: 200"));
     source.hear_of("session_response");
-    source.say("connect 127.0.0.1 54002");
+    source.say(&format!("connect 127.0.0.1 {at}"));
     let port = source.hear().strip_prefix("port ").expect("its port").to_owned();
-    source.say(&format!("say type: session_ack ~ message_id: {message} ~ sub_type: service_to_agent ~ source_service_name: A ~ source_service_instance_id: 1 ~ source_plug_port: {port} ~ dest_socket_new_port: 54002 ~ status: 200"));
+    source.say(&format!("say type: session_ack ~ message_id: {message} ~ sub_type: service_to_agent ~ source_service_name: A ~ source_service_instance_id: 1 ~ source_plug_port: {port} ~ dest_socket_new_port: {at} ~ status: 200"));
     let ack = plain.manager.hear_of("session_ack");
     assert_eq!((field(&ack, "message_id"), field(&ack, "source_plug_port")), (&*message.to_string(), &*port));
     port
@@ -163,7 +175,7 @@ fn sessions_are_acknowledged_again_and_a_killed_destinations_are_told_broken() {
     let (mut source, mut destination) = (plain.execute(1), plain.execute(2));
     connected(&mut source);
     connected(&mut destination);
-    let port = session(&mut plain, &mut source, 1_000);
+    let port = session(&mut plain, &mut source, 1_000, 2);
     plain.reconnect();
     let again = plain.manager.hear_of("session_ack");
     assert_eq!((field(&again, "message_id"), field(&again, "source_plug_port")), ("1000", &*port));
@@ -179,6 +191,16 @@ fn sessions_are_acknowledged_again_and_a_killed_destinations_are_told_broken() {
     assert_eq!((ends, field(&broken, "status")), (("2", &*port), "122"));
     let gone = plain.manager.hear_of("service_instance_termination_info");
     assert_eq!(field(&gone, "service_instance_id"), "2");
+
+    // The kernel closes an adapted program's connections like the program itself would.
+    let adapted = execution(3, 54_003, 30_003).replace("service_name: A", "service_name: B");
+    plain.run(&adapted.replace("P, in, A", ""), 30_003);
+    let port = session(&mut plain, &mut source, 1_001, 3);
+    std::thread::sleep(SEEN_WITHIN);
+    plain.node.kill_instance("B", 3);
+    let broken = plain.manager.hear_of("dest_service_session_close_info");
+    let ends = (field(&broken, "dest_service_instance_id"), field(&broken, "source_plug_port"));
+    assert_eq!((ends, field(&broken, "status")), (("3", &*port), "122"));
 
     source.say("say type: session_request ~ message_id: 1002 ~ sub_type: service_to_agent ~ source_service_name: B ~ source_service_instance_id: 1 ~ source_service_instance_network_address: 127.0.0.1 ~ source_plug_name: P ~ dest_service_name: A ~ dest_socket_name: in");
     assert_eq!(field(&source.hear_of("session_response"), "status"), "403", "another service's name");
