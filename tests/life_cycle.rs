@@ -103,6 +103,48 @@ fn a_session_can_be_looked_at() {
 }
 
 #[test]
+fn redirection_is_switched_off_and_on_without_interrupting_anything() {
+    let node = Node::start(REPOSITORY);
+    assert!(node.apply(HELLO).status.success());
+    let _ = node.running("gateway");
+    let talker = Talker::start(&node);
+    node.wait("they talk", |node| node.sessions().iter().any(|s| s.sent.kernel_bytes > 0));
+    let id = node.sessions()[0].id.to_string();
+    let name = node.sessions()[0].source.node.clone();
+    let choices: [&[&str]; 3] =
+        [&["--session", &id], &["--connection", "hello", "gateway.greeter"], &["--node", &name]];
+    for choice in choices {
+        for (way, grows) in [("off", "tcp"), ("on", "kernel")] {
+            let arguments: Vec<&str> = ["redirect", way].into_iter().chain(choice.iter().copied()).collect();
+            let output = node.patchbay(&arguments);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let bytes = |node: &Node| {
+                let session = &node.sessions()[0];
+                [session.sent.kernel_bytes, session.sent.tcp_bytes]
+            };
+            node.wait(&format!("{arguments:?}: the other path stands still"), |node| {
+                let [kernel, tcp] = bytes(node);
+                std::thread::sleep(Duration::from_millis(50));
+                let [kernel_later, tcp_later] = bytes(node);
+                match grows {
+                    "tcp" => kernel == kernel_later && tcp < tcp_later,
+                    _ => kernel < kernel_later && tcp == tcp_later,
+                }
+            });
+        }
+    }
+    assert!(talker.end() > 0);
+    for (arguments, why) in [
+        (["redirect", "off", "--session", "99"], "no session 99 is open"),
+        (["redirect", "off", "--node", "nowhere"], "there is no node `nowhere`"),
+    ] {
+        let output = node.patchbay(&arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(why), "{said}");
+    }
+}
+
+#[test]
 fn detaching_takes_live_sessions_back_to_tcp_and_leaves_nothing() {
     let mut node = Node::start(REPOSITORY);
     assert!(node.apply(HELLO).status.success());

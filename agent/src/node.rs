@@ -355,6 +355,7 @@ impl Node {
                 self.report();
                 self.send_to_manager(envelope);
             }
+            Effect::Redirect(switching) => self.redirection.pause(&switching),
             Effect::TellOutput(id, question, answer) => self.tell_output(id, question, answer),
             Effect::ToManagerIfAwake(id, awake, stopped) => {
                 let running = self.running.get(&id);

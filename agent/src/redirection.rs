@@ -8,7 +8,7 @@ use patchbay_ebpf_common::Reason;
 use ssmmp::{Address, Envelope, InstanceId, MessageId, Repeated};
 use tracing::{debug, info, warn};
 
-use crate::core::{Declare, Event, Redirects};
+use crate::core::{Declare, Event, Redirects, Switching};
 use crate::datapath::{Datapath, Declaration, Options, SessionEvent, SessionReport, Watch};
 use crate::declared::{Declared, Pair};
 use crate::instance_listener::Directory;
@@ -388,6 +388,37 @@ impl Redirection {
                 Err(error) => warn!("redirection can't be switched: {error}"),
             },
             Kind::Tcp(_, why) => warn!("redirection can't be switched: {why}"),
+        }
+    }
+
+    /// Switches redirection of further messages, of the node or of some sessions, as a person wants it.
+    pub fn pause(&mut self, switching: &Switching) {
+        let Kind::Kernel(datapath) = &mut self.kind else {
+            warn!("nothing is redirected on this node: there is nothing to switch");
+            return;
+        };
+        let on = switching.on;
+        let Some(named) = &switching.sessions else {
+            match datapath.pause_node(!on) {
+                Ok(()) => info!(on, "redirection was switched on request"),
+                Err(error) => warn!("redirection can't be switched: {error}"),
+            }
+            return;
+        };
+        let sessions = datapath.sessions().unwrap_or_default();
+        for (source, port) in named {
+            let is_it = |session: &&SessionReport| {
+                session.source_instance == source.0 && session.source.port() == port.0
+            };
+            // One that has ended meanwhile needs nothing.
+            for session in sessions.iter().filter(is_it) {
+                match datapath.pause_session(session, !on) {
+                    Ok(()) => {
+                        info!(on, instance = source.0, port = port.0, "a session was switched on request")
+                    }
+                    Err(error) => warn!("a session can't be switched: {error}"),
+                }
+            }
         }
     }
 

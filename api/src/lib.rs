@@ -14,15 +14,18 @@
 //! | `POST /v1/apps/{app}/stop` | | [`Done`] |
 //! | `POST /v1/apps/{app}/services/{service}/scale?replicas=N` | | [`Done`]; without `replicas` the load decides again |
 //! | `POST /v1/apps/{app}/connections/{service.plug}/close` | | [`Done`] |
+//! | `POST /v1/apps/{app}/connections/{service.plug}/redirect?on=BOOL` | | [`Done`]; further messages of its open sessions, through the kernel or over TCP |
 //! | `GET /v1/nodes` | | list of [`Node`] |
 //! | `GET /v1/instances` | | list of [`Instance`] |
 //! | `POST /v1/nodes/{node}/drain` | | [`Done`] |
 //! | `POST /v1/nodes/{node}/undrain` | | [`Done`] |
 //! | `POST /v1/nodes/{node}/forget` | | [`Done`]; only of a lost node |
+//! | `POST /v1/nodes/{node}/redirect?on=BOOL` | | [`Done`]; of all its sessions, also later ones |
 //! | `POST /v1/instances/{id}/stop` | | [`Done`] |
 //! | `POST /v1/instances/{id}/close` | | [`Done`], all its sessions |
 //! | `POST /v1/instances/{id}/move?to=NODE` | | [`Done`] |
 //! | `POST /v1/sessions/{id}/close` | | [`Done`] |
+//! | `POST /v1/sessions/{id}/redirect?on=BOOL` | | [`Done`] |
 //! | `GET /v1/sessions` | | list of [`Session`], counters freshly asked from the agents |
 //! | `GET /v1/history/sessions/{id}` | | [`SessionHistory`], kept for the Manager's `--keep-history` |
 //! | `GET /v1/history/instances/{id}` | | [`InstanceHistory`] |
@@ -374,7 +377,7 @@ pub struct Event {
     /// `instance-running`, `instance-ended`, `instance-failed`, `session-opened`,
     /// `session-closed`, `session-forced`, `session-refused`, `service-unplaced`, `service-failing`,
     /// `service-scaled`, `instance-leaving`, `instance-overloaded`, `instance-silent`,
-    /// `node-draining`, `node-undrained`, `node-refused`, `node-forgotten`, `instance-stays`.
+    /// `node-draining`, `node-undrained`, `node-refused`, `node-forgotten`, `instance-stays`, `redirection-switched`.
     pub kind: String,
     /// What it happened to: `instance 7 (posts)`, `node a`, `session 12`.
     pub subject: String,

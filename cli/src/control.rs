@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
-use clap::{ArgGroup, Args};
+use clap::{ArgGroup, Args, ValueEnum};
 use patchbay_api as api;
 
 use crate::client::{Client, Failure};
@@ -53,6 +53,44 @@ pub struct Close {
     instance: Option<u64>,
     #[command(flatten)]
     consent: Consent,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  patchbay redirect off --session 12\n  \
+                  patchbay redirect off --connection social gateway.posts\n  patchbay redirect on --node a\n\nNothing is \
+                  interrupted: what is on its way is read first, in order. Over TCP, captures, firewalls and shaping see \
+                  the bytes. Sessions that a connection gets later are redirected as the graph says; `redirect = \"never\"` \
+                  there keeps them on TCP.")]
+pub struct Redirect {
+    /// `off`: further messages go over TCP; `on`: through the kernel again, where they may
+    way: Way,
+    #[command(flatten)]
+    which: WhichSessions,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Way {
+    /// Further messages go over TCP
+    Off,
+    /// Further messages go through the kernel again, where they may
+    On,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct WhichSessions {
+    /// One session, as `patchbay sessions` numbers it
+    #[arg(long, value_parser = number, value_name = "ID")]
+    session: Option<u64>,
+    /// The open sessions of an abstract connection
+    #[arg(long, num_args = 2, value_names = ["APP", "SERVICE.PLUG"])]
+    connection: Option<Vec<String>>,
+    /// All sessions of a node, by its name or address, also those that will be made
+    #[arg(long)]
+    node: Option<String>,
 }
 
 #[derive(Args)]
@@ -145,6 +183,24 @@ impl Close {
             _ => return Err(Failure::Said("name a session, a connection or an instance".into())),
         };
         self.consent.post(client, output, &path, "")
+    }
+}
+
+impl Redirect {
+    pub fn run(&self, client: &Client, output: Output) -> Result<(), Failure> {
+        let WhichSessions { session, connection, node } = &self.which;
+        let path = match (session, connection.as_deref(), node) {
+            (Some(id), ..) => format!("/v1/sessions/{id}/redirect"),
+            (_, Some([app, plug]), _) => format!("/v1/apps/{app}/connections/{plug}/redirect"),
+            (.., Some(node)) => format!("/v1/nodes/{node}/redirect"),
+            _ => return Err(Failure::Said("name a session, a connection or a node".into())),
+        };
+        let path = format!("{path}?on={}", self.way == Way::On);
+        if self.dry_run {
+            let would: api::Done = client.post(&format!("{path}&dry_run=true"))?;
+            return output.show(&would, |would| format!("would {}", would.text));
+        }
+        output.show(&client.post::<api::Done>(&path)?, tables::done)
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use client::{Client, Failure};
-use control::{Close, Drain, Forget, Move, Scale, Stop, Undrain};
+use control::{Close, Drain, Forget, Move, Redirect, Scale, Stop, Undrain};
 use events::Events;
 use graph::{Apply, Plan};
 use history::History;
@@ -90,6 +90,8 @@ enum Task {
     Stop(Stop),
     /// Ask for the end of sessions: one, all of an abstract connection, or all of an instance
     Close(Close),
+    /// Send further messages of sessions over TCP, or through the kernel again, interrupting nothing
+    Redirect(Redirect),
     /// Move an instance to another node: the new one first, then its sessions a few at a time
     Move(Move),
     /// Move everything away from a node and execute nothing there
@@ -163,6 +165,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Task::Logs(logs) => logs.run(&client, output),
         Task::Stop(stop) => stop.run(&client, output),
         Task::Close(close) => close.run(&client, output),
+        Task::Redirect(redirect) => redirect.run(&client, output),
         Task::Move(move_) => move_.run(&client, output),
         Task::Drain(drain) => drain.run(&client, output),
         Task::Undrain(undrain) => undrain.run(&client, output),

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use ssmmp::InstanceId;
 
 use self::gate::Gate;
-use crate::core::{Command, Page, Refusal};
+use crate::core::{Command, Page, Redirected, Refusal};
 use crate::graph::Graph;
 use crate::shell::{self, Apply, Handle, NoAnswer};
 use crate::store::History;
@@ -74,16 +74,19 @@ fn router(handle: Handle) -> Router {
         .route("/v1/apps/{app}/stop", post(stop_app))
         .route("/v1/apps/{app}/services/{service}/scale", post(scale))
         .route("/v1/apps/{app}/connections/{plug}/close", post(close_connection))
+        .route("/v1/apps/{app}/connections/{plug}/redirect", post(redirect_connection))
         .route("/v1/nodes", get(nodes))
         .route("/v1/instances", get(instances))
         .route("/v1/nodes/{node}/drain", post(drain))
         .route("/v1/nodes/{node}/undrain", post(undrain))
         .route("/v1/nodes/{node}/forget", post(forget))
+        .route("/v1/nodes/{node}/redirect", post(redirect_node))
         .route("/v1/instances/{id}/log", get(log::log))
         .route("/v1/instances/{id}/stop", post(stop_instance))
         .route("/v1/instances/{id}/close", post(close_instance))
         .route("/v1/instances/{id}/move", post(move_instance))
         .route("/v1/sessions/{id}/close", post(close_session))
+        .route("/v1/sessions/{id}/redirect", post(redirect_session))
         .route("/v1/sessions", get(sessions))
         .fallback(|| async {
             failure(StatusCode::NOT_FOUND, "there is no such path; see the API's table".into())
@@ -205,6 +208,13 @@ struct ScaleQuery {
     dry_run: bool,
 }
 
+#[derive(Deserialize)]
+struct RedirectQuery {
+    on: bool,
+    #[serde(default)]
+    dry_run: bool,
+}
+
 /// Carries a command out, or only says what it would do.
 async fn command(handle: &Handle, command: Command, dry_run: bool) -> Answer<api::Done> {
     let answer = match dry_run {
@@ -265,4 +275,22 @@ async fn move_instance((State(handle), Path(id), Query(query)): Parts<u64, MoveQ
 
 async fn close_session((State(handle), Path(id), Query(query)): Parts<u64, Dry>) -> Answer<api::Done> {
     command(&handle, Command::CloseSession(id), query.dry_run).await
+}
+
+async fn redirect_session(
+    (State(handle), Path(id), Query(query)): Parts<u64, RedirectQuery>,
+) -> Answer<api::Done> {
+    command(&handle, Command::Redirect(Redirected::Session(id), query.on), query.dry_run).await
+}
+
+async fn redirect_connection(
+    (State(handle), Path((app, plug)), Query(query)): Parts<(String, String), RedirectQuery>,
+) -> Answer<api::Done> {
+    command(&handle, Command::Redirect(Redirected::Connection(app, plug), query.on), query.dry_run).await
+}
+
+async fn redirect_node(
+    (State(handle), Path(node), Query(query)): Parts<String, RedirectQuery>,
+) -> Answer<api::Done> {
+    command(&handle, Command::Redirect(Redirected::Node(node), query.on), query.dry_run).await
 }

@@ -71,8 +71,8 @@ impl World {
             Effect::ToManager(envelope) | Effect::ToManagerIfAwake(_, envelope, _) => {
                 self.agent_sends(index, &envelope);
             }
-            // Nobody asks for outputs here.
-            Effect::TellOutput(..) => {}
+            // Nobody asks for outputs here, and no byte goes any way.
+            Effect::TellOutput(..) | Effect::Redirect(_) => {}
             Effect::ReportThen(envelope) => {
                 self.agent_reports(index);
                 self.agent_sends(index, &envelope);

@@ -16,6 +16,7 @@ pub mod profiles;
 mod resync;
 mod sessions;
 mod speaking;
+mod switching;
 mod unacknowledged;
 mod unsent;
 
@@ -40,6 +41,7 @@ pub use asked::MAX_ASKED;
 pub use plug_addresses::{Lead, MAX_WAITING, Waiting};
 use profiles::{Ends, Profiles};
 pub use speaking::{FIRST_MESSAGE, LAST_MESSAGE};
+pub use switching::Switching;
 pub use unacknowledged::ACKNOWLEDGE_LOOK;
 use unacknowledged::Unacknowledged;
 use unsent::Unsent;
@@ -115,6 +117,8 @@ pub enum Effect {
     ToManager(Envelope),
     /// Send all session counters to the Manager, then this.
     ReportThen(Envelope),
+    /// Send further messages of sessions over TCP, or through the kernel again.
+    Redirect(Switching),
     /// Send this to the Manager with lines of an instance's output.
     TellOutput(InstanceId, Question, Envelope),
     /// Send the first to the Manager, or the second when all processes of an instance are stopped or frozen.
@@ -525,6 +529,9 @@ impl Core {
             }
             Message::AgentHealthControlRequest(request) => {
                 let answer = self.own_health(request.message_id);
+                if let Some(switch) = envelope.extension("x_redirect").and_then(Switching::read) {
+                    self.effect(Effect::Redirect(switch));
+                }
                 let asked = envelope.extension("x_log").and_then(output_question);
                 self.effect(match asked {
                     Some((id, question)) => Effect::TellOutput(id, question, answer),

@@ -8,7 +8,27 @@ use patchbay_ebpf_common::{self as common, operation};
 
 use super::leaving::run_control;
 use super::load::describe;
-use super::{Error, SessionReport, Unavailable, pins};
+use super::{Datapath, Error, SessionReport, Unavailable, pins};
+
+impl Datapath {
+    /// Sends further messages of a session over TCP, or not any more, as [`Switch::session`] does.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn pause_session(&mut self, session: &SessionReport, paused: bool) -> Result<(), Error> {
+        self.control(operation::PAUSE, session.key, u64::from(paused)).map(drop)
+    }
+
+    /// Sends further messages of all sessions over TCP, or not any more, as [`Switch::node`] does.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn pause_node(&mut self, paused: bool) -> Result<(), Error> {
+        let map = self.programs.map_mut("PAUSED").ok_or_else(|| Error::Missing("no map PAUSED".into()))?;
+        let mut node = Array::<_, u32>::try_from(map)?;
+        Ok(node.set(0, u32::from(paused), 0)?)
+    }
+}
 
 /// Switches redirection of further messages. What was redirected before is read first, so that nothing is lost or
 /// reordered; a direction comes back when everything that went over TCP has been read, and its reader can't be

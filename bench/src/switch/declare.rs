@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
+use patchbay_agent::core::allowance::Allowed;
 use patchbay_agent::core::profiles::{Endpoint, Ends, Profiles, Traffic};
 use patchbay_agent::datapath::{
-    Datapath, Declaration, Options, Reason, SessionEvent, SessionReport, cgroup_id,
+    Datapath, Declaration, Options, Reason, SessionEvent, SessionReport, Watch, cgroup_id,
 };
 use patchbay_agent::profile_file;
 use patchbay_agent::scope::Summary;
@@ -82,11 +83,12 @@ impl<'a> Host<'a> {
             source: Endpoint::new(&"bench", &format!("to {port}")),
             destination: Endpoint::new(&"bench", &format!("at {port}")),
             tested: [false, false],
+            allowed: Allowed::default(),
         };
         let profiles = profile_file::read(&declare.state_dir);
         let mut host = Self { declare, datapath, profiles, ends, summary: Summary::default(), verdict: None };
         if declare.mode == Mode::Auto {
-            host.datapath.observe(true)?;
+            host.datapath.observe(Watch::Everything)?;
         }
         host.decide()?;
         Ok(host)

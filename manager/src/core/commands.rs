@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use patchbay_api::Done;
 use ssmmp::{Address, InstanceId};
 
+use super::redirecting::Redirected;
 use super::{Core, Effect, Instance, InstanceState, Leaving, SessionState};
 use crate::graph::{Kind, State};
 
@@ -30,6 +31,8 @@ pub enum Command {
     Undrain(String),
     /// Forget a lost node and the secret that it is bound to.
     Forget(String),
+    /// Send further messages over TCP, or through the kernel again.
+    Redirect(Redirected, bool),
     /// Set how many instances a service of an application has; `None`: its load decides.
     Scale(String, String, Option<u32>),
 }
@@ -78,6 +81,7 @@ impl Core {
                 Ok(done(format!("execute on node {node} {}", if was { "again" } else { "as before" }), 0, 0))
             }
             Command::Forget(node) => self.preview_forget(node),
+            Command::Redirect(what, on) => self.preview_redirect(what, *on),
             Command::Scale(app, service, replicas) => self.preview_scale(app, service, *replicas),
         }
     }
@@ -118,6 +122,7 @@ impl Core {
                 self.publish("node-forgotten", format!("node {node}"), "forgotten on request".into());
                 self.forget_node(address);
             }
+            Command::Redirect(what, on) => self.redirect(what, *on)?,
             Command::Scale(app, service, replicas) => self.begin_scale(app, service, *replicas),
         }
         Ok(answer)
@@ -308,7 +313,7 @@ impl Core {
             .ok_or_else(|| unknown(format!("there is no running instance {id}")))
     }
 
-    fn known_node(&self, node: &str) -> Result<Address, Refusal> {
+    pub(super) fn known_node(&self, node: &str) -> Result<Address, Refusal> {
         self.find_node(node).ok_or_else(|| {
             let names: Vec<&str> = self.inventory.nodes().take(20).map(|node| node.name.as_str()).collect();
             let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
@@ -337,7 +342,7 @@ impl Core {
     }
 
     /// The open sessions of an abstract connection, by its plug.
-    fn sessions_of_connection(&self, app: &str, plug: &str) -> Result<Vec<u64>, Refusal> {
+    pub(super) fn sessions_of_connection(&self, app: &str, plug: &str) -> Result<Vec<u64>, Refusal> {
         let known = self.apps.get(app).ok_or_else(|| unknown(format!("there is no application `{app}`")))?;
         let (service, name) = plug.split_once('.').unwrap_or((plug, ""));
         if !known.service(service).is_some_and(|vertex| vertex.plugs.contains_key(name)) {
@@ -367,15 +372,15 @@ impl Core {
     }
 }
 
-fn done(text: String, instances: usize, sessions: usize) -> Done {
+pub(super) fn done(text: String, instances: usize, sessions: usize) -> Done {
     Done { text, instances, sessions }
 }
 
-fn unknown(text: String) -> Refusal {
+pub(super) fn unknown(text: String) -> Refusal {
     Refusal::Unknown(text)
 }
 
-fn conflict(text: String) -> Refusal {
+pub(super) fn conflict(text: String) -> Refusal {
     Refusal::Conflict(text)
 }
 
@@ -385,6 +390,6 @@ fn called(instance: &Instance) -> String {
 }
 
 /// So many of them.
-fn counted(number: usize, what: &str) -> String {
+pub(super) fn counted(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

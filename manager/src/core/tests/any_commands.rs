@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::Redirected;
 
 const NODES: [&str; 3] = ["gate, middle", "middle, middle-2, store", "middle, middle-2, store"];
 
@@ -30,6 +31,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => id().prop_map(Command::CloseInstance),
         1 => (1u64..40).prop_map(Command::CloseSession),
         1 => Just(Command::CloseConnection("t".into(), "gate.middle".into())),
+        1 => ((1u64..40), any::<bool>()).prop_map(|(id, on)| Command::Redirect(Redirected::Session(id), on)),
+        1 => (node(), any::<bool>()).prop_map(|(node, on)| Command::Redirect(Redirected::Node(node), on)),
     ];
     let step = prop_oneof![
         6 => command.prop_map(Step::Command),

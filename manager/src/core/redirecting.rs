@@ -1,0 +1,120 @@
+//! People switch redirection: the agents of the nodes take sessions to TCP, or let them return (`x_redirect`,
+//! docs/protocol.md).
+
+use patchbay_api::Done;
+use ssmmp::{Address, AgentHealthControlRequest, Envelope, Hop};
+
+use super::commands::{conflict, counted, done, unknown};
+use super::{Core, Refusal, SessionState};
+
+/// Sessions in one message to an agent.
+const MAX_NAMED: usize = 200;
+
+/// What is switched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Redirected {
+    /// A session.
+    Session(u64),
+    /// The open sessions of an abstract connection: application, and `service.plug`.
+    Connection(String, String),
+    /// All sessions of a node, also those that will be made.
+    Node(String),
+}
+
+impl Core {
+    /// Checks what is to be switched and says what would be done.
+    pub(super) fn preview_redirect(&self, what: &Redirected, on: bool) -> Result<Done, Refusal> {
+        let to = if on { "through the kernel again, where they may be redirected" } else { "over TCP" };
+        match what {
+            Redirected::Node(name) => {
+                let address = self.known_node(name)?;
+                self.able_to_switch(address)?;
+                let count = self
+                    .sessions
+                    .iter()
+                    .filter(|session| {
+                        session.state == SessionState::Open && session.source_address == address
+                    })
+                    .count();
+                let sessions = counted(count, "session");
+                let text =
+                    format!("send further messages on node {name} {to}: {sessions} now, and all later ones");
+                Ok(done(text, 0, count))
+            }
+            _ => {
+                let found = self.to_switch(what)?;
+                for (address, _) in &found {
+                    self.able_to_switch(*address)?;
+                }
+                let sessions = counted(found.len(), "session");
+                Ok(done(format!("send further messages of {sessions} {to}"), 0, found.len()))
+            }
+        }
+    }
+
+    /// Tells the agents.
+    pub(super) fn redirect(&mut self, what: &Redirected, on: bool) -> Result<(), Refusal> {
+        let way = if on { "on" } else { "off" };
+        if let Redirected::Node(name) = what {
+            let address = self.known_node(name)?;
+            self.tell_agent_to_redirect(address, &format!("{way}, node"));
+            self.publish("redirection-switched", format!("node {name}"), format!("{way} on request"));
+            return Ok(());
+        }
+        let mut found = self.to_switch(what)?;
+        found.sort();
+        for of_node in found.chunk_by(|one, other| one.0 == other.0) {
+            for some in of_node.chunks(MAX_NAMED) {
+                let named: Vec<&str> = some.iter().map(|(_, session)| session.as_str()).collect();
+                self.tell_agent_to_redirect(some[0].0, &format!("{way}, {}", named.join(" & ")));
+            }
+        }
+        let subject = match what {
+            Redirected::Session(id) => format!("session {id}"),
+            Redirected::Connection(app, plug) => format!("connection {app} {plug}"),
+            Redirected::Node(name) => format!("node {name}"),
+        };
+        self.publish("redirection-switched", subject, format!("{way} on request"));
+        Ok(())
+    }
+
+    fn tell_agent_to_redirect(&mut self, address: Address, line: &str) {
+        let request =
+            AgentHealthControlRequest { message_id: self.message_id(), agent_network_address: address };
+        let envelope = Envelope::new(request, Hop::ManagerToAgent).with("x_redirect", line);
+        self.send_with(address, envelope, None);
+    }
+
+    /// Sessions by their node, each as its agent knows it: `source instance, m`.
+    fn to_switch(&self, what: &Redirected) -> Result<Vec<(Address, String)>, Refusal> {
+        let ids = match what {
+            Redirected::Session(id) => vec![*id],
+            Redirected::Connection(app, plug) => self.sessions_of_connection(app, plug)?,
+            Redirected::Node(_) => Vec::new(),
+        };
+        let is_one = matches!(what, Redirected::Session(_));
+        let mut found = Vec::new();
+        for id in ids {
+            let session = self.sessions.get(id).filter(|session| session.state == SessionState::Open);
+            let session = session.ok_or_else(|| unknown(format!("no session {id} is open")))?;
+            if session.source_address == session.destination_address {
+                found.push((session.source_address, format!("{}, {}", session.source, session.source_port)));
+            } else if is_one {
+                return Err(conflict(format!("session {id} is between two nodes: it goes over TCP anyway")));
+            }
+        }
+        Ok(found)
+    }
+
+    fn able_to_switch(&self, address: Address) -> Result<(), Refusal> {
+        let node = self.inventory.node(address);
+        let name = node.map_or_else(|| address.to_string(), |node| node.name.to_string());
+        match node {
+            Some(node) if node.connection.is_none() => Err(conflict(format!(
+                "node {name} is not connected; `patchbay-agent redirect` does it on the node itself"
+            ))),
+            Some(_) => Ok(()),
+            None => Err(unknown(format!("there is no node `{name}`"))),
+        }
+    }
+}
