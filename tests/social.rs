@@ -61,7 +61,7 @@ impl Social {
             folder: folder.clone(),
             programs: here.join("../target/release"),
             nodes: vec![("a".into(), stateless.join("\n\n")), ("b".into(), all.clone())],
-            manager_flags: ["--health-interval=1", "--agent-grace=3"].map(str::to_owned).to_vec(),
+            manager_flags: ["--health-interval=1", "--agent-grace=10"].map(str::to_owned).to_vec(),
             agent_flags: agent_flags.iter().map(ToString::to_string).collect(),
         });
         Self { cluster: cluster.expect("the programs are built: cargo xtask test"), folder }

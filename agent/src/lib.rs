@@ -28,7 +28,6 @@ pub mod processes;
 pub mod profile_file;
 pub mod profile_table;
 pub mod redirection;
-mod registering;
 pub mod reports;
 pub mod repository;
 pub mod reserved_ports;

@@ -133,12 +133,6 @@ pub async fn run(
 }
 
 impl Outbound {
-    /// What waits, without waiting for more.
-    #[cfg(test)]
-    pub fn next_now(&mut self) -> Option<Envelope> {
-        self.receiver.try_recv().ok()
-    }
-
     fn clear(&mut self) {
         while self.receiver.try_recv().is_ok() {}
         self.room.notify_one();

@@ -159,18 +159,8 @@ impl Node {
         self.handle(Event::Tested(redirects));
     }
 
-    /// Takes over instances of an earlier agent, and then what the Manager has said since this one registered, before
-    /// anything else happens.
-    pub fn begin(&mut self, adopted: Vec<Adopted>, said: Vec<Event>, harmless: u32) {
-        let redirects = self.redirection.redirects(harmless);
-        self.handle(Event::Tested(redirects));
-        self.adopt(adopted);
-        for event in said {
-            self.handle(event);
-        }
-    }
-
-    fn adopt(&mut self, adopted: Vec<Adopted>) {
+    /// Takes over instances of an earlier agent, before anything else happens.
+    pub fn adopt(&mut self, adopted: Vec<Adopted>) {
         for found in &adopted {
             self.directory.add(found.start.id, &found.start.service, found.cgroup);
         }

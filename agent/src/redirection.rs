@@ -36,8 +36,6 @@ fn told(trouble: &Repeated, tell: impl FnOnce(u64)) {
     }
 }
 
-/// Why nothing is redirected at first.
-const UNTESTED: &str = "the self-test has not ended yet";
 /// How often [`Redirection::tick`] is called.
 pub const TICK: Duration = Duration::from_secs(1);
 /// A connection whose other end does not show up leaves the map after this time.
@@ -149,16 +147,10 @@ impl Redirection {
         }
     }
 
-    /// What a node can do whose data path is still to be loaded, as far as that is known.
-    pub fn to_be_loaded() -> Redirects {
-        let description = format!("off: {UNTESTED}");
-        Redirects { description, sees_all: true, observes: false, harmless: 0 }
-    }
-
     /// `kernel`, or why not, short.
     pub fn describe(&self) -> String {
         let why = match (&self.kind, &self.failure) {
-            (Kind::Kernel(_), None) if self.untested.is_some() => UNTESTED,
+            (Kind::Kernel(_), None) if self.untested.is_some() => "the self-test has not ended yet",
             (Kind::Kernel(_), None) => return "kernel".into(),
             (Kind::Kernel(_), Some(why)) | (Kind::Tcp(_, why), _) => why,
         };

@@ -20,7 +20,6 @@ use crate::node::{Ended, Node};
 use crate::plugs::Plugs;
 use crate::processes::{self, Places};
 use crate::redirection::Redirection;
-use crate::registering::register_while;
 use crate::repository::{self, Repository};
 use crate::{
     manager_link, message_ids, node_secret, private, probe, profile_file, require_root, reserved_ports,
@@ -179,33 +178,31 @@ pub async fn run(arguments: Run) -> Result<()> {
     if let Err(error) = reserved_ports::reserve() {
         warn!("the ports of sockets can't be reserved, a plug may take one by chance: {error}");
     }
-    let (events, mut event_receiver) = mpsc::channel(EVENT_QUEUE);
+    let redirection = match arguments.redirection {
+        Switch::On => Redirection::load(&options),
+        Switch::Off => Redirection::off(),
+    };
+    let (events, event_receiver) = mpsc::channel(EVENT_QUEUE);
     let (manager, manager_receiver) = manager_link::queue();
     let (said, said_receiver) = mpsc::channel(instance_listener::QUEUE);
     let directory = Directory::default();
     let address = arguments.address.into();
+    let redirects = redirection.redirects(options.harmless);
     let profiles = profile_file::read(&places.state);
     let secret = node_secret::of(&places.state)?;
-    let redirects = Redirection::to_be_loaded();
     let mut core = Core::new(address, node.clone(), redirects, repository, profiles);
     core.number_messages_from(message_ids::first(&places.state));
-    for found in &adopted {
-        core.expect(&found.start, found.listens());
-    }
-    let identified = (secret, manager_link::ANSWER_WITHIN);
-    tokio::spawn(manager_link::run(arguments.manager, identified, events.clone(), manager_receiver));
-    let loading = load(arguments.redirection, options.clone());
-    let (redirection, asked) = register_while(&mut core, &manager, &mut event_receiver, loading).await;
-    let redirection = redirection?;
     info!(node, address = %arguments.address, redirection = redirection.describe(), "ready");
     let plugs = Plugs::new(Some(&pins), events.clone());
     let mut node =
         Node::new(core, (redirection, plugs), directory.clone(), places, address, manager, events.clone());
     node.reloads_from(arguments.repository.clone());
-    node.begin(adopted, asked, options.harmless);
+    node.adopt(adopted);
     node.wait_for(self_test);
     let semi = arguments.accept_dialect.contains(&Dialect::Semi);
     tokio::spawn(instance_listener::serve(listener, directory, said, semi));
+    let identified = (secret, manager_link::ANSWER_WITHIN);
+    tokio::spawn(manager_link::run(arguments.manager, identified, events, manager_receiver));
     tokio::spawn(signals);
     match node.run(event_receiver, said_receiver, control_receiver).await {
         Ended::HandedOver => info!("ended; the instances go on and wait for the next agent"),
@@ -213,16 +210,6 @@ pub async fn run(arguments: Run) -> Result<()> {
     }
     drop(claim);
     Ok(())
-}
-
-/// Loads the data path in a thread beside this one: the kernel looks through the programs for a while.
-async fn load(redirection: Switch, options: Options) -> Result<Redirection> {
-    match redirection {
-        Switch::On => tokio::task::spawn_blocking(move || Redirection::load(&options))
-            .await
-            .context("the kernel programs could not be loaded"),
-        Switch::Off => Ok(Redirection::off()),
-    }
 }
 
 /// Claims everything that only one agent may have.

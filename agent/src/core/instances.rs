@@ -129,13 +129,6 @@ impl Core {
     }
 
     /// Takes over an instance of an earlier agent; the Manager is told when it is registered with.
-    /// An instance of an earlier agent is here; its [`Event::Adopted`] follows. Until then it is only told of.
-    pub fn expect(&mut self, start: &Start, listens: bool) {
-        if self.repository.contains_key(&start.service) {
-            self.expected.push((start.clone(), listens));
-        }
-    }
-
     pub(super) fn adopt(
         &mut self,
         start: Start,
@@ -144,7 +137,6 @@ impl Core {
         leads: &[(Name, Lead)],
     ) {
         let id = start.id;
-        self.expected.retain(|(expected, _)| expected.id != id);
         let Some(entry) = self.repository.get(&start.service) else {
             // Nothing says any more how this service is to be treated.
             self.effect(Effect::End(id));

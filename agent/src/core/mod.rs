@@ -311,8 +311,6 @@ pub struct Core {
     redirects: Redirects,
     repository: Repository,
     instances: BTreeMap<InstanceId, Instance>,
-    /// Instances of an earlier agent that are to be adopted, and whether they listen.
-    expected: Vec<(Start, bool)>,
     profiles: Profiles,
     declared: BTreeMap<(InstanceId, SocketAddr), Declared>,
     asked: AskedTable,
@@ -357,7 +355,6 @@ impl Core {
             profiles,
             declared: BTreeMap::new(),
             instances: BTreeMap::new(),
-            expected: Vec::new(),
             asked: AskedTable::default(),
             plugs: plug_addresses::Plugs::new(),
             live: BTreeMap::new(),

@@ -17,20 +17,15 @@ impl Core {
     pub(super) fn running(&self) -> Vec<String> {
         let mut parts = Vec::new();
         let mut part = String::new();
-        let stage = |stage| match stage {
-            Stage::Plugs | Stage::Starting => "starting",
-            Stage::Running => "running",
-            Stage::Ending => "ending",
-        };
-        let here = self.instances.values().map(|instance| (&instance.start, stage(instance.stage)));
-        let expected = self
-            .expected
-            .iter()
-            .map(|(start, listens)| (start, if *listens { "running" } else { "starting" }));
-        for (start, stage) in here.chain(expected) {
-            let (id, sockets) = (start.id, &start.sockets.0);
+        for (id, instance) in &self.instances {
+            let sockets = &instance.start.sockets.0;
             let sockets: Vec<String> = sockets.iter().map(|s| format!("{}={}", s.socket, s.port)).collect();
-            let item = format!("{}, {id}, {}, {stage}", start.service, sockets.join(";"));
+            let stage = match instance.stage {
+                Stage::Plugs | Stage::Starting => "starting",
+                Stage::Running => "running",
+                Stage::Ending => "ending",
+            };
+            let item = format!("{}, {id}, {}, {stage}", instance.start.service, sockets.join(";"));
             if !part.is_empty() && part.len() + item.len() > RUNNING_BYTES {
                 parts.push(std::mem::take(&mut part));
             }
