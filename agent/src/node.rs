@@ -394,46 +394,29 @@ impl Node {
                     warn!(times, %local, %remote, "the connection could not be ended: {error}");
                 }
             }
-            Effect::EndWithin(id, within) => {
-                let events = self.events.clone();
-                self.tasks.spawn(async move {
-                    tokio::time::sleep(within).await;
-                    drop(events.send(Event::EndOverdue(id)).await);
-                });
-            }
+            Effect::EndWithin(id, within) => self.after(within, Event::EndOverdue(id)),
             Effect::AcknowledgeWithin(id, port, within) => {
-                let events = self.events.clone();
-                self.tasks.spawn(async move {
-                    tokio::time::sleep(within).await;
-                    drop(events.send(Event::AcknowledgeOverdue(id, port)).await);
-                });
+                self.after(within, Event::AcknowledgeOverdue(id, port))
             }
-            Effect::FinishWithin(number, within) => {
-                let events = self.events.clone();
-                self.tasks.spawn(async move {
-                    tokio::time::sleep(within).await;
-                    drop(events.send(Event::FinishOverdue(number)).await);
-                });
-            }
+            Effect::FinishWithin(number, within) => self.after(within, Event::FinishOverdue(number)),
             Effect::HealthWithin(id, question, within) => {
-                let events = self.events.clone();
-                self.tasks.spawn(async move {
-                    tokio::time::sleep(within).await;
-                    drop(events.send(Event::HealthOverdue(id, question)).await);
-                });
+                self.after(within, Event::HealthOverdue(id, question))
             }
-            Effect::CloseWithin(request, within) => {
-                let events = self.events.clone();
-                self.tasks.spawn(async move {
-                    tokio::time::sleep(within).await;
-                    drop(events.send(Event::CloseOverdue(request)).await);
-                });
-            }
+            Effect::CloseWithin(request, within) => self.after(within, Event::CloseOverdue(request)),
             Effect::ReserveMessages(next) => message_ids::reserve(&self.places.state, next),
             Effect::Keep => self.keeper.changed(),
             Effect::Registered => info!("registered with the Manager"),
             Effect::Refused(status) => warn!("the Manager refuses this agent ({status})"),
         }
+    }
+
+    /// Gives something back to the core after a time.
+    fn after(&self, within: Duration, event: Event) {
+        let events = self.events.clone();
+        self.tasks.spawn(async move {
+            tokio::time::sleep(within).await;
+            drop(events.send(event).await);
+        });
     }
 
     /// Reads an instance's output, which may take as long as the disk does, and answers.
