@@ -21,6 +21,9 @@ const INET_DIAG_CGROUP_ID: u16 = 21;
 const BYTES_ACKED: usize = 120;
 const BYTES_RECEIVED: usize = 128;
 const TCP_LISTEN: u32 = 10;
+/// Where `inet_diag_req_v2` and `inet_diag_msg` have a socket's cookie.
+const COOKIE_ASKED: usize = 48;
+const COOKIE_TOLD: usize = 44;
 const SO_NETNS_COOKIE: libc::c_int = 71;
 /// Bytes of a netlink header, and of the header with `inet_diag_msg`.
 const HEADER: usize = 16;
@@ -151,8 +154,17 @@ fn long(bytes: &[u8], at: usize) -> Option<u64> {
 /// # Errors
 /// There is no such socket, or the kernel refused.
 pub fn destroy(local: SocketAddr, remote: SocketAddr) -> io::Result<()> {
-    ask(&request(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, !0, Some((local, remote)), local.is_ipv6()))
-        .map(drop)
+    let (ends, v6) = (Some((local, remote)), local.is_ipv6());
+    let gone = || io::Error::new(io::ErrorKind::NotFound, "the connection has gone");
+    let found = ask(&request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, !0, ends, v6))?;
+    let found = found.first().filter(|message| message.len() >= MESSAGE).ok_or_else(gone)?;
+    // Where the connection has gone, the kernel finds its listening socket instead, and would end that.
+    if u32::from(found[HEADER + 1]) == TCP_LISTEN {
+        return Err(gone());
+    }
+    let mut request = request(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, !0, ends, v6);
+    request[HEADER + COOKIE_ASKED..].copy_from_slice(&found[HEADER + COOKIE_TOLD..HEADER + COOKIE_TOLD + 8]);
+    ask(&request).map(drop)
 }
 
 /// A netlink header with an `inet_diag_req_v2`.
@@ -272,6 +284,16 @@ mod tests {
             let ours = all.iter().find(|c| (c.local, c.remote) == (local, here)).expect("it is there");
             assert_eq!((ours.sent, ours.received), (0, 4));
         }
+    }
+
+    #[test]
+    fn a_connection_that_has_gone_takes_no_listener_with_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let here = listener.local_addr().expect("bound");
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
+        let error = destroy(here, nobody).expect_err("there is none");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+        std::net::TcpStream::connect(here).expect("it listens still");
     }
 
     #[test]
