@@ -108,7 +108,8 @@ impl Call {
         if self.number == NONE || !has(&CALLS_WITH_FLAGS, self.number) {
             return 0;
         }
-        let at = if self.number == with_message() { third_argument_offset() } else { fourth_argument_offset() };
+        let at =
+            if self.number == with_message() { third_argument_offset() } else { fourth_argument_offset() };
         // SAFETY: the kernel has checked the place when it loaded the program.
         unsafe { read(self.registers, at) }
     }
