@@ -98,7 +98,7 @@ impl Datapath {
 
     /// Redirects the sessions of which no call can be under way any more that began before they were in the map: each
     /// thread that was busy then has been seen waiting for something else, or outside the kernel. One that is busy for
-    /// longer than [`ENTER_WITHIN`] keeps them on TCP. To be called every now and then while [`Self::is_entering`].
+    /// longer than 10 s keeps them on TCP. To be called every now and then while [`Self::is_entering`].
     ///
     /// # Errors
     /// The kernel refused.
