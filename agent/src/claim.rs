@@ -22,6 +22,16 @@ const TRY_EVERY: Duration = Duration::from_millis(20);
 /// Where locks are that have no folder of their own.
 const LOCKS: &str = "/run/patchbay/locks";
 
+/// The lock of a folder that nobody uses; `None` when somebody does, or it is gone.
+pub fn unused(folder: &Path) -> Option<File> {
+    let file = File::open(folder).ok()?;
+    file.try_lock().ok()?;
+    // Another may have been made under its name.
+    let same = |found: &fs::Metadata| file.metadata().is_ok_and(|locked| locked.ino() == found.ino());
+    fs::metadata(folder).ok().filter(same)?;
+    Some(file)
+}
+
 /// What is claimed, for people, and what is locked for it.
 #[derive(Debug, Clone)]
 pub struct Thing {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use tracing::debug;
 
+use crate::claim;
 use crate::datapath::{members, own_cgroup};
 
 /// What `exec` runs. What it left running goes on, wherever.
@@ -49,7 +50,7 @@ impl OwnCgroup {
                 })?,
             }
             // Somebody who clears up may have taken it for a left one meanwhile.
-            let Some(in_use) = lock(&path) else { continue };
+            let Some(in_use) = claim::unused(&path) else { continue };
             be_valid(&above, &path)?;
             return Ok(Self { path, above, _in_use: in_use });
         }
@@ -100,19 +101,6 @@ fn be_valid(above: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The lock of a cgroup that nobody uses; `None` when somebody does, or it is gone.
-fn lock(cgroup: &Path) -> Option<File> {
-    let folder = File::open(cgroup).ok()?;
-    folder.try_lock().ok()?;
-    // Another may have been made under its name.
-    let same = |found: &fs::Metadata| {
-        use std::os::unix::fs::MetadataExt as _;
-        folder.metadata().is_ok_and(|locked| locked.ino() == found.ino())
-    };
-    fs::metadata(cgroup).ok().filter(same)?;
-    Some(folder)
-}
-
 /// Removes the empty cgroups that killed processes left, anywhere below a mount of cgroup v2. Where a program
 /// still runs, its cgroup stays until it has ended.
 pub fn remove_left(mount: &Path) {
@@ -127,7 +115,7 @@ pub fn remove_left(mount: &Path) {
         for below in folders(&cgroup) {
             let name = below.file_name().unwrap_or_default().to_string_lossy();
             let (of_test, of_exec) = (name.starts_with(SELF_TEST), name.starts_with(EXEC));
-            match (of_test || of_exec).then(|| lock(&below)).flatten() {
+            match (of_test || of_exec).then(|| claim::unused(&below)).flatten() {
                 Some(_held) if of_test => {
                     let _ = fs::write(below.join("cgroup.kill"), "1");
                     remove_empty(&below, 0);

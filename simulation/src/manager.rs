@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use patchbay_manager::core::{Command, Config, Core, Effect, Event};
+use patchbay_manager::core::{Command, Config, Core, Effect, Event, Identity};
 use patchbay_manager::graph::Graph;
 use patchbay_manager::store::Store;
 use ssmmp::{InstanceId, Message};
@@ -122,8 +122,9 @@ impl World {
             let store = Store::open(&manager.database)?;
             let mut core =
                 Core::new(Manager::config(), store.next_epoch()?, manager.clock(self.schedule.now));
-            // As the real one: its agents know by it that it knows extensions.
-            core.identity = Some(store.identify(manager.clock(self.schedule.now))?);
+            // As the real one: its agents know by it that it knows extensions. What the database drew is no seed's.
+            let identity = store.identify(manager.clock(self.schedule.now))?;
+            core.identity = Some(Identity { id: "simulated".into(), ..identity });
             store.restore(&mut core)?;
             Ok::<_, patchbay_manager::store::StoreError>((store, core))
         })();

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use tracing::{debug, warn};
 
+use crate::claim;
 use crate::datapath::{Abandoned, Datapath, bpf_folder, existing_bpf_folders};
 
 /// The folder of all scopes, in a BPF file system.
@@ -37,8 +38,8 @@ impl Pins {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
                 made => made.with_context(|| format!("{} can't be made", folder.display()))?,
             }
-            let in_use = File::open(&folder).and_then(|file| Ok(file.try_lock().map(|()| file)?));
-            let in_use = in_use.with_context(|| format!("{} can't be locked", folder.display()))?;
+            // Another scope that clears up may have taken it for a left one meanwhile.
+            let Some(in_use) = claim::unused(&folder) else { continue };
             return Ok(Self { folder, _in_use: in_use });
         }
         bail!("{} has {NAMES} folders of process {process} already", all.path.display())
@@ -65,10 +66,7 @@ impl Left {
         let mut left = Self::default();
         for folder in existing_bpf_folders(FOLDER) {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                let Ok(dead) = File::open(entry.path()) else { continue };
-                if dead.try_lock().is_err() {
-                    continue;
-                }
+                let Some(dead) = claim::unused(&entry.path()) else { continue };
                 match Abandoned::open(&entry.path()) {
                     Some(mut abandoned) if abandoned.is_used() => {
                         abandoned.begin_to_leave();
