@@ -77,6 +77,8 @@ impl Connection {
         let destination = self.declared.unwrap_or(self.instances.1);
         SessionReport {
             source: self.from,
+            // No real clock: a seed's run is always the same.
+            read_at: self.made,
             ..SessionReport::between(self.instances.0.0, destination.0, self.at)
         }
     }

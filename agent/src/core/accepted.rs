@@ -3,34 +3,57 @@
 //! sources' side reports them.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ssmmp::{Address, InstanceId, Port, Status};
 
 use super::{Core, Live};
 
+/// The source of a session, its port, and where the session leads: the kernel gives a port to connections of one source
+/// to several destinations.
+pub(super) type SessionEnds = (InstanceId, Port, SocketAddr);
+
 /// Sources of sessions that live, by who accepted them and the source's port. Each stands for a session in `live`.
-pub(super) type Accepted = BTreeMap<(InstanceId, Port), InstanceId>;
+pub(super) type Accepted = BTreeMap<(InstanceId, Port), (InstanceId, SocketAddr)>;
 
 impl Core {
     /// A session of a source here lives.
     pub(super) fn keep_live(&mut self, source: InstanceId, port: Port, live: Live) {
-        self.forget_live(source, port);
+        self.forget_live(source, port, live.at);
         if let Some(destination) = self.accepts(&live) {
-            self.accepted.insert((destination, port), source);
+            self.accepted.insert((destination, port), (source, live.at));
         }
-        self.live.insert((source, port), live);
+        self.live.insert((source, port, live.at), live);
     }
 
     /// A session of a source here is over, and somebody has said so.
-    pub(super) fn forget_live(&mut self, source: InstanceId, port: Port) -> Option<Live> {
-        let live = self.live.remove(&(source, port))?;
+    pub(super) fn forget_live(&mut self, source: InstanceId, port: Port, at: SocketAddr) -> Option<Live> {
+        let live = self.live.remove(&(source, port, at))?;
         if let Some(destination) = self.accepts(&live)
-            && self.accepted.get(&(destination, port)) == Some(&source)
+            && self.accepted.get(&(destination, port)) == Some(&(source, at))
         {
             self.accepted.remove(&(destination, port));
         }
         Some(live)
+    }
+
+    /// The living sessions of a source.
+    pub(super) fn live_of(&self, source: InstanceId) -> impl Iterator<Item = (&SessionEnds, &Live)> {
+        const FIRST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        self.live.range((source, Port(0), FIRST)..).take_while(move |(ends, _)| ends.0 == source)
+    }
+
+    /// The living session that a message means: by its destination, or the only one of its port where the message tells
+    /// another.
+    pub(super) fn meant(
+        &self,
+        source: InstanceId,
+        port: Port,
+        at: Option<SocketAddr>,
+    ) -> Option<SessionEnds> {
+        let mut of_port = self.live_of(source).map(|(ends, _)| *ends).filter(|ends| ends.1 == port);
+        let exact = at.map(|at| (source, port, at)).filter(|ends| self.live.contains_key(ends));
+        exact.or_else(|| of_port.next().filter(|_| of_port.next().is_none()))
     }
 
     /// Who accepts a session, when it is an instance of this node.
@@ -54,10 +77,9 @@ impl Core {
     /// An instance is gone: the sessions that it accepted and never said to be over are broken.
     pub(super) fn tell_accepted_broken(&mut self, destination: InstanceId) {
         let range = (destination, Port(0))..=(destination, Port(u16::MAX));
-        let ended: Vec<_> = self.accepted.range(range).map(|((_, port), source)| (*source, *port)).collect();
-        for (source, port) in ended {
+        let ended: Vec<_> = self.accepted.range(range).map(|((_, port), (_, at))| (*port, *at)).collect();
+        for (port, at) in ended {
             self.accepted.remove(&(destination, port));
-            let Some(at) = self.live.get(&(source, port)).map(|live| live.at) else { continue };
             let sockets = self.instances.get(&destination).map(|instance| &instance.start.sockets.0);
             let socket = sockets.into_iter().flatten().find(|socket| socket.port.0 == at.port());
             if let Some(socket) = socket.map(|socket| socket.socket.clone()) {

@@ -43,7 +43,7 @@ impl Core {
     pub(super) fn closed(&mut self, report: &SessionReport, cause: Cause) {
         let (source, port) = (InstanceId(report.source_instance), Port(report.source.port()));
         self.unacknowledged.remove(&(source, port));
-        if let Some(live) = self.live.get_mut(&(source, port)).filter(|live| live.at == report.destination) {
+        if let Some(live) = self.live.get_mut(&(source, port, report.destination)) {
             // A native source says so itself; it may have said so to an earlier agent.
             live.over = true;
         }
@@ -98,9 +98,8 @@ impl Core {
     /// Says for adapted ends that a session is over.
     fn tell_ends(&mut self, report: &SessionReport, status: Status) {
         let (source, port) = (InstanceId(report.source_instance), Port(report.source.port()));
-        let is_same = self.live.get(&(source, port)).is_some_and(|live| live.at == report.destination);
-        if is_same && self.is_adapted(source) {
-            self.tell_source_closed(source, port, status);
+        if self.is_adapted(source) {
+            self.tell_source_closed(source, port, report.destination, status);
         }
         let destination = InstanceId(report.destination_instance);
         if self.is_adapted(destination) {

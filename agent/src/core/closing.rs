@@ -89,7 +89,10 @@ impl Core {
         }
         match &request.message {
             Message::SourceServiceSessionCloseRequest(asked) => {
-                self.tell_source_closed(instance, asked.source_plug_port, Status::BROKEN);
+                let at = ends(&request.message).map(|(_, remote)| remote);
+                if let Some((_, port, at)) = self.meant(instance, asked.source_plug_port, at) {
+                    self.tell_source_closed(instance, port, at, Status::BROKEN);
+                }
             }
             Message::DestServiceSessionCloseRequest(asked) => {
                 if let Some((local, remote)) = ends(&request.message) {

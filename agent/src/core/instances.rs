@@ -218,9 +218,9 @@ impl Core {
         self.closing_ended(id);
         self.unacknowledged.retain(|(source, _), _| *source != id);
         self.asked.forget(id);
-        let ended: Vec<_> = self.live.range((id, Port(0))..=(id, Port(u16::MAX))).map(|(k, _)| *k).collect();
-        for (source, port) in ended {
-            self.tell_source_closed(source, port, Status::BROKEN);
+        let ended: Vec<_> = self.live_of(id).map(|(ends, _)| *ends).collect();
+        for (source, port, at) in ended {
+            self.tell_source_closed(source, port, at, Status::BROKEN);
         }
         if self.shutdown_answers(&instance) {
             return;

@@ -315,7 +315,7 @@ pub struct Core {
     declared: BTreeMap<(InstanceId, SocketAddr), Declared>,
     asked: AskedTable,
     plugs: plug_addresses::Plugs,
-    live: BTreeMap<(InstanceId, Port), Live>,
+    live: BTreeMap<accepted::SessionEnds, Live>,
     accepted: accepted::Accepted,
     finishing: adapted::Finishing,
     /// Whether no session of an instance here can be missing in `live`.
@@ -394,7 +394,7 @@ impl Core {
             }
             Event::PlugLeft(report, status) => {
                 let (id, port) = (InstanceId(report.source_instance), Port(report.source.port()));
-                self.tell_source_closed(id, port, status);
+                self.tell_source_closed(id, port, report.destination, status);
             }
             Event::StartFailed(id, status, reason, output) => self.start_failed(id, status, &reason, &output),
             Event::Exited(id, reason, output) => self.exited(id, &reason, &output),

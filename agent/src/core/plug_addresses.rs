@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use ssmmp::{
-    Envelope, Hop, InstanceId, Message, MessageId, Name, PlugTarget, Port, SessionAck, SessionRequest, Status,
+    Envelope, Hop, InstanceId, Message, MessageId, Name, PlugTarget, Port, SessionAck, SessionRequest,
+    SourceServiceSessionCloseRequest, Status,
 };
 
 use super::{Core, Effect, Live, Stage, Start};
@@ -214,13 +215,9 @@ impl Core {
             self.plugs.iter().filter(|(_, plug)| leads(plug)).map(|(key, _)| key.clone()).collect();
         for (id, name) in to_it {
             let has_sessions =
-                self.live_of(id).any(|live| live.plug == name && live.destination == destination);
+                self.live_of(id).any(|(_, live)| live.plug == name && live.destination == destination);
             self.unready(id, &name, has_sessions);
         }
-    }
-
-    fn live_of(&self, id: InstanceId) -> impl Iterator<Item = &Live> {
-        self.live.range((id, Port(0))..=(id, Port(u16::MAX))).map(|(_, live)| live)
     }
 
     /// The instance is gone, and its plugs with it.
@@ -396,7 +393,8 @@ impl Core {
     /// True when there is something to wait for.
     pub(super) fn close_waits(&mut self, id: InstanceId, request: &Envelope) -> bool {
         let Message::SourceServiceSessionCloseRequest(asked) = &request.message else { return false };
-        let Some(live) = self.live.get(&(id, asked.source_plug_port)) else { return false };
+        let ends = self.meant(id, asked.source_plug_port, asked_at(asked));
+        let Some(live) = ends.and_then(|ends| self.live.get(&ends)) else { return false };
         let (name, at) = (live.plug.clone(), live.at);
         if self.plug(id, &name).is_some_and(|plug| plug.leads_to(at)) {
             self.ask_for(id, &name, true);
@@ -406,14 +404,16 @@ impl Core {
 
     /// A plug's answer has come: what waited to be closed for it is closed.
     fn closings_go_on(&mut self, id: InstanceId, name: &Name) {
-        let of_it =
-            |source_port: Port| self.live.get(&(id, source_port)).is_none_or(|live| live.plug == *name);
+        let of_it = |asked: &SourceServiceSessionCloseRequest| {
+            let ends = self.meant(id, asked.source_plug_port, asked_at(asked));
+            ends.and_then(|ends| self.live.get(&ends)).is_none_or(|live| live.plug == *name)
+        };
         let now: Vec<MessageId> = self
             .closing
             .iter()
             .filter(|(_, closing)| closing.instance == id)
             .filter(|(_, closing)| match &closing.request.message {
-                Message::SourceServiceSessionCloseRequest(asked) => of_it(asked.source_plug_port),
+                Message::SourceServiceSessionCloseRequest(asked) => of_it(asked),
                 _ => false,
             })
             .map(|(message_id, _)| *message_id)
@@ -426,4 +426,9 @@ impl Core {
     pub(super) fn is_adapted(&self, id: InstanceId) -> bool {
         self.instances.get(&id).is_some_and(|instance| instance.kind == Kind::Adapted)
     }
+}
+
+/// Where the session leads that is to be closed.
+fn asked_at(asked: &SourceServiceSessionCloseRequest) -> Option<SocketAddr> {
+    Some(SocketAddr::new(asked.dest_service_instance_network_address.0, asked.dest_socket_port.0))
 }

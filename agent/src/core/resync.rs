@@ -50,7 +50,7 @@ impl Core {
 
     fn tell_all_sessions(&mut self) {
         let living = self.live.iter().filter(|(_, live)| !live.over);
-        let items: Vec<String> = living.map(|((source, port), live)| item(*source, *port, live)).collect();
+        let items: Vec<String> = living.map(|((source, port, _), live)| item(*source, *port, live)).collect();
         for items in items.chunks(SESSIONS_IN_A_MESSAGE) {
             self.tell_sessions("x_live", &items.join(" & "));
         }
@@ -63,7 +63,7 @@ impl Core {
     fn acknowledge_again(&mut self) {
         let living = self.live.iter().filter(|(_, live)| !live.over);
         let again: Vec<_> =
-            living.map(|((source, port), live)| acknowledgement(*source, *port, live)).collect();
+            living.map(|((source, port, _), live)| acknowledgement(*source, *port, live)).collect();
         for ack in again {
             self.effect(Effect::ToManager(Envelope::new(ack, Hop::AgentToManager)));
         }

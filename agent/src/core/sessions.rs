@@ -54,17 +54,18 @@ impl Core {
                 let live = answer.or_else(|| self.told_again(id, ack, told?));
                 if let (Some(live), true) = (live, connected) {
                     // The Manager may have given the session up meanwhile: it is told all of it.
-                    let line = resync::item(id, port, &live);
+                    let (line, at) = (resync::item(id, port, &live), live.at);
                     self.keep_live(id, port, live);
                     self.send_for(Some(id), envelope.with("x_live", &line));
                     if is_ended {
-                        self.tell_source_closed(id, port, Status::BROKEN);
+                        self.tell_source_closed(id, port, at, Status::BROKEN);
                     }
                     return;
                 }
                 // The kernel showed this session to an agent that did not see it begin: now its request is known.
                 let message_id = ack.message_id;
-                if let Some(live) = self.live.get_mut(&(id, port)).filter(|_| connected) {
+                let ends = self.meant(id, port, None).filter(|_| connected);
+                if let Some(live) = ends.and_then(|ends| self.live.get_mut(&ends)) {
                     live.message_id = message_id;
                 }
             }
@@ -72,7 +73,11 @@ impl Core {
                 if info.source_service_instance_id != id {
                     return;
                 }
-                self.forget_live(id, info.source_plug_port);
+                let address = info.dest_service_instance_network_address.0;
+                let at = SocketAddr::new(address, info.dest_socket_port.0);
+                if let Some((_, port, at)) = self.meant(id, info.source_plug_port, Some(at)) {
+                    self.forget_live(id, port, at);
+                }
             }
             Message::DestServiceSessionCloseInfo(info) => {
                 if info.dest_service_instance_id != id {
@@ -240,8 +245,14 @@ impl Core {
     }
 
     /// Says for a source that its session ended; nothing when that was said already.
-    pub(super) fn tell_source_closed(&mut self, source: InstanceId, port: Port, status: Status) {
-        let Some(live) = self.forget_live(source, port) else { return };
+    pub(super) fn tell_source_closed(
+        &mut self,
+        source: InstanceId,
+        port: Port,
+        at: SocketAddr,
+        status: Status,
+    ) {
+        let Some(live) = self.forget_live(source, port, at) else { return };
         let info = SourceServiceSessionCloseInfo {
             message_id: self.message_id(),
             source_service_name: live.service,

@@ -33,7 +33,7 @@ impl Core {
     /// The kernel saw a declared connection of a native program, whose acknowledgement may be there already.
     pub(super) fn connected(&mut self, id: InstanceId, report: &SessionReport) {
         let key = (id, Port(report.source.port()));
-        let is_known = self.live.get(&key).is_some_and(|live| live.at == report.destination && !live.over);
+        let is_known = self.live.get(&(key.0, key.1, report.destination)).is_some_and(|live| !live.over);
         if is_known
             || self.unacknowledged.len() >= MAX_WATCHED
             || self.answered(id, report.destination).is_none()

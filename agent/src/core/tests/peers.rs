@@ -1,6 +1,6 @@
 //! Peers that leave things out, and peers that send too much.
 
-use ssmmp::{Envelope, InstanceId, Message, Port, Status};
+use ssmmp::{Envelope, InstanceId, Message, Status};
 
 use super::{Effect, Event, Node};
 use crate::core::MAX_ASKED;
@@ -84,7 +84,7 @@ fn a_flood_of_requests_is_bounded_and_hinders_no_other_instance() {
     assert_eq!(node.0.asked.count(InstanceId(7)), MAX_ASKED);
     node.0.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()));
     assert_eq!(node.0.asked.count(InstanceId(7)), 0);
-    assert_eq!(node.0.live.range((InstanceId(7), Port(0))..(InstanceId(8), Port(0))).count(), 0);
+    assert_eq!(node.0.live_of(InstanceId(7)).count(), 0);
 }
 
 #[test]
