@@ -289,8 +289,8 @@ fn a_cgroup_that_is_made_again_is_watched_again() {
 /// Observing counts sessions and calls; a service with one connection that lives must not stay on TCP for ever.
 #[test]
 fn the_only_connection_of_two_programs_is_redirected_while_it_lives() {
-    const ENDS: &str = "(sleep 5 | \"$0\" end serve --at tcp:127.0.0.1:7000 $1) & sleep 0.5
-        \"$0\" end drive --to tcp:127.0.0.1:7000 --measure 3000 $1; wait";
+    const ENDS: &str = "(sleep 8 | \"$0\" end serve --at tcp:127.0.0.1:7000 $1) & sleep 0.5
+        \"$0\" end drive --to tcp:127.0.0.1:7000 --measure 6000 $1; wait";
     let lab = Lab::new();
     let mut command = lab.exec("auto", "report.json");
     command.args(["sh", "-c", ENDS, ENDS_PROGRAM, "--kind request --size 512 --style epoll"]);

@@ -17,6 +17,9 @@ const BYTES: u64 = {
     sum
 };
 
+/// How often it is tried to let a session in.
+const TRIES: u32 = 25;
+
 /// Runs the one session, lets it in while it lives, and returns its end.
 async fn run(how: &str, observe: bool) -> (SessionReport, usize) {
     let place = Place::one_namespace();
@@ -26,7 +29,7 @@ async fn run(how: &str, observe: bool) -> (SessionReport, usize) {
         .observe(if observe { Watch::Everything } else { Watch::Nothing })
         .expect("the kernel has the tracepoints");
     let mut peer = script(&place, "entering.py", &[how]);
-    let (mut entered, mut ended, mut tried) = (0, None, false);
+    let (mut entered, mut ended, mut tries) = (0, None, 0);
     while ended.is_none() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         while let Some(event) = datapath.waiting_event() {
@@ -35,12 +38,13 @@ async fn run(how: &str, observe: bool) -> (SessionReport, usize) {
             }
         }
         let sessions = datapath.sessions().expect("readable");
-        if !tried && sessions.iter().any(|session| session.sent.path.is_none()) {
+        // Its ends may not yet be what they will be: they block at first.
+        if entered == 0 && tries < TRIES && sessions.iter().any(|session| session.sent.path.is_none()) {
             entered = datapath.enter(&sessions).expect("the kernel can");
-            tried = true;
+            tries += 1;
         }
         datapath.let_in().expect("the kernel can");
-        if tried && !datapath.is_entering() {
+        if (entered > 0 || tries == TRIES) && !datapath.is_entering() {
             peer.release();
         }
         assert!(ended.is_some() || peer.is_running(), "no end was told");
