@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-use patchbay_agent::core::habit_names::name;
 use patchbay_agent::datapath::{Habit, RECEIVING_CALLS, SENDING_CALLS, habit};
+use patchbay_agent_core::habit_names::name;
 use serde_json::Value;
 
 /// The agent.

@@ -7,12 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
+use patchbay_agent_core::Start;
 use serde::{Deserialize, Serialize};
 use ssmmp::{Address, InstanceId, Name, PlugConfiguration, SocketConfiguration};
 use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
-use crate::core::Start;
 use crate::private;
 
 /// An execution and its process.

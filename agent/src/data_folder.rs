@@ -4,7 +4,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
-use crate::core::Start;
+use patchbay_agent_core::Start;
+
 use crate::private::{self, Owner};
 
 /// A claimed folder. The claim lasts as long as any process has the lock open.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::socket::{setsockopt, sockopt};
+use patchbay_agent_core::Event;
 use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Malformed, Message, Speaker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -12,7 +13,6 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::core::Event;
 use crate::manager_route::Route;
 
 /// First pause after a failed connection; it doubles.

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use patchbay_agent_core::{FIRST_MESSAGE, LAST_MESSAGE};
 use tracing::warn;
 
-use crate::core::{FIRST_MESSAGE, LAST_MESSAGE};
 use crate::private;
 
 /// Ids of each second since 1970 where nothing is written down.

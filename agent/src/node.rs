@@ -4,13 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use patchbay_agent_core::repository::Kind;
+use patchbay_agent_core::{Core, Effect, Event, Lead, OutputQuestion, Start};
 use ssmmp::{Address, Envelope, InstanceId, Name, Repeated, Status};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::core::{Core, Effect, Event, Lead, Start};
 use crate::instance_listener::{Directory, Said};
 use crate::manager_link::Queue;
 use crate::plugs::Plugs;
@@ -18,8 +19,7 @@ use crate::probe::{self, Matrix};
 use crate::processes::{self, Adopted, Places, Process};
 use crate::profile_file::Keeper;
 use crate::redirection::{LOOK_EVERY, Redirection, TICK};
-use crate::repository::Kind;
-use crate::{message_ids, output, socket_table};
+use crate::{message_ids, notices, output, socket_table};
 
 /// How often changed counters are told to the Manager.
 const REPORT_EVERY: Duration = TICK;
@@ -405,6 +405,7 @@ impl Node {
             Effect::CloseWithin(request, within) => self.after(within, Event::CloseOverdue(request)),
             Effect::ReserveMessages(next) => message_ids::reserve(&self.places.state, next),
             Effect::Keep => self.keeper.changed(),
+            Effect::Notice(notice) => notices::log(&notice),
             Effect::Registered => info!("registered with the Manager"),
             Effect::Refused(status) => warn!("the Manager refuses this agent ({status})"),
         }
@@ -420,7 +421,7 @@ impl Node {
     }
 
     /// Reads an instance's output, which may take as long as the disk does, and answers.
-    fn tell_output(&self, id: InstanceId, question: output::Question, answer: Envelope) {
+    fn tell_output(&self, id: InstanceId, question: OutputQuestion, answer: Envelope) {
         let (instances, manager) = (self.places.instances(), self.manager.clone());
         self.tasks.spawn_blocking(move || {
             let answer = match output::read_of(&instances, id.0, &question) {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use ssmmp::Repeated;
 use tracing::warn;
 
-use crate::core::profiles::Profiles;
+use patchbay_agent_core::profiles::Profiles;
 
 const NAME: &str = "profiles.toml";
 /// Held by who reads, adds to and writes the file.
@@ -177,7 +177,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
-    use crate::core::profiles::{Endpoint, Profile};
+    use patchbay_agent_core::profiles::{Endpoint, Profile};
 
     fn profiles(name: &str, calls: u32) -> Profiles {
         let mut profiles = Profiles::default();

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
+use patchbay_agent_core::profiles::{Profile, Profiles, Traffic};
 
-use crate::core::profiles::{Profile, Profiles, Traffic};
 use crate::datapath::Reason;
 use crate::{profile_file, scope, show};
 
@@ -132,7 +132,7 @@ fn time(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::profiles::{Endpoint, SeenHabit};
+    use patchbay_agent_core::profiles::{Endpoint, SeenHabit};
 
     #[test]
     fn decisions_and_their_numbers_can_be_read() {

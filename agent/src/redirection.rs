@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use patchbay_agent_core::reports::Reports;
+use patchbay_agent_core::{Declare, Event, Redirects, Switching};
 use patchbay_ebpf_common::Reason;
 use ssmmp::{Address, Envelope, InstanceId, MessageId, Repeated};
 use tracing::{debug, info, warn};
 
-use crate::core::{Declare, Event, Redirects, Switching};
 use crate::datapath::{Datapath, Declaration, Options, SessionEvent, SessionReport, Watch};
 use crate::declared::{Declared, Pair};
 use crate::instance_listener::Directory;
 use crate::probe::Matrix;
-use crate::reports::Reports;
 use crate::socket_table;
 use crate::unredirected::Unredirected;
 
@@ -467,7 +467,7 @@ impl Redirection {
             },
         };
         live.extend(carried);
-        self.reports.changed(address, &live, message_id)
+        self.reports.changed(address, &live, crate::monotonic_time(), message_id)
     }
 }
 

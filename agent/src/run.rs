@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use patchbay_agent_core::Core;
+use patchbay_agent_core::repository::Repository;
 use ssmmp::AGENT_PORT;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -13,14 +15,13 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::claim::{Claim, Thing};
-use crate::core::Core;
 use crate::datapath::{self, Datapath, Options, PlugAddresses};
 use crate::instance_listener::{self, Directory};
 use crate::node::{Ended, Node};
 use crate::plugs::Plugs;
 use crate::processes::{self, Places};
 use crate::redirection::Redirection;
-use crate::repository::{self, Repository};
+use crate::repository;
 use crate::{
     manager_link, message_ids, node_secret, private, probe, profile_file, require_root, reserved_ports,
     signals,

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use patchbay_agent_core::{Declare, Event};
 use patchbay_ebpf_common::Reason;
 use ssmmp::{InstanceId, Repeated};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::warn;
 
-use crate::core::{Declare, Event};
 use crate::datapath::{Cause, Path, SessionReport};
 use crate::socket_table::{self, Carried};
 

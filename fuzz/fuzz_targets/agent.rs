@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use patchbay_agent::core::profiles::Profiles;
-use patchbay_agent::core::{Core, Effect, Event, MAX_UNSENT, Redirects};
-use patchbay_agent::datapath::{Cause, SessionReport};
-use patchbay_agent::repository::{self, Repository};
+use patchbay_agent_core::profiles::Profiles;
+use patchbay_agent_core::repository::{self, Repository};
+use patchbay_agent_core::session_report::{Cause, SessionReport};
+use patchbay_agent_core::{Core, Effect, Event, MAX_UNSENT, Redirects};
 use patchbay_fuzz::Script;
 use ssmmp::{
     Address, Conversation, Envelope, InstanceId, MAX_MESSAGE_BYTES, Message, MessageId, Name, Speaker, Status,
@@ -80,7 +80,8 @@ impl Node {
         let redirects =
             Redirects { description: "kernel".into(), sees_all: true, observes: true, harmless: 0 };
         static READ: OnceLock<Repository> = OnceLock::new();
-        let repository = READ.get_or_init(|| repository::parse("r", REPOSITORY).expect("good")).clone();
+        let repository =
+            READ.get_or_init(|| repository::parse("r", REPOSITORY, |_, _| None).expect("good")).clone();
         Self {
             core: Core::new(Address::from(address), "n".into(), redirects, repository, Profiles::default()),
             manager: server(),

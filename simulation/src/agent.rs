@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use patchbay_agent::core::{Effect, Event, Start};
-use patchbay_agent::reports::report_messages;
+use patchbay_agent_core::reports::report_messages;
+use patchbay_agent_core::{Effect, Event, Start};
 use ssmmp::{Envelope, InstanceId, Status};
 
 use crate::node::REPORT_EVERY;
@@ -72,7 +72,7 @@ impl World {
                 self.agent_sends(index, &envelope);
             }
             // Nobody asks for outputs here, and no byte goes any way.
-            Effect::TellOutput(..) | Effect::Redirect(_) => {}
+            Effect::TellOutput(..) | Effect::Redirect(_) | Effect::Notice(_) => {}
             Effect::ReportThen(envelope) => {
                 self.agent_reports(index);
                 self.agent_sends(index, &envelope);
@@ -223,7 +223,7 @@ impl World {
             .map(|session| (session, true))
             .chain(ended.iter().map(|session| (session, false)));
         let core = &mut agent.core;
-        let messages = report_messages(address, items, || core.message_id());
+        let messages = report_messages(address, items, None, || core.message_id());
         let effects = agent.core.take_effects();
         agent.reported = live;
         let life = agent.life;

@@ -1,6 +1,6 @@
 //! Applications and repositories of a run, as the files that people would write.
 
-use patchbay_agent::repository::{Repository, parse};
+use patchbay_agent_core::repository::{Repository, parse};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
@@ -101,7 +101,7 @@ pub fn repository(applications: &[Application], node: usize, random: &mut StdRng
             "[service.{name}]\nkind = \"{kind}\"\nprogram = \"/bin/sh\"\nsockets = {sockets:?}\nplugs = {plugs:?}\n"
         ));
     }
-    match parse("repository", &text) {
+    match parse("repository", &text, |_, _| None) {
         Ok(repository) => repository,
         Err(problems) => panic!("a generated repository is wrong: {problems:?}\n{text}"),
     }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use patchbay_agent::core::Event as AgentEvent;
+use patchbay_agent_core::Event as AgentEvent;
 use patchbay_manager::core::{Connection, Event as ManagerEvent};
 use ssmmp::Envelope;
 

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use patchbay_agent::core::Event as AgentEvent;
-use patchbay_agent::datapath::{Cause, SessionReport};
+use patchbay_agent_core::Event as AgentEvent;
+use patchbay_agent_core::session_report::{Cause, SessionReport};
 use ssmmp::{InstanceId, Message, MessageId, Name};
 
 use crate::plan::FaultKind;

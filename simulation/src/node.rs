@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use patchbay_agent::core::profiles::Profiles;
-use patchbay_agent::core::{Core, Event, FIRST_MESSAGE, Redirects};
-use patchbay_agent::datapath::SessionReport;
-use patchbay_agent::repository::Repository;
+use patchbay_agent_core::profiles::Profiles;
+use patchbay_agent_core::repository::Repository;
+use patchbay_agent_core::session_report::SessionReport;
+use patchbay_agent_core::{Core, Event, FIRST_MESSAGE, Redirects};
 use ssmmp::{Address, InstanceId, Name};
 
 use crate::plugs::Led;

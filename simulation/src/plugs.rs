@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use patchbay_agent::core::{Event, Lead, Waiting};
+use patchbay_agent_core::{Event, Lead, Waiting};
 use ssmmp::{InstanceId, Name, Status};
 
 use crate::network::{Attempt, Connection, End};

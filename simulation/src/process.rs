@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use patchbay_agent::core::{Event, Start};
-use patchbay_agent::repository::Kind;
+use patchbay_agent_core::repository::Kind;
+use patchbay_agent_core::{Event, Start};
 use ssmmp::{
     Envelope, Hop, InstanceId, Message, MessageId, Port, ServiceInstanceHealthResponse,
     ServiceInstanceTerminationInfo, SessionAck, Status,

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 
-use patchbay_agent::core::Event as AgentEvent;
+use patchbay_agent_core::Event as AgentEvent;
 
 use crate::network::{Attempt, End};
 

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::leaving::{Generation, Leaving, run_control};
 use super::load::describe;
-use super::{Error, SessionReport, Unavailable, pins, raw};
+use super::{Error, SessionReport, Unavailable, pins, raw, report};
 
 /// The programs and maps of one earlier layout.
 pub(super) struct Earlier {
@@ -136,7 +136,7 @@ impl Earlier {
             {
                 // Every layout has 8 bytes as a session's key.
                 let key = key.as_slice().try_into().map(u64::from_ne_bytes).unwrap_or_default();
-                let report = SessionReport { uncounted: true, key, ..SessionReport::read(&session) };
+                let report = SessionReport { uncounted: true, key, ..report::session(&session) };
                 sessions.insert(key, report);
             }
         }

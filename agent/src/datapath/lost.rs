@@ -4,7 +4,7 @@
 use patchbay_ebpf_common::{counter, entry, operation, state};
 use tracing::warn;
 
-use super::{Cause, Datapath, Error, SessionEvent};
+use super::{Datapath, Error, SessionEvent, report};
 
 impl Datapath {
     /// How many sessions found a table full; they stay on TCP, and nothing else is known of them.
@@ -51,7 +51,7 @@ impl Datapath {
             }
             if record.state & state::ENDED != 0 {
                 self.control(operation::FORGET, report.key, 0)?;
-                self.found.push_back(SessionEvent::Closed(report, Cause::read(record.cause)));
+                self.found.push_back(SessionEvent::Closed(report, report::cause(record.cause)));
             }
         }
         Ok(())

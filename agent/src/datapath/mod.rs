@@ -44,12 +44,13 @@ pub use cgroup::{cgroup_id, cgroup2_mount, is_gone, members, own_cgroup, pinned_
 pub use earlier::is_pinned;
 pub use observing::Watch;
 pub use offsets::{RECEIVING_CALLS, SENDING_CALLS};
+pub use patchbay_agent_core::session_report::{Cause, Path, SessionReport, Traffic};
 use patchbay_ebpf_common as common;
 pub use patchbay_ebpf_common::{Habit, Program, Reason, habit};
 pub use paused::Switch;
 pub use pins::prepare_folder as prepare_pins;
 pub use plug_addresses::{Destination, PlugAddress, PlugAddresses};
-pub use report::{Cause, Path, SessionEvent, SessionReport, Traffic};
+pub use report::SessionEvent;
 pub use scope::{Scope, Source, fixed_port};
 pub use shown::{Looker, ShownMessage};
 use tokio::io::unix::AsyncFd;
@@ -332,7 +333,7 @@ impl Datapath {
         for entry in self.sessions.iter() {
             match entry {
                 Ok((key, session)) => {
-                    records.insert(key, (SessionReport::read(&session), session));
+                    records.insert(key, (report::session(&session), session));
                 }
                 Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(error.into()),
@@ -413,7 +414,7 @@ pub fn pinned_sessions(pins: &std::path::Path) -> Result<Vec<SessionReport>, Una
     let sessions: HashMap<_, u64, common::Session> =
         HashMap::try_from(aya::maps::Map::HashMap(map)).map_err(|error| fail(&error))?;
     let living = sessions.iter().flatten().filter(|(_, session)| session.state & NO_SESSION == 0);
-    Ok(living.map(|(_, session)| SessionReport::read(&session)).collect())
+    Ok(living.map(|(_, session)| report::session(&session)).collect())
 }
 
 fn key(source_cgroup: u64, destination: SocketAddr) -> common::DeclarationKey {

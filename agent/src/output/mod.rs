@@ -20,7 +20,7 @@ use std::time::Duration;
 pub use keeper::keep;
 use nix::sys::stat::Mode;
 pub use old::{KEPT_FOR, MAX_ENDED, remove_old};
-pub use read::{Lines, MAX_LINES, Question, read_of};
+pub use read::{Lines, MAX_LINES, read_of};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use patchbay_agent_core::OutputQuestion;
+
 use super::line::{self, Micros};
 use super::{EARLIER_FILES, LINE_BYTES, earlier, with};
 
@@ -16,15 +18,6 @@ pub const MAX_LINES: usize = 1_000;
 const ANSWER_BYTES: usize = 40 << 10;
 /// Bytes read at a file's end for its last lines at most.
 const TAIL_BYTES: u64 = 1 << 20;
-
-/// What is asked for of an instance's output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
-    /// Lines after this time only, microseconds since 1970; the oldest of them first.
-    pub after: Option<Micros>,
-    /// So many lines at most: without `after` the last ones.
-    pub lines: usize,
-}
 
 /// Lines with their times, microseconds since 1970.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -57,13 +50,13 @@ fn told_bytes(text: &str) -> usize {
 ///
 /// # Errors
 /// There is none, or it can't be read.
-pub fn read_of(instances: &Path, id: u64, question: &Question) -> io::Result<Lines> {
+pub fn read_of(instances: &Path, id: u64, question: &OutputQuestion) -> io::Result<Lines> {
     let folder = super::old::folder_of(instances, id).ok_or(io::ErrorKind::NotFound)?;
     read(&folder, question)
 }
 
 /// Reads the output of an instance whose folder this is.
-fn read(folder: &Path, question: &Question) -> io::Result<Lines> {
+fn read(folder: &Path, question: &OutputQuestion) -> io::Result<Lines> {
     let log = with(folder, "log");
     let count = question.lines.min(MAX_LINES);
     match question.after {
@@ -230,14 +223,14 @@ mod tests {
         let mut found = Vec::new();
         let mut after = 0;
         loop {
-            let told = read(&place, &Question { after: Some(after), lines: 70 }).expect("readable");
+            let told = read(&place, &OutputQuestion { after: Some(after), lines: 70 }).expect("readable");
             found.extend(told.lines.iter().map(number));
             let Some((time, _)) = told.lines.last() else { break };
             after = *time;
             assert!(told.more || told.lines.len() <= 70);
         }
         assert_eq!(found, (1..5_000).collect::<Vec<_>>(), "the one at time 0 is not after it");
-        let last = read(&place, &Question { after: None, lines: 10 }).expect("readable");
+        let last = read(&place, &OutputQuestion { after: None, lines: 10 }).expect("readable");
         assert_eq!(last.lines.iter().map(number).collect::<Vec<_>>(), (4_990..5_000).collect::<Vec<_>>());
         assert_eq!(latest(&log), 49_990);
     }
@@ -253,7 +246,8 @@ mod tests {
             }
             fs::write(folder.path().join("a-1.log"), out).expect("written");
             for after in [None, Some(0)] {
-                let told = read_of(folder.path(), 1, &Question { after, lines: 1_000 }).expect("readable");
+                let told =
+                    read_of(folder.path(), 1, &OutputQuestion { after, lines: 1_000 }).expect("readable");
                 let json = told.to_json();
                 assert!(json.len() < 52 << 10 && !told.lines.is_empty(), "{} {text:?}", json.len());
                 assert!(!json.contains('~'));
@@ -269,8 +263,8 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let place = folder.path().join("a-1");
             fs::write(with(&place, "log"), &bytes).expect("written");
-            read(&place, &Question { after: Some(after), lines: 5 }).expect("readable");
-            read(&place, &Question { after: None, lines: 5 }).expect("readable");
+            read(&place, &OutputQuestion { after: Some(after), lines: 5 }).expect("readable");
+            read(&place, &OutputQuestion { after: None, lines: 5 }).expect("readable");
             last_lines(&with(&place, "log"));
         }
     }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::fcntl::{OFlag, SpliceFFlags, splice};
 use nix::sys::socket::Shutdown;
 use nix::unistd::pipe2;
+use patchbay_agent_core::Event;
 use patchbay_ebpf_common::Reason;
 use ssmmp::{InstanceId, Repeated, Status};
 use tokio::io::Interest;
@@ -21,7 +22,6 @@ use tracing::{debug, warn};
 
 use super::waiting::reset;
 use crate::boot_time;
-use crate::core::Event;
 use crate::datapath::{Path, SessionReport};
 
 /// Connections for whose thread there was no room.

@@ -10,11 +10,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use patchbay_agent_core::{Effect, Event, Lead, Start};
 use ssmmp::{InstanceId, Name};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::core::{Effect, Event, Lead, Start};
 use crate::datapath::{Destination, PlugAddress, PlugAddresses, SessionReport};
 use carrier::Carrier;
 pub use carrier::MAX_CARRIED;

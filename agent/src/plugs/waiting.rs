@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use patchbay_agent_core::{Event, MAX_WAITING, Waiting};
 use ssmmp::{InstanceId, Name};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -19,7 +20,6 @@ use tracing::warn;
 
 use super::carrier::{Carrier, Joined};
 use super::is_below;
-use crate::core::{Event, MAX_WAITING, Waiting};
 use crate::socket_table;
 
 /// How long a connection may wait for its destination; then it is reset.

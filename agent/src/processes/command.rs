@@ -5,11 +5,11 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
+use patchbay_agent_core::Start;
+use patchbay_agent_core::repository::{Entry, Kind, fill};
 use tokio::process::Command;
 
 use super::{Places, User};
-use crate::core::Start;
-use crate::repository::{Entry, Kind, fill};
 
 pub(super) fn command(
     places: &Places,

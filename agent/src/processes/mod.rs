@@ -17,6 +17,8 @@ use std::time::Duration;
 
 pub use cgroup::{end_all, is_stopped, limit, pass_controllers_on, remove_cgroup};
 pub use command::{begin_anew, enter_cgroup};
+use patchbay_agent_core::Start;
+use patchbay_agent_core::repository::Entry;
 use tokio::process::Child;
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::spawn_blocking;
@@ -25,12 +27,10 @@ pub use user::{USUAL, User};
 pub use watch::{POLITE_TIME, watch};
 
 use crate::adopted::{AdoptedProcess, Record};
-use crate::core::Start;
 use crate::data_folder::DataFolder;
 use crate::datapath::cgroup_id;
 use crate::output::{self, Output};
 use crate::private;
-use crate::repository::Entry;
 
 /// How long what an earlier agent left may take to end before the agent goes on.
 const ENDED_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);

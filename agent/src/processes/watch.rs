@@ -6,13 +6,13 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use patchbay_agent_core::{Event, Start};
 use ssmmp::{InstanceId, Status};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::{Process, members, remove_cgroup};
-use crate::core::{Event, Start};
 use crate::socket_table::{self, Listening};
 
 /// How long an instance's sockets may take to listen.

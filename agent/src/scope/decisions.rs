@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::core::allowance::Allowed;
-use crate::core::profiles::{Endpoint, Ends, Profiles};
+use patchbay_agent_core::allowance::Allowed;
+use patchbay_agent_core::profiles::{Endpoint, Ends, Profiles};
+
 use crate::datapath::{Datapath, Error, Habit, Reason, SessionReport, Source, fixed_port};
 
 use super::programs::{Programs, source, source_of};

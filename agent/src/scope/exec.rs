@@ -12,8 +12,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Mode, Runner, STATE, base_name};
-use crate::core::allowance::Allowance;
+use super::{Allow, Mode, Runner, STATE, base_name};
 use crate::datapath::{DEFAULT_IN_FLIGHT_BYTES, Options};
 use crate::own_cgroup::{self, OwnCgroup};
 use crate::processes::enter_cgroup;
@@ -40,7 +39,7 @@ pub struct Exec {
     /// With --mode auto, let programs do what their files could, because they are known not to; one that is seen to do it
     /// goes back to TCP for good
     #[arg(long, value_enum, value_name = "HABIT")]
-    allow: Vec<Allowance>,
+    allow: Vec<Allow>,
     /// Also write what went which way as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,

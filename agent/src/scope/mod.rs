@@ -14,6 +14,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use decisions::Decisions;
 pub use exec::{Exec, run as exec};
+use patchbay_agent_core::allowance::Allowance;
+use patchbay_agent_core::habit_names;
+use patchbay_agent_core::profiles::{Ends, Profiles, Traffic};
 use pins::{Left, Pins};
 pub use standalone::{Standalone, run as standalone};
 pub use summary::Summary;
@@ -21,9 +24,6 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use crate::core::allowance::Allowance;
-use crate::core::habit_names;
-use crate::core::profiles::{Ends, Profiles, Traffic};
 use crate::datapath::{
     Datapath, Options, Reason, Scope, SessionEvent, SessionReport, Watch, cgroup_id, cgroup2_mount,
 };
@@ -50,6 +50,22 @@ pub enum Mode {
     Always,
     /// Redirect nothing, count all the same
     Off,
+}
+
+/// What a person says of the programs inside the scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Allow {
+    /// The program's files call splice, and it never splices out of its sockets. One that does, with redirected bytes
+    /// unread, has its connection broken off
+    Splice,
+}
+
+impl Allow {
+    fn what(self) -> Allowance {
+        match self {
+            Self::Splice => Allowance::Splice,
+        }
+    }
 }
 
 impl Mode {
@@ -85,7 +101,7 @@ struct Runner {
 }
 
 impl Runner {
-    fn load(options: Options, name: String, mode: Mode, allow: &[Allowance], state: &Path) -> Result<Self> {
+    fn load(options: Options, name: String, mode: Mode, allow: &[Allow], state: &Path) -> Result<Self> {
         ensure!(allow.is_empty() || mode == Mode::Auto, "--allow says something with --mode auto only");
         let cgroup = options.cgroup.clone();
         let profiles = profile_file::read(state);
@@ -110,7 +126,7 @@ impl Runner {
             pins,
             attached: cgroup_id(&cgroup).ok(),
             cgroup,
-            decisions: Decisions::new(name, allow.iter().copied().collect(), &profiles),
+            decisions: Decisions::new(name, allow.iter().map(|allow| allow.what()).collect(), &profiles),
             mode,
             keeper: Keeper::new(state.to_owned()),
             profiles,

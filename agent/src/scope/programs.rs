@@ -8,9 +8,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use patchbay_agent_core::profiles::ProgramFile;
 use patchbay_ebpf_common::{ARGUMENT_BYTES, ProgramName, arguments_hash};
 
-use crate::core::profiles::ProgramFile;
 use crate::datapath::{Program, Source};
 
 /// Processes remembered at once; when there are more, all are forgotten and looked at anew.

@@ -7,8 +7,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use super::{Mode, Runner, STATE, base_name};
-use crate::core::allowance::Allowance;
+use super::{Allow, Mode, Runner, STATE, base_name};
 use crate::datapath::{Options, cgroup2_mount};
 use crate::require_root;
 
@@ -24,7 +23,7 @@ pub struct Standalone {
     /// With --mode auto, let programs do what their files could, because they are known not to; one that is seen to do it
     /// goes back to TCP for good
     #[arg(long, value_enum, value_name = "HABIT")]
-    allow: Vec<Allowance>,
+    allow: Vec<Allow>,
     /// Where what was learned of programs is kept
     #[arg(long, default_value = STATE, value_name = "FOLDER")]
     state_dir: PathBuf,

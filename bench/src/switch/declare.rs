@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use patchbay_agent::core::allowance::Allowed;
-use patchbay_agent::core::profiles::{Endpoint, Ends, Profiles, Traffic};
 use patchbay_agent::datapath::{
     Datapath, Declaration, Options, Reason, SessionEvent, SessionReport, Watch, cgroup_id,
 };
 use patchbay_agent::profile_file;
 use patchbay_agent::scope::Summary;
+use patchbay_agent_core::allowance::Allowed;
+use patchbay_agent_core::profiles::{Endpoint, Ends, Profiles, Traffic};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How often what was seen becomes decisions, as in the agent.

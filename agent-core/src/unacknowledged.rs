@@ -6,10 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ssmmp::{Envelope, Hop, InstanceId, Port, SessionAck, Status};
-use tracing::warn;
 
-use super::{Core, Effect};
-use crate::datapath::SessionReport;
+use super::{Core, Effect, Notice};
+use crate::session_report::SessionReport;
 
 /// How long a program may take is twice this: an agent that was itself stopped for the first time finds what
 /// the program said meanwhile within the second.
@@ -70,7 +69,7 @@ impl Core {
         asked.ended = Some(port);
         let Some(live) = asked.answer.clone() else { return };
         let reason = "it connected and did not acknowledge; the connection was ended";
-        warn!(instance = %id, %source, destination = %at, "{reason}");
+        self.notice(Notice::NotAcknowledged { instance: id, source, destination: at });
         self.effect(Effect::Destroy(source, at));
         let ack = SessionAck {
             message_id,

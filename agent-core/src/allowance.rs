@@ -7,10 +7,9 @@ use patchbay_ebpf_common::habit::tried;
 
 /// Something that a program's files could do and that a person says it does not. What it is seen to do counts all
 /// the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allowance {
-    /// The program's files call splice, and it never splices out of its sockets. One that does, with redirected bytes
-    /// unread, has its connection broken off
+    /// The program's files call splice, and it never splices out of its sockets.
     Splice,
 }
 
@@ -22,8 +21,7 @@ impl Allowed {
     /// From the words of a Manager, separated by commas; words of a later version are left out, which keeps
     /// programs on TCP.
     pub fn from_words(words: &str) -> Self {
-        let known = words.split(',').filter_map(|word| clap::ValueEnum::from_str(word.trim(), false).ok());
-        known.collect()
+        words.split(',').filter_map(|word| Allowance::from_word(word.trim())).collect()
     }
 
     /// With the bits of [`patchbay_ebpf_common::habit::tried`] that are harmless on this kernel, those that are
@@ -44,6 +42,15 @@ impl Allowed {
 impl FromIterator<Allowance> for Allowed {
     fn from_iter<T: IntoIterator<Item = Allowance>>(allowances: T) -> Self {
         Self(allowances.into_iter().fold(0, |bits, Allowance::Splice| bits | tried::SPLICE))
+    }
+}
+
+impl Allowance {
+    fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "splice" => Some(Self::Splice),
+            _ => None,
+        }
     }
 }
 

@@ -74,7 +74,7 @@ fn what_waits_for_its_plugs_is_given_up_by_an_agent_that_ends() {
 fn another_repository_is_told_and_changes_nothing_that_runs() {
     let mut node = Node::running(&[("A", 7)]);
     let more = format!("{REPOSITORY}[service.new]\nkind = \"native\"\nprogram = \"/bin/sh\"\n");
-    let effects = node.0.handle(Event::Reload(parse("r", &more).expect("good")));
+    let effects = node.0.handle(Event::Reload(parse("r", &more, |_, _| None).expect("good")));
     let [Effect::ToManager(registration)] = &effects[..] else { panic!("{effects:?}") };
     let Message::InitiationRequest(request) = &registration.message else { panic!("{registration:?}") };
     assert_eq!(request.service_repository.0.len(), 4);

@@ -1,5 +1,5 @@
-//! The agent's logic: a pure state machine over messages, processes and the kernel's events. It does no
-//! I/O and reads no clock.
+//! The agent's logic: a pure state machine over messages, processes and the kernel's events, and the domain types
+//! that it speaks of. It does no I/O, reads no clock and logs nothing.
 
 mod accepted;
 mod adapted;
@@ -10,10 +10,14 @@ mod ending;
 pub mod habit_names;
 mod health;
 mod instances;
+mod notice;
 mod observed;
 mod plug_addresses;
 pub mod profiles;
+pub mod reports;
+pub mod repository;
 mod resync;
+pub mod session_report;
 mod sessions;
 mod speaking;
 mod switching;
@@ -33,11 +37,11 @@ use ssmmp::{
     PlugConfiguration, Port, SocketConfiguration, Status,
 };
 
-use crate::datapath::{Cause, SessionReport};
-use crate::output::Question;
 use crate::repository::{Kind, Repository};
+use crate::session_report::{Cause, SessionReport};
 use asked::AskedTable;
 pub use asked::MAX_ASKED;
+pub use notice::Notice;
 pub use plug_addresses::{Lead, MAX_WAITING, Waiting};
 use profiles::{Ends, Profiles};
 pub use speaking::{FIRST_MESSAGE, LAST_MESSAGE};
@@ -120,7 +124,7 @@ pub enum Effect {
     /// Send further messages of sessions over TCP, or through the kernel again.
     Redirect(Switching),
     /// Send this to the Manager with lines of an instance's output.
-    TellOutput(InstanceId, Question, Envelope),
+    TellOutput(InstanceId, OutputQuestion, Envelope),
     /// Send the first to the Manager, or the second when all processes of an instance are stopped or frozen.
     ToManagerIfAwake(InstanceId, Envelope, Envelope),
     /// Send to an instance, as soon as it connects.
@@ -176,6 +180,17 @@ pub enum Effect {
     Refused(Status),
     /// Keep [`Core::profiles`] for the next agent.
     Keep,
+    /// Tell people of this.
+    Notice(Notice),
+}
+
+/// What is asked for of an instance's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputQuestion {
+    /// Lines after this time only, microseconds since 1970; the oldest of them first.
+    pub after: Option<u64>,
+    /// So many lines at most: without `after` the last ones.
+    pub lines: usize,
 }
 
 /// An execution.
@@ -300,7 +315,7 @@ pub struct Redirects {
     pub sees_all: bool,
     /// Whether programs can be observed, so that unknown ones may be redirected later.
     pub observes: bool,
-    /// Bits of [`crate::datapath::habit::tried`] that redirection leaves as they are on this kernel.
+    /// Bits of [`patchbay_ebpf_common::habit::tried`] that redirection leaves as they are on this kernel.
     pub harmless: u32,
 }
 
@@ -443,7 +458,7 @@ impl Core {
     }
 
     /// An entry of the repository.
-    pub fn entry(&self, service: &Name) -> Option<&crate::repository::Entry> {
+    pub fn entry(&self, service: &Name) -> Option<&repository::Entry> {
         self.repository.get(service)
     }
 
@@ -542,17 +557,21 @@ impl Core {
     fn effect(&mut self, effect: Effect) {
         self.effects.push(effect);
     }
+
+    fn notice(&mut self, notice: Notice) {
+        self.effect(Effect::Notice(notice));
+    }
 }
 
 /// What is asked for of an instance's output (`x_log`, docs/protocol.md).
-fn output_question(line: &str) -> Option<(InstanceId, Question)> {
+fn output_question(line: &str) -> Option<(InstanceId, OutputQuestion)> {
     let mut parts = line.split(',').map(str::trim);
     let id = InstanceId(parts.next()?.parse().ok()?);
     let after = match parts.next()? {
         "-" => None,
         time => Some(time.parse().ok()?),
     };
-    Some((id, Question { after, lines: parts.next()?.parse().ok()? }))
+    Some((id, OutputQuestion { after, lines: parts.next()?.parse().ok()? }))
 }
 
 fn acknowledgement(source: InstanceId, port: Port, live: &Live) -> ssmmp::SessionAck {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::allowance::Allowed;
 use super::habit_names;
-use crate::datapath::SessionReport;
+use crate::session_report::SessionReport;
 
 /// Sending and receiving calls that must have been seen in one session before a program counts as known.
 pub const ENOUGH_CALLS: u32 = 1_000;

@@ -2,11 +2,10 @@
 
 use patchbay_ebpf_common::Reason;
 use ssmmp::{AgentHealthControlResponse, Envelope, Hop, InstanceId, Status};
-use tracing::{info, warn};
 
 use super::profiles::{Ends, Traffic};
-use super::{Core, Declare, Declared, Effect, Redirects, habit_names};
-use crate::datapath::SessionReport;
+use super::{Core, Declare, Declared, Effect, Notice, Redirects};
+use crate::session_report::SessionReport;
 
 impl Core {
     /// Decides a session that may come to be and tells the kernel.
@@ -54,11 +53,8 @@ impl Core {
         }
         for (end, harmed) in both.into_iter().zip(harmed) {
             if let (None, Some(habit)) = (harmed, self.profiles.harms(end, harmless)) {
-                let (uses, advice) = (habit_names::name(habit), habit_names::advice(habit));
-                match ends.allowed.disproved_by(habit) {
-                    Some(said) => warn!(endpoint = %end, uses, "{said}, and does: it stays on TCP"),
-                    None => info!(endpoint = %end, uses, advice, "it stays on TCP"),
-                }
+                let disproved = ends.allowed.disproved_by(habit);
+                self.notice(Notice::StaysOnTcp { endpoint: end.clone(), habit, disproved });
             }
         }
         self.decide_again();
@@ -67,7 +63,8 @@ impl Core {
     /// A session is on its way out of the map.
     pub(super) fn left(&mut self, report: &SessionReport) {
         let reason = report.leaving.map_or_else(|| "unknown".to_owned(), |reason| report.text(reason));
-        info!(source = %report.source, destination = %report.destination, reason, "back to TCP");
+        let SessionReport { source, destination, .. } = *report;
+        self.notice(Notice::BackToTcp { source, destination, reason });
         let Some(ends) = self.ends(report) else { return };
         if report.leaving.is_some_and(Traffic::counts) {
             self.profiles.remember_traffic(&ends, report.leaving);

@@ -7,8 +7,8 @@ use ssmmp::{
 };
 
 use super::{Core, END_WITHIN, Effect, Instance, Lead, Stage, Start};
-use crate::datapath::SessionReport;
 use crate::repository::Kind;
+use crate::session_report::SessionReport;
 
 impl Core {
     pub(super) fn execute(&mut self, request: ExecutionRequest, app: Option<Name>, vertex: Option<Name>) {

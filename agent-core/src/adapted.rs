@@ -7,7 +7,7 @@ use std::time::Duration;
 use ssmmp::{Envelope, Hop, InstanceId, Port, Status};
 
 use super::{Core, Effect, Live, acknowledgement, resync};
-use crate::datapath::{Cause, SessionReport};
+use crate::session_report::{Cause, SessionReport};
 
 /// How long the end of a session that its destination closed waits to be told: the destination's process may be ending
 /// with it, and then the session is broken (section 4, 14).

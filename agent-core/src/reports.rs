@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 
 use ssmmp::{Address, AgentHealthControlResponse, Envelope, Hop, MessageId, Status};
 
-use crate::datapath::{Path, SessionReport, Traffic};
-use crate::monotonic_time;
+use crate::session_report::{Path, SessionReport, Traffic};
 
 /// Sessions in one message to the Manager (docs/protocol.md).
 const SESSIONS_IN_A_MESSAGE: usize = 200;
@@ -44,40 +43,43 @@ impl Reports {
             .is_some_and(|told| told.in_flight == [0; 2] && told.traffic == [session.sent, session.received])
     }
 
-    /// Those of the living sessions that have changed, and those that have ended.
+    /// Those of the living sessions that have changed, and those that have ended; `now` in monotonic nanoseconds.
     pub fn changed(
         &mut self,
         address: Address,
         live: &[SessionReport],
+        now: Option<u64>,
         message_id: impl FnMut() -> MessageId,
     ) -> Vec<Envelope> {
         let mut earlier = std::mem::replace(&mut self.told, HashMap::with_capacity(live.len()));
         let mut changed = Vec::new();
         for session in live.iter().filter(|session| !session.uncounted) {
             let ends = (session.source, session.destination);
-            let now = Told {
+            let told = Told {
                 path: session.path,
                 traffic: [session.sent, session.received],
                 in_flight: session.in_flight,
             };
-            if earlier.remove(&ends).as_ref() != Some(&now) {
+            if earlier.remove(&ends).as_ref() != Some(&told) {
                 changed.push(session);
             }
-            self.told.insert(ends, now);
+            self.told.insert(ends, told);
         }
         let ended = std::mem::take(&mut self.ended);
         let open = changed.into_iter().map(|session| (session, true));
-        report_messages(address, open.chain(ended.iter().map(|session| (session, false))), message_id)
+        let sessions = open.chain(ended.iter().map(|session| (session, false)));
+        report_messages(address, sessions, now, message_id)
     }
 }
 
-/// Counters of sessions, each open or not, in as many messages as they need.
+/// Counters of sessions, each open or not, in as many messages as they need; `now` in monotonic nanoseconds.
 pub fn report_messages<'a>(
     address: Address,
     sessions: impl Iterator<Item = (&'a SessionReport, bool)>,
+    now: Option<u64>,
     mut message_id: impl FnMut() -> MessageId,
 ) -> Vec<Envelope> {
-    let items: Vec<String> = sessions.map(|(session, open)| item(session, open)).collect();
+    let items: Vec<String> = sessions.map(|(session, open)| item(session, open, now)).collect();
     items
         .chunks(SESSIONS_IN_A_MESSAGE)
         .map(|items| {
@@ -92,7 +94,7 @@ pub fn report_messages<'a>(
 }
 
 /// One item of `x_sessions` (docs/protocol.md).
-fn item(session: &SessionReport, open: bool) -> String {
+fn item(session: &SessionReport, open: bool, now: Option<u64>) -> String {
     let state = if open { "open" } else { "closed" };
     let (path, reason) = match session.why() {
         None => ("kernel", "-".to_owned()),
@@ -104,7 +106,7 @@ fn item(session: &SessionReport, open: bool) -> String {
         Some(Path::Kernel) => "kernel".to_owned(),
         Some(Path::Tcp(reason)) => session.text(reason),
     };
-    let idle = match (session.last_activity, monotonic_time()) {
+    let idle = match (session.last_activity, now) {
         (0, _) | (_, None) => "-".to_owned(),
         (last, Some(now)) => (now.saturating_sub(last) / 1_000_000).to_string(),
     };

@@ -3,7 +3,7 @@
 use ssmmp::{Envelope, InstanceId, Message, Status};
 
 use super::{Effect, Event, Node};
-use crate::core::MAX_ASKED;
+use crate::MAX_ASKED;
 
 fn to_manager(effects: &[Effect]) -> &Message {
     let found = effects.iter().find_map(|effect| match effect {

@@ -6,13 +6,14 @@ mod plain;
 mod plug_addresses;
 mod resync;
 
+use patchbay_ebpf_common::habit::could;
+use patchbay_ebpf_common::{Habit, Reason};
 use ssmmp::{Address, Envelope, InstanceId, Message, Status};
 
 use super::profiles::{ENOUGH_CALLS, Profiles};
-use super::{Core, Effect, Event, Redirects};
-use crate::datapath::habit::could;
-use crate::datapath::{Habit, Reason, SessionReport};
+use super::{Core, Effect, Event, Notice, Redirects};
 use crate::repository::parse;
+use crate::session_report::SessionReport;
 
 const REPOSITORY: &str = r#"
 [service.A]
@@ -36,7 +37,7 @@ struct Node(Core);
 
 impl Node {
     fn registered() -> Self {
-        let repository = parse("r", REPOSITORY).expect("good");
+        let repository = parse("r", REPOSITORY, |_, _| None).expect("good");
         let address = Address("10.0.0.1".parse().expect("an address"));
         let redirects =
             Redirects { description: "kernel".into(), sees_all: true, observes: true, harmless: 0 };
@@ -358,7 +359,12 @@ fn a_program_is_redirected_once_its_habits_are_known() {
     assert!(node.0.handle(Event::Observed(vec![report.clone()])).is_empty(), "nothing new");
     report.habits[1].push(Habit::call(275));
     let effects = node.0.handle(Event::Habit(report));
-    assert!(matches!(&effects[..], [Effect::Keep, Effect::Declare(d)] if d.redirect == Err(Reason::Habit)));
+    let [Effect::Notice(Notice::StaysOnTcp { disproved: None, .. }), Effect::Keep, Effect::Declare(d)] =
+        &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(d.redirect, Err(Reason::Habit));
     assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "auto")), Err(Reason::Habit));
     assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "always")), Ok(()));
 }

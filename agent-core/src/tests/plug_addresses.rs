@@ -4,7 +4,7 @@
 use ssmmp::{InstanceId, Message, Name};
 
 use super::{Node, SessionReport};
-use crate::core::{Effect, Event, Lead, MAX_WAITING};
+use crate::{Effect, Event, Lead, MAX_WAITING};
 
 /// A proxy, instance 7, whose plug `back` leads to redis, instance 8, on this node.
 fn running() -> Node {
@@ -222,7 +222,7 @@ fn those_who_wait_are_bounded_and_forgotten() {
 fn a_successor_goes_on_where_the_plugs_lead() {
     let mut node = Node::running(&[("redis", 8)]);
     let at = "10.0.0.1:54008".parse().expect("an address");
-    let mut start = crate::core::Start::of(Name::new("proxy").expect("a name"), InstanceId(7));
+    let mut start = crate::Start::of(Name::new("proxy").expect("a name"), InstanceId(7));
     start.plugs = ssmmp::PlugConfiguration::parse("back, in, B").expect("good");
     let lead = Lead { destination: InstanceId(8), at, here: false };
     node.0.handle(Event::Adopted(start, true, Vec::new(), vec![(back(), lead)]));

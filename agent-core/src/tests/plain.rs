@@ -3,7 +3,7 @@
 use ssmmp::{InstanceId, Message, Port, Status};
 
 use super::{Effect, Event, Node, SessionReport, statuses};
-use crate::datapath::Cause;
+use crate::session_report::Cause;
 
 const ACK: &str = "type: session_ack ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_port: 40000 ~ dest_socket_new_port: 54009 ~ status: 200";
 const ASKED: &str =

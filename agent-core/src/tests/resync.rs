@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use ssmmp::{InstanceId, Message, PlugConfiguration, Port, SocketConfiguration};
 
-use super::{Core, Effect, Event, Node, Profiles, Redirects, SessionReport, parse};
-use crate::core::{ACKNOWLEDGE_LOOK, Start};
-use crate::datapath::Cause;
+use super::{Core, Effect, Event, Node, Notice, Profiles, Redirects, SessionReport, parse};
+use crate::session_report::Cause;
+use crate::{ACKNOWLEDGE_LOOK, Start};
 
 const REQUEST: &str = "type: session_request ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_name: P ~ dest_service_name: B ~ dest_socket_name: in";
 const ACK: &str = "type: session_ack ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_port: 40000 ~ status: 200";
@@ -135,7 +135,7 @@ fn a_successor_tells_sessions_of_native_instances_too() {
         let sees_all = description == "kernel";
         let redirects =
             Redirects { description: description.into(), sees_all, observes: true, harmless: u32::MAX };
-        let repository = parse("r", super::REPOSITORY).expect("good");
+        let repository = parse("r", super::REPOSITORY, |_, _| None).expect("good");
         let mut node = Node(Core::new(address, "n".into(), redirects, repository, Profiles::default()));
         let start = Start {
             id: InstanceId(7),
@@ -190,8 +190,14 @@ fn a_connection_that_is_never_acknowledged_is_told_of_and_ended() {
     // This agent may have been stopped itself: what the program said is looked for once more.
     assert_eq!(node.0.handle(overdue()), [within]);
     let effects = node.0.handle(overdue());
-    let [Effect::Destroy(source, at), Effect::ToManager(told)] = &effects[..] else { panic!("{effects:?}") };
-    assert_eq!((source.port(), at.port()), (40000, 54009));
+    let [Effect::Notice(notice), Effect::Destroy(source, destination), Effect::ToManager(told)] =
+        &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    assert_eq!((source.port(), destination.port()), (40000, 54009));
+    let (instance, source, destination) = (InstanceId(7), *source, *destination);
+    assert_eq!(*notice, Notice::NotAcknowledged { instance, source, destination });
     let Message::SessionAck(ack) = &told.message else { panic!("{told:?}") };
     assert_eq!((ack.message_id, ack.status), (1000.into(), ssmmp::Status::NO_ANSWER));
     assert!(node.0.handle(overdue()).is_empty());

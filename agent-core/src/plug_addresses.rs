@@ -14,8 +14,8 @@ use ssmmp::{
 };
 
 use super::{Core, Effect, Live, Stage, Start};
-use crate::datapath::SessionReport;
 use crate::repository::Kind;
+use crate::session_report::SessionReport;
 
 /// Connections of one plug that may wait for a destination; further ones are reset.
 pub const MAX_WAITING: usize = 256;
