@@ -8,11 +8,11 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use patchbay_fuzz::Script;
-use patchbay_manager::core::{Command, Config, Connection, Core, Effect, Event, Millis};
-use patchbay_manager::graph::Graph;
+use patchbay_manager_core::graph::Graph;
+use patchbay_manager_core::{Command, Config, Connection, Core, Effect, Event, Millis};
 use ssmmp::{Conversation, Envelope, InstanceId, MAX_MESSAGE_BYTES, Message, MessageId, Speaker};
 
-const GRAPH: &str = include_str!("../../manager/tests/gate-store.toml");
+const GRAPH: &str = include_str!("../../manager-core/src/tests/gate-store.toml");
 /// Agents at once.
 const AGENTS: u64 = 3;
 /// Ticks that one step of time may need.

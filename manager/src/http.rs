@@ -20,10 +20,10 @@ use serde::Deserialize;
 use ssmmp::InstanceId;
 
 use self::gate::Gate;
-use crate::core::{Command, Page, Redirected, Refusal};
-use crate::graph::Graph;
 use crate::shell::{self, Apply, Handle, NoAnswer};
 use crate::store::History;
+use patchbay_manager_core::graph::Graph;
+use patchbay_manager_core::{Command, Page, Redirected, Refusal};
 
 /// A failed call.
 struct Failure {

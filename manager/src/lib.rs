@@ -1,9 +1,7 @@
 //! The Patchbay Manager: knows the graph of each application, has its services executed by the agents,
 //! and configures every session.
 
-pub mod core;
 pub mod dns;
-pub mod graph;
 pub mod http;
 pub mod log_lines;
 pub mod maintenance;

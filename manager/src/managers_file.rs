@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::core::{Ownership, Peer};
+use patchbay_manager_core::{Ownership, Peer};
 
 /// Largest file, bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;

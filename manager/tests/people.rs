@@ -299,7 +299,7 @@ const KEPT: u64 = 25_000;
 
 /// Returns the time of the first one.
 fn with_events(folder: &TempDir) -> u64 {
-    use patchbay_manager::core::{Config, Core, Effect};
+    use patchbay_manager_core::{Config, Core, Effect};
     let mut store = patchbay_manager::store::Store::open(&folder.path().join("manager.db")).expect("opened");
     let begin = patchbay_manager::shell::now() - 2 * KEPT;
     let event = |number| patchbay_api::Event {
@@ -362,7 +362,7 @@ fn events_come_in_their_order_without_a_gap_however_many_there_are() {
     assert_eq!(request("subject=number%20123&kind=odd").matches("\"sequence\"").count(), 5 + 50 + 1);
 }
 
-const GRAPH: &str = include_str!("gate-store.toml");
+const GRAPH: &str = include_str!("../../manager-core/src/tests/gate-store.toml");
 
 fn sent(manager: &Manager, method: &str, path: &str, graph: &str) -> (u16, String) {
     let headers = ["host: x".to_owned(), "content-type: application/toml".to_owned()];

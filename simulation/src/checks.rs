@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use patchbay_manager::core::{Core, InstanceState, SessionState};
-use patchbay_manager::graph::Kind;
+use patchbay_manager_core::graph::Kind;
+use patchbay_manager_core::{Core, InstanceState, SessionState};
 use ssmmp::InstanceId;
 
 use crate::network::Connection;

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use patchbay_manager::core::{Core, SessionState};
 use patchbay_manager::store::Store;
+use patchbay_manager_core::{Core, SessionState};
 
 use crate::manager::Manager;
 

@@ -1,6 +1,6 @@
 //! What goes wrong, and what people do meanwhile.
 
-use patchbay_manager::core::Command;
+use patchbay_manager_core::Command;
 
 use crate::manager::Call;
 use crate::plan::FaultKind;

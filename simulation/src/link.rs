@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use patchbay_agent_core::Event as AgentEvent;
-use patchbay_manager::core::{Connection, Event as ManagerEvent};
+use patchbay_manager_core::{Connection, Event as ManagerEvent};
 use ssmmp::Envelope;
 
 use crate::plan::FaultKind;

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use patchbay_manager::core::{Command, Config, Core, Effect, Event, Identity};
-use patchbay_manager::graph::Graph;
 use patchbay_manager::store::Store;
+use patchbay_manager_core::graph::Graph;
+use patchbay_manager_core::{Command, Config, Core, Effect, Event, Identity};
 use ssmmp::{InstanceId, Message};
 
 use crate::durable;

@@ -96,7 +96,7 @@ fn cores_use_no_clock_no_input_and_no_chance() {
         "rand::",
     ];
     let mut looked_at = 0;
-    for folder in ["manager/src/core", "agent-core/src"] {
+    for folder in ["manager-core/src", "agent-core/src"] {
         for file in files(&workspace.join(folder)) {
             looked_at += 1;
             let text = fs::read_to_string(&file).expect("it can be read");

@@ -1,11 +1,11 @@
-//! Format, clippy, documentation, licences.
+//! Format, clippy, documentation, what cores depend on, licences.
 
 use std::process::Command;
 
 use anyhow::Result;
 
 use crate::command::{self, progress};
-use crate::{licences, workspace};
+use crate::{cores, licences, workspace};
 
 /// Runs every check.
 pub fn run() -> Result<()> {
@@ -44,6 +44,8 @@ pub fn run() -> Result<()> {
     command::run(
         cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"),
     )?;
+    progress("checking what cores depend on");
+    cores::check()?;
     progress("checking the licences of all dependencies");
     licences::check()
 }

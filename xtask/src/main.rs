@@ -2,6 +2,7 @@
 
 mod bench;
 mod command;
+mod cores;
 mod demo;
 mod fuzz;
 mod licences;

@@ -2,11 +2,11 @@
 
 use std::hint::black_box;
 
-use patchbay_manager::core::{Config, Connection, Core, Effect, Event};
-use patchbay_manager::graph::Graph;
+use patchbay_manager_core::graph::Graph;
+use patchbay_manager_core::{Config, Connection, Core, Effect, Event};
 use ssmmp::{Envelope, Message};
 
-const GRAPH: &str = include_str!("../../../manager/tests/gate-store.toml");
+const GRAPH: &str = include_str!("../../../manager-core/src/tests/gate-store.toml");
 
 struct Manager(Core, u64);
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use hickory_server::proto::rr::Name;
 
-use crate::core::{Core, Effect, Gateway};
+use patchbay_manager_core::{Core, Effect, Gateway};
 
 /// Longest label (RFC 1035, 2.3.4), in bytes; a gateway with a longer name has none in the DNS.
 const MAX_LABEL_BYTES: usize = 63;

@@ -7,7 +7,7 @@ use hickory_server::proto::rr::{Name, RecordType};
 use ssmmp::InstanceId;
 
 use super::*;
-use crate::core::Gateway;
+use patchbay_manager_core::Gateway;
 
 fn names(gateways: &[(&str, &str, u64, &str, bool)]) -> Names {
     let zone = Zone {

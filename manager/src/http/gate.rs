@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::tokens::{Role, Tokens};
 use super::{Failure, failure};
-use crate::graph::MAX_FILE_BYTES;
+use patchbay_manager_core::graph::MAX_FILE_BYTES;
 
 /// How long a request's body may take, the wait for its turn included.
 const BODY_WITHIN: Duration = Duration::from_secs(10);

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use ssmmp::InstanceId;
 
 use super::{Answer, refused};
-use crate::core::OutputQuestion;
 use crate::shell::Handle;
+use patchbay_manager_core::OutputQuestion;
 
 /// Lines of one answer, unless fewer are asked for.
 const LINES: usize = 1_000;

@@ -17,8 +17,8 @@ use tracing::{debug, info, warn};
 use super::places::Place;
 use super::way::{WeakWay, Written, way};
 use super::{COUNTERS, Counter, Options};
-use crate::core::{Connection, Event};
 use crate::shell::{Handle, Input};
+use patchbay_manager_core::{Connection, Event};
 
 /// Messages of one connection that may wait for the core; it is not read meanwhile, so that a flood
 /// waits for itself and others only wait for so many of it.

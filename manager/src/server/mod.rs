@@ -16,8 +16,8 @@ pub use counters::{COUNTERS, Counter, Counters};
 pub use places::{MAX_CONNECTIONS, MAX_UNREGISTERED, MAX_UNREGISTERED_PER_ADDRESS, Places};
 pub use way::{Unread, Way};
 
-use crate::core::{Connection, Event};
 use crate::shell::{Handle, Input};
+use patchbay_manager_core::{Connection, Event};
 
 /// Pause after the listener failed, which it does when descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -18,13 +18,13 @@ use patchbay_api as api;
 use ssmmp::Envelope;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot, watch};
 
-use crate::core::{Command, Connection, Core, Event, OutputQuestion, Refusal};
 use crate::dns::Names;
-use crate::graph::Graph;
 use crate::metrics::Metrics;
 use crate::server::Way;
 use crate::store::Store;
 use owner::Owner;
+use patchbay_manager_core::graph::Graph;
+use patchbay_manager_core::{Command, Connection, Core, Event, OutputQuestion, Refusal};
 use turns::{Turns, WakeAtEnd};
 
 /// Events that may wait for the core; senders wait when it is full.

@@ -10,11 +10,11 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use super::{Apply, Input, now};
-use crate::core::{Connection, Core, Effect, Event, Refusal};
 use crate::dns::Names;
 use crate::metrics::Metrics;
 use crate::server::{Unread, Way};
 use crate::store::{Store, StoreError};
+use patchbay_manager_core::{Connection, Core, Effect, Event, Refusal};
 
 /// Events handled in one transaction at most.
 const BATCH: usize = 256;

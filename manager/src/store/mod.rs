@@ -37,7 +37,7 @@ use place::Place;
 pub use prune::{Kept, Pruned};
 use rusqlite::{Connection, Row};
 
-use crate::core::{Core, Effect, Identity, Saved};
+use patchbay_manager_core::{Core, Effect, Identity, Saved};
 
 /// Prepared statements kept.
 const STATEMENTS: usize = 64;

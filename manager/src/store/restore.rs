@@ -8,11 +8,11 @@ use rusqlite::{Connection, OptionalExtension as _, Row};
 use ssmmp::{Address, InstanceId, MessageId, Name, Port};
 
 use super::StoreError;
-use crate::core::{
+use patchbay_manager_core::graph::Graph;
+use patchbay_manager_core::{
     ENDED_KEPT, Edge, Instance, InstanceState, Leaving, Millis, Node, SecretHash, ServiceState, Session,
     SessionState,
 };
-use crate::graph::Graph;
 
 const APPS: &str = "SELECT graph, applied_ms FROM apps WHERE stopped = 0";
 
@@ -106,8 +106,7 @@ pub fn services(connection: &Connection) -> Result<Vec<(String, String, ServiceS
             Ok(_) => Some(address(row, 3, "services")?),
             Err(_) => None,
         };
-        let state = ServiceState { scaled: row.get(2)?, home, ..ServiceState::default() };
-        services.push((row.get(0)?, row.get(1)?, state));
+        services.push((row.get(0)?, row.get(1)?, ServiceState::restored(row.get(2)?, home)));
     }
     Ok(services)
 }

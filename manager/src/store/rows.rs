@@ -5,7 +5,7 @@ use rusqlite::{Connection, params};
 use ssmmp::{Address, InstanceId};
 
 use super::StoreError;
-use crate::core::Core;
+use patchbay_manager_core::Core;
 
 const SAVE_APP: &str = "
 INSERT INTO apps (name, graph, applied_ms, stopped) VALUES (?1, ?2, ?3, ?4)
@@ -72,7 +72,7 @@ pub fn save_instance(connection: &Connection, core: &Core, id: InstanceId) -> Re
     ])?;
     connection.prepare_cached(SAVE_INSTANCE_CHANGE)?.execute(params![
         instance.id.0,
-        core.now,
+        core.now(),
         instance.state.as_str(),
         instance.reason,
     ])?;
@@ -118,7 +118,7 @@ pub fn save_node(connection: &Connection, core: &Core, address: Address) -> Resu
     connection.prepare_cached(SAVE_NODE)?.execute(params![
         address.to_string(),
         node.name,
-        node.secret.map(crate::core::SecretHash::to_hex),
+        node.secret.map(patchbay_manager_core::SecretHash::to_hex),
         node.first,
     ])?;
     Ok(())

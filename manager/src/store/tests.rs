@@ -7,8 +7,8 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::core::{Config, Event as CoreEvent};
-use crate::graph::Graph;
+use patchbay_manager_core::graph::Graph;
+use patchbay_manager_core::{Config, Event as CoreEvent};
 
 const GRAPH: &str = include_str!("../../../examples/hello/hello.toml");
 
@@ -192,12 +192,12 @@ fn instances_that_ended_last_are_known_after_a_restart_as_before() {
     );
     let mut core = Core::new(Config::default(), 2, 1_000);
     store.restore(&mut core).expect("restored");
-    let all = core.instances(None, true, crate::core::Page::ALL);
-    assert_eq!(all.len(), crate::core::ENDED_KEPT, "the latest ones");
+    let all = core.instances(None, true, patchbay_manager_core::Page::ALL);
+    assert_eq!(all.len(), patchbay_manager_core::ENDED_KEPT, "the latest ones");
     let first = &all[0];
     assert_eq!((first.id, first.state.as_str(), first.ended_ms), (7, "failed", Some(900)));
     assert_eq!((first.reason.as_deref(), first.output.len()), (Some("exit status 1"), 2));
-    assert!(core.instances(None, false, crate::core::Page::ALL).is_empty(), "none of them runs");
+    assert!(core.instances(None, false, patchbay_manager_core::Page::ALL).is_empty(), "none of them runs");
     assert!(core.nodes().is_empty(), "nobody is expected for them");
 }
 

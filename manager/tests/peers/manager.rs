@@ -2,11 +2,11 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use patchbay_manager::core::{Config, Core, Event};
-use patchbay_manager::graph::Graph;
 use patchbay_manager::server::{self, Options};
 use patchbay_manager::shell::{self, Handle, Input};
 use patchbay_manager::store::Store;
+use patchbay_manager_core::graph::Graph;
+use patchbay_manager_core::{Config, Core, Event};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 pub const WITHIN: Duration = Duration::from_secs(5);
 
 /// One application: a gateway with a plug to a store.
-pub const GRAPH: &str = include_str!("../gate-store.toml");
+pub const GRAPH: &str = include_str!("../../../manager-core/src/tests/gate-store.toml");
 
 /// A whole Manager in this process, with its listener on loopback.
 pub struct Manager {

@@ -1,5 +1,6 @@
-//! The Manager's logic: a pure state machine. It takes the time and an event and returns effects; it
-//! does no I/O, reads no clock and uses no randomness.
+//! The Manager's logic: a pure state machine. [`Core::handle`] takes the time and an event and returns effects;
+//! it does no I/O, reads no clock and uses no randomness. [`graph`] is what people write, [`policy`] decides,
+//! [`inventory`] and [`SessionTable`] are what exists.
 
 mod apps;
 mod by_hash;
@@ -11,6 +12,7 @@ mod delayed;
 mod ending;
 mod events;
 mod execution;
+pub mod graph;
 mod health;
 mod inspect;
 mod interned;

@@ -3,7 +3,7 @@
 use ssmmp::{InstanceId, Message};
 
 use super::{Cluster, Connection, Event, Page};
-use crate::core::InstanceState;
+use crate::InstanceState;
 
 fn register(cluster: &mut Cluster, connection: u64) {
     cluster.message(connection, "type: initiation_request ~ message_id: 1 ~ agent_network_address: 10.0.0.1 ~ service_repository: (gate, store)");

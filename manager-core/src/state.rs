@@ -73,6 +73,13 @@ impl Default for ServiceState {
     }
 }
 
+impl ServiceState {
+    /// As it is read back from disk.
+    pub fn restored(scaled: Option<u32>, home: Option<Address>) -> Self {
+        Self { scaled, home, ..Self::default() }
+    }
+}
+
 /// A session request that waits for an instance to start.
 #[derive(Debug, Clone)]
 pub struct Waiting {
@@ -142,7 +149,8 @@ pub struct Polls {
 }
 
 impl Node {
-    pub(crate) fn lost(address: Address, now: Millis) -> Self {
+    /// A node whose agent is not connected, known since `now`, milliseconds since 1970.
+    pub fn lost(address: Address, now: Millis) -> Self {
         Self {
             address,
             name: address.to_string(),

@@ -4,8 +4,8 @@
 use ssmmp::InstanceId;
 
 use super::near_is_fair;
-use crate::core::inventory::{Peers, Rank};
 use crate::graph::policy::{Balance, Near};
+use crate::inventory::{Peers, Rank};
 
 /// Instances near the asker that a balance that goes round passes over at most, because they have too many
 /// sessions; then the least loaded one there is taken.
@@ -90,8 +90,8 @@ pub(crate) mod tests {
     use ssmmp::{Address, Name};
 
     use super::*;
-    use crate::core::inventory::Offer;
     use crate::graph::policy::Policy;
+    use crate::inventory::Offer;
 
     /// An instance that could take a session.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]

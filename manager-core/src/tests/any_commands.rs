@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::Redirected;
+use crate::Redirected;
 
 const NODES: [&str; 3] = ["gate, middle", "middle, middle-2, store", "middle, middle-2, store"];
 

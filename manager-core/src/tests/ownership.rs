@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::core::{Identity, Ownership, Peer};
+use crate::{Identity, Ownership, Peer};
 
 fn with_owner_of(nodes: &[&str]) -> Cluster {
     let mut cluster = Cluster::new();

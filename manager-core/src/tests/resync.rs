@@ -1,7 +1,7 @@
 //! Agents and the Manager lose each other and meet again. Each was found by the simulation.
 
 use super::*;
-use crate::core::SessionState;
+use crate::SessionState;
 
 const ACK: &str =
     "source_service_name: gate ~ source_plug_port: 40000 ~ dest_socket_new_port: 54000 ~ status: 200";

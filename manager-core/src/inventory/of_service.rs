@@ -6,8 +6,8 @@ use ssmmp::{Address, InstanceId};
 
 use super::Standing;
 use super::offer::Offer;
-use crate::core::policy::choice::Field;
-use crate::core::state::{Instance, InstanceState};
+use crate::policy::choice::Field;
+use crate::state::{Instance, InstanceState};
 
 /// A service's living instances.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! People ask for what instances wrote.
 
 use super::*;
-use crate::core::OutputQuestion;
+use crate::OutputQuestion;
 
 fn ask(cluster: &mut Cluster, ticket: u64, id: u64) -> Vec<Effect> {
     let question = OutputQuestion { instance: InstanceId(id), after: None, lines: 10 };

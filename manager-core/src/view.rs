@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use patchbay_api as api;
 use ssmmp::{InstanceId, Name};
 
-use super::{App, Core, Instance, InstanceState, Node, Session, SessionState};
+use super::{App, Core, Instance, InstanceState, Millis, Node, Session, SessionState};
 use crate::graph::Kind;
 use crate::graph::policy::Policy;
 
@@ -67,6 +67,11 @@ impl Core {
             let service = app.and_then(|app| app.graph.services.get(instance.service.as_str()));
             service.is_none_or(|service| service.kind == Kind::Gateway)
         })
+    }
+
+    /// When the latest event came, milliseconds since 1970.
+    pub fn now(&self) -> Millis {
+        self.now
     }
 
     /// Counts of everything.

@@ -6,13 +6,13 @@ use proptest::prelude::*;
 use ssmmp::Port;
 
 use super::*;
-use crate::core::policy::choice::tests::{Candidate, naive};
-use crate::core::policy::choice::{Turn, choose};
 use crate::graph::policy::{Balance, Near};
+use crate::policy::choice::tests::{Candidate, naive};
+use crate::policy::choice::{Turn, choose};
 
 impl Inventory {
     /// Fails when an index disagrees with a recount.
-    pub(in crate::core) fn assert_recount(&self) {
+    pub(crate) fn assert_recount(&self) {
         let mut fresh = Self::default();
         for node in self.nodes() {
             fresh.put_node(node.clone());

@@ -7,6 +7,7 @@ mod any_commands;
 mod any_sequence;
 mod bounds;
 mod closing;
+mod disk;
 mod duties;
 mod ending;
 mod leaving;
@@ -19,17 +20,14 @@ mod reconfiguration;
 mod resync;
 mod scaling;
 
-use std::path::Path;
-
 use ssmmp::{Address, Envelope, InstanceId, Message};
 
 use super::{
     Command, Config, Connection, Core, Effect, Event, Instance, InstanceState, Millis, Page, Refusal,
 };
 use crate::graph::Graph;
-use crate::store::Store;
 
-const GRAPH: &str = include_str!("../../../tests/gate-store.toml");
+const GRAPH: &str = include_str!("gate-store.toml");
 
 /// A gateway, a stateless service, a store.
 const CHAIN: &str = r#"app = "t"
@@ -59,7 +57,7 @@ struct Cluster {
     events: Vec<(String, String)>,
     answers: Vec<Result<patchbay_api::Done, Refusal>>,
     agents: agents::Agents,
-    store: Option<Store>,
+    disk: Option<disk::Disk>,
 }
 
 impl Cluster {
@@ -71,14 +69,14 @@ impl Cluster {
             events: Vec::new(),
             answers: Vec::new(),
             agents: agents::Agents::default(),
-            store: None,
+            disk: None,
         }
     }
 
     fn handle(&mut self, event: Event) {
-        let mut effects = self.core.handle(self.now, event);
-        if let Some(store) = &mut self.store {
-            store.write(&self.core, &mut effects).expect("written");
+        let effects = self.core.handle(self.now, event);
+        if let Some(disk) = &mut self.disk {
+            disk.write(&self.core, &effects);
         }
         for effect in effects {
             match effect {
@@ -90,17 +88,16 @@ impl Cluster {
         }
     }
 
-    /// Keeps what happens from now on in a database, for [`Self::restart`].
+    /// Keeps what happens from now on, for [`Self::restart`].
     fn keep(&mut self) {
-        self.store = Some(Store::open(Path::new(":memory:")).expect("opened"));
+        self.disk = Some(disk::Disk::default());
     }
 
     /// The Manager is killed and starts again; the agents have not come back yet.
     fn restart(&mut self) {
-        let store = self.store.as_ref().expect("it keeps");
-        let epoch = store.next_epoch().expect("counted") + 1;
-        self.core = Core::new(Config::default(), epoch, self.now);
-        store.restore(&mut self.core).expect("read");
+        let disk = self.disk.as_mut().expect("it keeps");
+        self.core = Core::new(Config::default(), disk.next_epoch() + 1, self.now);
+        disk.restore(&mut self.core);
         self.agents.forget_unseen(self.sent.len());
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ssmmp::{Address, InstanceId, Name};
 
-use crate::core::policy::choice::Field;
+use crate::policy::choice::Field;
 
 /// The order in which instances are preferred: few sessions first, then the old.
 pub type Rank = (u32, InstanceId);

@@ -1,8 +1,8 @@
 //! What agents can make the Manager keep is bounded, for each and for all, and goes with them.
 
 use super::{Cluster, Connection, Event};
-use crate::core::inventory::{MAX_SERVICES, MAX_STRANGERS, MAX_STRANGERS_OF_ALL};
-use crate::core::nodes::{MAX_LOST, MAX_NODES};
+use crate::inventory::{MAX_SERVICES, MAX_STRANGERS, MAX_STRANGERS_OF_ALL};
+use crate::nodes::{MAX_LOST, MAX_NODES};
 
 /// Statuses of registrations answered so far.
 fn answers(cluster: &Cluster) -> Vec<u16> {
@@ -117,11 +117,11 @@ fn sessions_that_can_not_be_are_not_adopted() {
         let text =
             format!("type: agent_health_control_response ~ message_id: 5 ~ status: 200 ~ x_live: {item}");
         cluster.message(1, &text);
-        cluster.core.sessions(None, false, crate::core::Page::ALL).len()
+        cluster.core.sessions(None, false, crate::Page::ALL).len()
     };
     assert_eq!(live(format!("{gate}, 40001, {store}, 10.9.9.9, {port}, 7, store")), 0, "not its address");
     assert_eq!(live(format!("{gate}, 40001, {store}, 10.0.0.1, {port}, 7, made-up")), 1);
     assert_eq!(live(format!("{gate}, 40001, {store}, 10.0.0.1, {port}, 8, store")), 1, "the same one");
-    let plug = cluster.core.sessions(None, false, crate::core::Page::ALL)[0].source.name.clone();
+    let plug = cluster.core.sessions(None, false, crate::Page::ALL)[0].source.name.clone();
     assert_eq!(plug, "store", "a plug of the graph, not a text of the agent's");
 }

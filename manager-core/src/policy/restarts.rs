@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::core::Millis;
+use crate::Millis;
 use crate::graph::policy::Restarts;
 
 /// First pause after a failed start, milliseconds; it doubles.

@@ -101,7 +101,7 @@ fn when_a_node_is_lost_the_surviving_ends_close_and_ask_again_elsewhere() {
 
 #[test]
 fn the_surviving_ends_of_a_lost_node_are_closed_a_few_at_a_time() {
-    use crate::core::closing::MAX_ENDS_AT_ONCE;
+    use crate::closing::MAX_ENDS_AT_ONCE;
     let (mut cluster, _, middle) = serving(3 * MAX_ENDS_AT_ONCE);
     let node = cluster.core.instance(middle).expect("known").node.clone();
     let lost: u64 = node.trim_start_matches('n').parse().expect("n");
