@@ -57,7 +57,7 @@ impl Datapath {
     /// let in from inside a PID namespace.
     ///
     /// # Errors
-    /// The kernel can't, or refused; then nothing has changed.
+    /// The kernel can't, or refused; the sessions stay on TCP, those that were in the map already leave it again.
     pub fn enter(&mut self, sessions: &[SessionReport]) -> Result<usize, Error> {
         if sessions.is_empty() || namespace() != [0, 0] {
             return Ok(0);
@@ -83,7 +83,19 @@ impl Datapath {
                 }
             }
         }
-        let busy = if arrivals.is_empty() { HashMap::new() } else { self.busy()? };
+        if arrivals.is_empty() {
+            return visited.map(|()| 0);
+        }
+        let busy = match self.busy() {
+            Ok(busy) => busy,
+            Err(error) => {
+                // Whether a call is still under way can't be known: they leave again, by TCP as before.
+                for session in arrivals {
+                    self.begin(session, Some(Reason::Learning))?;
+                }
+                return Err(error);
+            }
+        };
         for session in &arrivals {
             let (report, since) = ((*session).clone(), Instant::now());
             self.entering.0.insert(session.key, Arrival { report, since, busy: busy.clone() });
@@ -116,10 +128,17 @@ impl Datapath {
         }
         for key in done {
             let Some(arrival) = self.entering.0.remove(&key) else { continue };
-            let refusal = if arrival.busy.is_empty() { 0 } else { Reason::Learning as u64 };
-            if self.control(operation::BEGIN, key, refusal)? != 1 {
-                self.leaving.begin(&arrival.report);
-            }
+            let refusal = (!arrival.busy.is_empty()).then_some(Reason::Learning);
+            self.begin(&arrival.report, refusal)?;
+        }
+        Ok(())
+    }
+
+    /// Redirects a session whose ends are in the map, or has it leave again.
+    fn begin(&mut self, report: &SessionReport, refusal: Option<Reason>) -> Result<(), Error> {
+        let refusal = refusal.map_or(0, |reason| reason as u64);
+        if self.control(operation::BEGIN, report.key, refusal)? != 1 {
+            self.leaving.begin(report);
         }
         Ok(())
     }
