@@ -1,5 +1,6 @@
 //! The system call that the running task is in.
 
+use aya_ebpf::bindings::task_struct;
 use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 
@@ -32,6 +33,8 @@ numbers! {
     CALLS_SENDING;
     /// Those of them with flags: `sendto` and `sendmmsg` in their fourth argument, `sendmsg` in its third.
     CALLS_WITH_FLAGS;
+    /// Those of them that take bytes from memory, and so from no socket.
+    CALLS_THAT_ONLY_SEND;
 }
 
 /// A list of the agent's.
@@ -51,9 +54,10 @@ pub fn has(list: &'static [u32; CALLS], number: u32) -> bool {
 /// A system call and its arguments.
 #[derive(Clone, Copy)]
 pub struct Call {
-    /// Its number; [`NONE`] for a task of the kernel, as io_uring's workers are. No `Option`: the kernel's check finds
+    /// Its number; [`NONE`] outside of any, and for a task of the kernel, as io_uring's workers are. No `Option`: the kernel's check finds
     /// the compiler looking at the number that is not there.
     pub number: u32,
+    is_of_the_kernel: bool,
     registers: *const u8,
 }
 
@@ -61,19 +65,28 @@ impl Call {
     /// The running task's.
     #[inline(always)]
     pub fn current() -> Self {
-        // SAFETY: both helpers may be called in every program for tracepoints.
-        let (task, registers) = unsafe {
-            let task = bpf_get_current_task_btf();
-            (task.cast::<u8>(), bpf_task_pt_regs(task) as *const u8)
-        };
+        // SAFETY: the helper may be called in every program for tracepoints; the task is one.
+        unsafe { Self::of(bpf_get_current_task_btf()) }
+    }
+
+    /// A task's.
+    ///
+    /// # Safety
+    ///
+    /// The kernel's check of the program must know that it is a task.
+    #[inline(always)]
+    pub unsafe fn of(task: *mut task_struct) -> Self {
+        // SAFETY: the caller's; programs for tracepoints and iterators may call the helper.
+        let registers = unsafe { bpf_task_pt_regs(task) as *const u8 };
+        let task = task.cast::<u8>();
         // SAFETY: the kernel has checked the places when it loaded the program.
         let flags: u32 = unsafe { read(task.cast_const(), task_flags_offset()) };
         if flags & OF_THE_KERNEL != 0 {
-            return Self { number: NONE, registers };
+            return Self { number: NONE, is_of_the_kernel: true, registers };
         }
         // SAFETY: as above.
         let number = unsafe { read(registers, call_number_offset()) };
-        Self { number, registers }
+        Self { number, is_of_the_kernel: false, registers }
     }
 
     /// Whether it is a call that asks for no byte.
@@ -100,6 +113,13 @@ impl Call {
         }
         // SAFETY: the kernel has checked the place when it loaded the program.
         unsafe { read::<u64>(self.registers, third_argument_offset()) == 0 }
+    }
+
+    /// Whether it can take no byte out of a socket: it only sends, or the task was interrupted outside of any call. A task of
+    /// the kernel, in no call, can.
+    #[inline(always)]
+    pub fn never_receives(self) -> bool {
+        !self.is_of_the_kernel && (self.number == NONE || has(&CALLS_THAT_ONLY_SEND, self.number))
     }
 
     /// The flags of a sending call.

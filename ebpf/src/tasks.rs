@@ -1,10 +1,12 @@
-//! Tells which threads may be inside a call: those that run, wait for a processor, or wait without being disturbed, as
-//! for a socket's lock. A reading call that never blocks waits in no other way.
+//! Tells which threads may be inside a call that reads: those that run, wait for a processor, or wait without being
+//! disturbed, as for a socket's lock, unless they are seen outside of any call or in one that sends. A reading call that
+//! never blocks waits in no other way.
 
-use aya_ebpf::bindings::seq_file;
+use aya_ebpf::bindings::{seq_file, task_struct};
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_seq_write};
 use patchbay_ebpf_common::Busy;
 
+use crate::calls::Call;
 use crate::kernel;
 use crate::maps::number_of;
 
@@ -12,7 +14,7 @@ use crate::maps::number_of;
 #[repr(C)]
 pub struct Visit {
     meta: *const Meta,
-    task: *mut core::ffi::c_void,
+    task: *mut task_struct,
 }
 
 /// `struct bpf_iter_meta`
@@ -43,6 +45,10 @@ pub fn visit(ctx: *const Visit) {
     }
     let Some((state, user_time)) = kernel::activity(address) else { return };
     if state & ELSEWHERE != 0 && state & FOR_A_LOCK == 0 {
+        return;
+    }
+    // SAFETY: the task is one, by the iterator's promise.
+    if unsafe { Call::of(task) }.never_receives() {
         return;
     }
     let busy = Busy { task: address, user_time };

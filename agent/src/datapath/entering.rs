@@ -23,7 +23,7 @@ const ENTER: &str = "patchbay_enter";
 /// The program that visits threads.
 const TASKS: &str = "patchbay_tasks";
 /// How long a thread may be busy before the sessions that wait for it are given up.
-const ENTER_WITHIN: Duration = Duration::from_secs(10);
+const ENTER_WITHIN: Duration = Duration::from_secs(60);
 /// Network namespaces that are visited at most; sessions in others stay on TCP.
 const MAX_NAMESPACES: usize = 1_024;
 
@@ -110,7 +110,7 @@ impl Datapath {
 
     /// Redirects the sessions of which no call can be under way any more that began before they were in the map: each
     /// thread that was busy then has been seen waiting for something else, or outside the kernel. One that is busy for
-    /// longer than 10 s keeps them on TCP. To be called every now and then while [`Self::is_entering`].
+    /// longer than a minute keeps them on TCP. To be called every now and then while [`Self::is_entering`].
     ///
     /// # Errors
     /// The kernel refused.

@@ -88,7 +88,7 @@ pub struct Kernel {
     /// Their variables and the values.
     pub variables: Vec<(&'static str, u32)>,
     /// Their lists of system calls.
-    pub calls: [(&'static str, [u32; CALLS]); 3],
+    pub calls: [(&'static str, [u32; CALLS]); 4],
     /// The number of the function `bpf_rdonly_cast`; 0 where there is none (before Linux 6.2).
     pub cast: u32,
 }
@@ -153,9 +153,9 @@ fn registers(btf: &Btf<'_>) -> Result<[(&'static str, u32); 5], Unavailable> {
     ])
 }
 
-/// The system calls by which programs receive and send, and those of them that have flags of their own, of which
+/// The system calls by which programs receive and send, those that only send, and those with flags of their own, of which
 /// `sendmsg` must be the first.
-fn system_calls() -> [(&'static str, [u32; CALLS]); 3] {
+fn system_calls() -> [(&'static str, [u32; CALLS]); 4] {
     let list = |numbers: &[libc::c_long]| {
         let mut list = [u32::MAX; CALLS];
         for (place, number) in list.iter_mut().zip(numbers) {
@@ -166,6 +166,7 @@ fn system_calls() -> [(&'static str, [u32; CALLS]); 3] {
     [
         ("CALLS_RECEIVING", list(&RECEIVING_CALLS)),
         ("CALLS_SENDING", list(&SENDING_CALLS)),
+        ("CALLS_THAT_ONLY_SEND", list(&SENDING_CALLS[..5])),
         ("CALLS_WITH_FLAGS", list(&[libc::SYS_sendmsg, libc::SYS_sendto, libc::SYS_sendmmsg])),
     ]
 }
