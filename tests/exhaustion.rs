@@ -4,24 +4,15 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use patchbay_api as api;
+use patchbay_tests::talker::Talker;
 use patchbay_tests::{HELLO, Node, REPOSITORY};
 
-/// One session that goes on until a file appears; every answer is checked.
-const TALK: &str = "import os, socket, sys, time
-s = socket.create_connection(('127.0.0.1', 9000), 20)
-s.settimeout(20)
-answers, count = s.makefile('rb'), 0
-while not os.path.exists(sys.argv[1]):
-    s.sendall(b'name-%d\\n' % count)
-    line = answers.readline()
-    assert line == b'hello, name-%d\\n' % count, line
-    count += 1
-    time.sleep(0.01)
-print(count)";
+/// Between two requests of a user whose session lasts.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Asks once and prints the answer.
 const ASK: &str = "import socket; s = socket.create_connection(('127.0.0.1', 9000)); s.settimeout(20); \
                    s.sendall(b'x\\n'); print(s.recv(99))";
@@ -29,43 +20,6 @@ const ASK: &str = "import socket; s = socket.create_connection(('127.0.0.1', 900
 const A_WHILE: Duration = Duration::from_millis(2_500);
 /// Lines in powers of two for what happens ten times a second for that long, and some.
 const FEW_LINES: usize = 7;
-
-/// A user whose session lasts.
-struct Talker {
-    child: Option<Child>,
-    stop: PathBuf,
-}
-
-impl Talker {
-    fn start(node: &Node) -> Self {
-        let stop = std::env::temp_dir()
-            .join(format!("patchbay-stop-{}", node.folder().file_name().expect("a name").to_string_lossy()));
-        let child = node
-            .command("python3")
-            .args(["-c", TALK, &stop.display().to_string()])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3 is installed");
-        Self { child: Some(child), stop }
-    }
-
-    /// It has lost nothing.
-    fn end(mut self) {
-        fs::write(&self.stop, "").expect("written");
-        let output = self.child.take().expect("it talks").wait_with_output().expect("it ends");
-        assert!(output.status.success(), "the talker lost or got a wrong answer");
-    }
-}
-
-impl Drop for Talker {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        let _ = fs::remove_file(&self.stop);
-    }
-}
 
 /// A small file system at a folder, which goes with the test. To be made before the node, so that it goes after it.
 struct Disk(PathBuf);
@@ -139,7 +93,7 @@ fn an_agent_without_descriptors_goes_on_and_takes_instances_again_when_it_has_so
     let node = Node::start(REPOSITORY);
     assert!(node.apply(HELLO).status.success());
     let gateway = node.running("gateway");
-    let talker = Talker::start(&node);
+    let talker = Talker::with_pause(&node, PAUSE);
     node.wait("they talk", |node| !node.sessions().is_empty());
     let agent = node.agent_process();
     limit_descriptors(agent, true);
@@ -171,7 +125,7 @@ fn a_manager_without_descriptors_serves_whom_it_has_and_the_others_when_it_has_s
     let mut node = Node::start(REPOSITORY);
     assert!(node.apply(HELLO).status.success());
     let gateway = node.running("gateway");
-    let talker = Talker::start(&node);
+    let talker = Talker::with_pause(&node, PAUSE);
     let manager = node.manager_process();
     limit_descriptors(manager, true);
     // A new session is still configured: the agent is connected.
@@ -263,7 +217,7 @@ fn logs_on_a_full_disk_end_neither_manager_nor_agent() {
     node.start_agent();
     assert!(node.apply(HELLO).status.success());
     let gateway = node.running("gateway");
-    let talker = Talker::start(&node);
+    let talker = Talker::with_pause(&node, PAUSE);
     node.wait("they talk", |node| !node.sessions().is_empty());
     let (manager, agent) = (node.manager_process(), node.agent_process());
     disk.fill();
@@ -304,7 +258,7 @@ fn a_clock_that_is_set_while_they_run_changes_nothing_for_sessions_and_instances
     node.start_agent();
     assert!(node.apply(HELLO).status.success());
     let gateway = node.running("gateway");
-    let talker = Talker::start(&node);
+    let talker = Talker::with_pause(&node, PAUSE);
     node.wait("they talk", |node| !node.sessions().is_empty());
     for jump in ["+3650d", "-3650d", "+0"] {
         set(jump);

@@ -1,52 +1,11 @@
 //! The life of the data path: agents killed, replaced and detached under traffic, messages looked at.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::Command;
 use std::time::Duration;
 
+use patchbay_tests::talker::Talker;
 use patchbay_tests::{HELLO, Node, REPOSITORY};
 use serde_json::Value;
-
-/// Talks through one session without a pause until a file appears, and checks every answer.
-const TALK: &str = "import os, socket, sys
-s = socket.create_connection(('127.0.0.1', 9000), 20)
-s.settimeout(20)
-answers, count = s.makefile('rb'), 0
-while not os.path.exists(sys.argv[1]):
-    s.sendall(b'name-%d\\n' % count)
-    line = answers.readline()
-    assert line == b'hello, name-%d\\n' % count, line
-    count += 1
-print(count)";
-
-/// One session that is never silent.
-struct Talker {
-    child: Child,
-    stop: PathBuf,
-}
-
-impl Talker {
-    fn start(node: &Node) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let stop = node.folder().join(format!("stop-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-        let child = node
-            .command("python3")
-            .args(["-c", TALK, &stop.display().to_string()])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3 is installed");
-        Self { child, stop }
-    }
-
-    /// Ends it; returns how many answers it got, all of them right.
-    fn end(self) -> u64 {
-        std::fs::write(&self.stop, "").expect("written");
-        let output = self.child.wait_with_output().expect("it ends");
-        assert!(output.status.success(), "the talker lost or got a wrong answer");
-        String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
-    }
-}
 
 #[test]
 fn instances_and_sessions_survive_a_killed_agent_and_the_next_one_takes_over() {

@@ -2,6 +2,7 @@
 //! in release mode by `cargo xtask test`. Everything is removed even when the test fails.
 
 pub mod social;
+pub mod talker;
 
 use std::fs::{self, File};
 use std::net::TcpListener;

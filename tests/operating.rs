@@ -9,19 +9,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use patchbay_testbed::Party;
 use patchbay_tests::social::{A, Social};
+use patchbay_tests::talker::Talker;
 use patchbay_tests::{HELLO, Node, REPOSITORY};
-
-/// One session that goes on until a file appears; every answer is checked.
-const TALK: &str = "import os, socket, sys
-s = socket.create_connection(('127.0.0.1', 9000), 20)
-s.settimeout(20)
-answers, count = s.makefile('rb'), 0
-while not os.path.exists(sys.argv[1]):
-    s.sendall(b'name-%d\\n' % count)
-    line = answers.readline()
-    assert line == b'hello, name-%d\\n' % count, line
-    count += 1
-print(count)";
 
 /// Everything below a node's cgroup, pins and its ports: what must not be left.
 fn left(node: &Node) -> Vec<String> {
@@ -97,13 +86,7 @@ fn restart_and_upgrade_change_nothing_for_instances_and_their_sessions() {
     let mut node = Node::start(REPOSITORY);
     assert!(node.apply(HELLO).status.success());
     let gateway = node.running("gateway");
-    let stop = node.folder().join("stop");
-    let talker = node
-        .command("python3")
-        .args(["-c", TALK, &stop.display().to_string()])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("python3 is installed");
+    let talker = Talker::start(&node);
     node.wait("they talk", |node| node.sessions().iter().any(|s| s.sent.kernel_bytes > 0));
     for _ in 0..2 {
         node.signal_agent("-QUIT");
@@ -113,9 +96,7 @@ fn restart_and_upgrade_change_nothing_for_instances_and_their_sessions() {
         node.replace_agent();
     }
     assert_eq!(node.running("gateway").id, gateway.id);
-    fs::write(&stop, "").expect("written");
-    let output = talker.wait_with_output().expect("it ends");
-    assert!(output.status.success(), "the talker lost or got a wrong answer");
+    talker.end();
     let session = node.sessions().into_iter().next().expect("the session");
     assert_eq!(session.sent.tcp_bytes, 0, "{session:?}");
 }
