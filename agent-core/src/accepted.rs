@@ -3,25 +3,28 @@
 //! sources' side reports them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use ssmmp::{Address, InstanceId, Port, Status};
+use ssmmp::extension::End;
+use ssmmp::{InstanceId, Port, Status};
 
 use super::{Core, Live};
 
 /// The source of a session, its port, and where the session leads: the kernel gives a port to connections of one source
 /// to several destinations.
-pub(super) type SessionEnds = (InstanceId, Port, SocketAddr);
+pub type SessionEnds = (InstanceId, Port, SocketAddr);
 
-/// Sources of sessions that live, by who accepted them and the source's port. Each stands for a session in `live`.
-pub(super) type Accepted = BTreeMap<(InstanceId, Port), (InstanceId, SocketAddr)>;
+/// Sources of sessions that live, by who accepted them, the source's port and the socket's. Each stands for a session in
+/// `live`.
+pub(super) type Accepted = BTreeMap<(InstanceId, Port, Port), InstanceId>;
 
 impl Core {
     /// A session of a source here lives.
     pub(super) fn keep_live(&mut self, source: InstanceId, port: Port, live: Live) {
         self.forget_live(source, port, live.at);
         if let Some(destination) = self.accepts(&live) {
-            self.accepted.insert((destination, port), (source, live.at));
+            self.accepted.insert((destination, port, Port(live.at.port())), source);
         }
         self.live.insert((source, port, live.at), live);
     }
@@ -30,9 +33,10 @@ impl Core {
     pub(super) fn forget_live(&mut self, source: InstanceId, port: Port, at: SocketAddr) -> Option<Live> {
         let live = self.live.remove(&(source, port, at))?;
         if let Some(destination) = self.accepts(&live)
-            && self.accepted.get(&(destination, port)) == Some(&(source, at))
+            && let Entry::Occupied(accepted) = self.accepted.entry((destination, port, Port(at.port())))
+            && *accepted.get() == source
         {
-            self.accepted.remove(&(destination, port));
+            accepted.remove();
         }
         Some(live)
     }
@@ -68,22 +72,22 @@ impl Core {
     }
 
     /// The accepting end of a session has said that it is over, or was spoken for.
-    pub(super) fn accepted_ended(&mut self, destination: InstanceId, address: Address, port: Port) {
-        if address == self.address {
-            self.accepted.remove(&(destination, port));
+    pub(super) fn accepted_ended(&mut self, destination: InstanceId, source: End, socket: Port) {
+        if source.0 == self.address {
+            self.accepted.remove(&(destination, source.1, socket));
         }
     }
 
     /// An instance is gone: the sessions that it accepted and never said to be over are broken.
     pub(super) fn tell_accepted_broken(&mut self, destination: InstanceId) {
-        let range = (destination, Port(0))..=(destination, Port(u16::MAX));
-        let ended: Vec<_> = self.accepted.range(range).map(|((_, port), (_, at))| (*port, *at)).collect();
-        for (port, at) in ended {
-            self.accepted.remove(&(destination, port));
+        let range = (destination, Port(0), Port(0))..=(destination, Port(u16::MAX), Port(u16::MAX));
+        let ended: Vec<_> = self.accepted.range(range).map(|(ends, _)| *ends).collect();
+        for ends in ended {
+            self.accepted.remove(&ends);
+            let [from, at] = [ends.1, ends.2].map(|port| SocketAddr::new(self.address.0, port.0));
             let sockets = self.instances.get(&destination).map(|instance| &instance.start.sockets.0);
             let socket = sockets.into_iter().flatten().find(|socket| socket.port.0 == at.port());
             if let Some(socket) = socket.map(|socket| socket.socket.clone()) {
-                let from = SocketAddr::new(self.address.0, port.0);
                 self.tell_socket_closed(destination, socket, (from, at), Status::BROKEN);
             }
         }

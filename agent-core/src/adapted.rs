@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ssmmp::extension::{self, Live as LiveLine};
 use ssmmp::{Envelope, Hop, InstanceId, Port, Status};
 
 use super::{Core, Effect, Live, acknowledgement, resync};
@@ -35,14 +36,14 @@ impl Core {
     /// A session of an adapted source lives; the Manager is told all of it.
     pub(super) fn lives(&mut self, id: InstanceId, port: Port, live: Live) {
         let ack = Envelope::new(acknowledgement(id, port, &live), Hop::AgentToManager);
-        self.send_to_manager(ack.with("x_live", &resync::item(id, port, &live)));
+        self.send_to_manager(ack.with(LiveLine(vec![resync::told(id, port, &live)])));
         self.keep_live(id, port, live);
     }
 
     /// The kernel saw a declared connection end: adapted ends are reported for.
     pub(super) fn closed(&mut self, report: &SessionReport, cause: Cause) {
         let (source, port) = (InstanceId(report.source_instance), Port(report.source.port()));
-        self.unacknowledged.remove(&(source, port));
+        self.unacknowledged.remove(&(source, port, report.destination));
         if let Some(live) = self.live.get_mut(&(source, port, report.destination)) {
             // A native source says so itself; it may have said so to an earlier agent.
             live.over = true;
@@ -108,7 +109,7 @@ impl Core {
     }
 
     fn tell_destination_closed(&mut self, id: InstanceId, report: &SessionReport, status: Status) {
-        self.accepted_ended(id, report.source.ip().into(), Port(report.source.port()));
+        self.accepted_ended(id, extension::end(report.source), Port(report.destination.port()));
         let Some(instance) = self.instances.get(&id) else { return };
         let port = report.destination.port();
         let socket = instance.start.sockets.0.iter().find(|s| s.port.0 == port).map(|s| s.socket.clone());

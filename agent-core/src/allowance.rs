@@ -1,29 +1,14 @@
 //! What a person vouches for: that a program never does what its files could.
 
-use std::fmt;
-
 use patchbay_ebpf_common::Habit;
 use patchbay_ebpf_common::habit::tried;
-
-/// Something that a program's files could do and that a person says it does not. What it is seen to do counts all
-/// the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Allowance {
-    /// The program's files call splice, and it never splices out of its sockets.
-    Splice,
-}
+use ssmmp::extension::Allowance;
 
 /// All that is vouched for at one connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Allowed(u32);
 
 impl Allowed {
-    /// From the words of a Manager, separated by commas; words of a later version are left out, which keeps
-    /// programs on TCP.
-    pub fn from_words(words: &str) -> Self {
-        words.split(',').filter_map(|word| Allowance::from_word(word.trim())).collect()
-    }
-
     /// With the bits of [`patchbay_ebpf_common::habit::tried`] that are harmless on this kernel, those that are
     /// harmless here.
     pub fn besides(self, harmless: u32) -> u32 {
@@ -45,23 +30,6 @@ impl FromIterator<Allowance> for Allowed {
     }
 }
 
-impl Allowance {
-    fn from_word(word: &str) -> Option<Self> {
-        match word {
-            "splice" => Some(Self::Splice),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Allowance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Splice => f.write_str("splice"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use patchbay_ebpf_common::habit::{FIONREAD, could};
@@ -70,9 +38,8 @@ mod tests {
 
     #[test]
     fn what_is_vouched_for_is_harmless_and_what_is_seen_is_not() {
-        let splice = Allowed::from_words("splice, teleport");
-        assert_eq!(splice, [Allowance::Splice].into_iter().collect());
-        let (none, could_splice) = (Allowed::from_words(""), Habit::could(could::SPLICE));
+        let splice: Allowed = [Allowance::Splice].into_iter().collect();
+        let (none, could_splice) = (Allowed::default(), Habit::could(could::SPLICE));
         assert!(could_splice.harms(none.besides(0)) && !could_splice.harms(splice.besides(0)));
         assert!(!could_splice.harms(none.besides(tried::SPLICE)));
         let splices = Habit::call(libc::SYS_splice as u32);

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ssmmp::extension::{self, Forced, Within};
 use ssmmp::{
     DestServiceSessionCloseInfo, DestServiceSessionCloseResponse, Envelope, Hop, InstanceId, Message,
     MessageId, Name, Port, SourceServiceSessionCloseResponse, Status,
@@ -12,7 +13,7 @@ use ssmmp::{
 use super::{Core, Effect};
 use crate::repository::Kind;
 
-/// How long an instance may take when the Manager says nothing (`x_within`).
+/// How long an instance may take when the Manager says nothing ([`Within`]).
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// Longest time that the Manager may give.
 const LONGEST: Duration = Duration::from_secs(3_600);
@@ -97,7 +98,7 @@ impl Core {
             Message::DestServiceSessionCloseRequest(asked) => {
                 if let Some((local, remote)) = ends(&request.message) {
                     let socket = asked.dest_socket_name.clone();
-                    self.accepted_ended(instance, remote.ip().into(), Port(remote.port()));
+                    self.accepted_ended(instance, extension::end(remote), Port(local.port()));
                     self.tell_socket_closed(instance, socket, (remote, local), Status::BROKEN);
                 }
             }
@@ -127,16 +128,13 @@ impl Core {
 
     fn close_answer(&mut self, request: &Envelope, status: Status, forced: Option<&str>) {
         let message_id = request.message.message_id();
-        let mut envelope = match &request.message {
+        let envelope = match &request.message {
             Message::SourceServiceSessionCloseRequest(_) => {
                 Envelope::new(SourceServiceSessionCloseResponse { message_id, status }, Hop::AgentToManager)
             }
             _ => Envelope::new(DestServiceSessionCloseResponse { message_id, status }, Hop::AgentToManager),
         };
-        if let Some(forced) = forced {
-            envelope = envelope.with("x_forced", forced);
-        }
-        self.send_to_manager(envelope);
+        self.send_to_manager(envelope.with_some(forced.map(Forced)));
     }
 
     /// Says for a destination that a session to one of its sockets ended; source and destination.
@@ -168,7 +166,7 @@ impl Core {
 
 /// How long an instance may take to close.
 fn within(request: &Envelope) -> Duration {
-    let said = request.extension("x_within").and_then(|text| text.parse().ok()).map(Duration::from_millis);
+    let said = request.line().map(|Within(milliseconds)| Duration::from_millis(milliseconds));
     said.unwrap_or(CLOSE_WITHIN).min(LONGEST)
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use ssmmp::extension::{self, Unavailable, UnlimitedInstances};
 use ssmmp::{AgentHealthControlResponse, Envelope, Hop, InstanceId, MessageId, NameList, Status};
 
 use super::{Core, Effect, Stage};
@@ -10,6 +11,10 @@ use crate::repository::Repository;
 
 /// What a registration tells at most of services that can't be executed, and of limits that are not applied, bytes each.
 const UNAVAILABLE_BYTES: usize = 4 << 10;
+/// Digits of an instance's id at most.
+const LONGEST_ID: usize = 20;
+/// Bytes between the parts of an item, and between two.
+const SEPARATORS: usize = ", ".len() + " & ".len();
 /// Why instances end then.
 pub(super) const WHY: &str = "its agent ends";
 
@@ -35,15 +40,13 @@ impl Core {
         }
     }
 
-    /// How this agent is: 503 when it ends, also for a Manager that does not know `x_ending`.
+    /// How this agent is: 503 when it ends, also for a Manager that does not know [`extension::Ending`].
     pub(super) fn own_health(&self, message_id: MessageId) -> Envelope {
         let status = if self.ending.is_some() { Status::UNAVAILABLE } else { Status::OK };
         let response = AgentHealthControlResponse { message_id, agent_network_address: self.address, status };
         let envelope = Envelope::new(response, Hop::AgentToManager);
-        match self.ending {
-            Some(within) => envelope.with("x_ending", &within.as_millis().to_string()),
-            None => envelope,
-        }
+        let milliseconds = |within: Duration| u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        envelope.with_some(self.ending.map(|within| extension::Ending(milliseconds(within))))
     }
 
     /// What the Manager may have executed here; nothing, by an agent that ends.
@@ -53,36 +56,21 @@ impl Core {
         NameList(if self.ending.is_some() { Vec::new() } else { names.collect() })
     }
 
-    /// What of its repository this machine can't execute, and why: `service, reason` joined by ` & `; as much
-    /// as a message has room for.
-    pub(super) fn unavailable(&self) -> String {
-        let mut told = String::new();
-        for (name, entry) in &self.repository {
-            let Some(problem) = &entry.unavailable else { continue };
-            let reason: String = problem.message.chars().filter(|c| !c.is_control()).collect();
-            let item = format!("{name}, {}", reason.replace(['&', '~'], " "));
-            if told.len() + item.len() > UNAVAILABLE_BYTES {
-                break;
-            }
-            told += if told.is_empty() { "" } else { " & " };
-            told += &item;
-        }
-        told
+    /// What of its repository this machine can't execute, and why; as much as a message has room for.
+    pub(super) fn unavailable(&self) -> Option<Unavailable> {
+        let entries = self.repository.iter();
+        let all = entries
+            .filter_map(|(name, entry)| Some((name.clone(), entry.unavailable.as_ref()?.message.clone())));
+        let told = fitting(all, |(name, reason)| name.as_str().len() + reason.len());
+        (!told.is_empty()).then_some(Unavailable(told))
     }
 
-    /// Which limits of its instances are not applied, and why: `id, sentence` joined by ` & `; as much as a message has
-    /// room for.
-    pub(super) fn unlimited(&self) -> String {
-        let mut told = String::new();
-        for (id, instance) in self.instances.iter().filter(|(_, instance)| !instance.unlimited.is_empty()) {
-            let item = format!("{id}, {}", instance.unlimited.replace(['&', '~'], " "));
-            if told.len() + item.len() > UNAVAILABLE_BYTES {
-                break;
-            }
-            told += if told.is_empty() { "" } else { " & " };
-            told += &item;
-        }
-        told
+    /// Which limits of its instances are not applied, and why; as much as a message has room for.
+    pub(super) fn unlimited(&self) -> Option<UnlimitedInstances> {
+        let limited = self.instances.iter().filter(|(_, instance)| !instance.unlimited.is_empty());
+        let all = limited.map(|(id, instance)| (*id, instance.unlimited.clone()));
+        let told = fitting(all, |(_, sentence)| LONGEST_ID + sentence.len());
+        (!told.is_empty()).then_some(UnlimitedInstances(told))
     }
 
     /// Another repository: instances go on as they were started, and the Manager is told.
@@ -92,4 +80,14 @@ impl Core {
             self.tell_repository();
         }
     }
+}
+
+/// The first items that together have no more than [`UNAVAILABLE_BYTES`], with what stands between them.
+fn fitting<T>(items: impl Iterator<Item = T>, bytes: impl Fn(&T) -> usize) -> Vec<T> {
+    let mut sum = 0;
+    let fits = |item: &T| {
+        sum += bytes(item) + SEPARATORS;
+        sum <= UNAVAILABLE_BYTES
+    };
+    items.take_while(fits).collect()
 }

@@ -1,5 +1,6 @@
 //! Instances are executed, asked how they are, and ended.
 
+use ssmmp::extension::{self, Exiting, Output, Unlimited};
 use ssmmp::{
     Envelope, ExecutionRequest, ExecutionResponse, GracefulShutdownRequest, GracefulShutdownResponse,
     HardShutdownResponse, Hop, InstanceId, Message, MessageId, Name, Port, ServiceInstanceTerminationInfo,
@@ -89,13 +90,9 @@ impl Core {
         reason: &str,
         output: &[String],
     ) {
-        let mut envelope = Envelope::new(ExecutionResponse { message_id: id, status }, Hop::AgentToManager);
-        if !reason.is_empty() {
-            envelope = envelope.with("x_reason", reason);
-        }
-        if !output.is_empty() {
-            envelope = envelope.with("x_output", &joined(output));
-        }
+        let envelope = Envelope::new(ExecutionResponse { message_id: id, status }, Hop::AgentToManager)
+            .with_some((!reason.is_empty()).then_some(extension::Reason(reason)))
+            .with_some((!output.is_empty()).then(|| Output(output.to_vec())));
         self.send_to_manager(envelope);
     }
 
@@ -114,11 +111,8 @@ impl Core {
         let done = ExecutionResponse { message_id, status: Status::OK };
         let envelope = Envelope::new(done, Hop::AgentToManager);
         let unlimited = self.instances.get(&id).map(|instance| instance.unlimited.as_str());
-        let envelope = match unlimited.filter(|text| !text.is_empty()) {
-            Some(text) => envelope.with("x_unlimited", text),
-            None => envelope,
-        };
-        self.send_to_manager(envelope);
+        let unlimited = unlimited.filter(|text| !text.is_empty()).map(Unlimited);
+        self.send_to_manager(envelope.with_some(unlimited));
     }
 
     /// Which limits of an instance are not applied, a sentence; empty when all are.
@@ -216,7 +210,7 @@ impl Core {
         self.forget_plugs(id);
         self.unready_for(id);
         self.closing_ended(id);
-        self.unacknowledged.retain(|(source, _), _| *source != id);
+        self.unacknowledged.retain(|ends, _| ends.0 != id);
         self.asked.forget(id);
         let ended: Vec<_> = self.live_of(id).map(|(ends, _)| *ends).collect();
         for (source, port, at) in ended {
@@ -241,8 +235,8 @@ impl Core {
             service_instance_network_address: self.address,
         };
         let envelope = Envelope::new(info, Hop::AgentToManager)
-            .with("x_reason", reason)
-            .with("x_output", &joined(output));
+            .with(extension::Reason(reason))
+            .with(Output(output.to_vec()));
         self.send_to_manager(envelope);
     }
 
@@ -271,7 +265,7 @@ impl Core {
         instance.graceful = None;
         if response.status.is_success() {
             self.exits(id, "shut down");
-            self.send_for(Some(id), envelope.with("x_exiting", "yes"));
+            self.send_for(Some(id), envelope.with(Exiting));
             return;
         }
         if instance.hard.is_none() {
@@ -337,9 +331,4 @@ fn has_same_sockets(one: &SocketConfiguration, other: &SocketConfiguration) -> b
         of.0.iter().all(|socket| in_.0.contains(socket))
     };
     has_all(one, other) && has_all(other, one)
-}
-
-/// Lines in one extension line.
-fn joined(output: &[String]) -> String {
-    output.iter().map(|line| line.replace('|', "/")).collect::<Vec<_>>().join(" | ")
 }

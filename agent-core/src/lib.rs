@@ -20,7 +20,6 @@ mod resync;
 pub mod session_report;
 mod sessions;
 mod speaking;
-mod switching;
 mod unacknowledged;
 mod unsent;
 
@@ -32,6 +31,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use patchbay_ebpf_common::{Habit, Reason};
+use ssmmp::extension::{App, Log, Node, Redirection, Running, RunningMore, Service, Switch};
 use ssmmp::{
     Address, Envelope, Hop, InitiationRequest, InstanceId, Message, MessageId, Name, NameList,
     PlugConfiguration, Port, SocketConfiguration, Status,
@@ -39,13 +39,13 @@ use ssmmp::{
 
 use crate::repository::{Kind, Repository};
 use crate::session_report::{Cause, SessionReport};
+pub use accepted::SessionEnds;
 use asked::AskedTable;
 pub use asked::MAX_ASKED;
 pub use notice::Notice;
 pub use plug_addresses::{Lead, MAX_WAITING, Waiting};
 use profiles::{Ends, Profiles};
 pub use speaking::{FIRST_MESSAGE, LAST_MESSAGE};
-pub use switching::Switching;
 pub use unacknowledged::ACKNOWLEDGE_LOOK;
 use unacknowledged::Unacknowledged;
 use unsent::Unsent;
@@ -99,7 +99,7 @@ pub enum Event {
     /// The time of [`Effect::CloseWithin`] is over.
     CloseOverdue(MessageId),
     /// The time of [`Effect::AcknowledgeWithin`] is over.
-    AcknowledgeOverdue(InstanceId, Port),
+    AcknowledgeOverdue(SessionEnds),
     /// The time of [`Effect::FinishWithin`] is over.
     FinishOverdue(u64),
     /// The time of [`Effect::HealthWithin`] is over.
@@ -122,9 +122,9 @@ pub enum Effect {
     /// Send all session counters to the Manager, then this.
     ReportThen(Envelope),
     /// Send further messages of sessions over TCP, or through the kernel again.
-    Redirect(Switching),
+    Redirect(Switch),
     /// Send this to the Manager with lines of an instance's output.
-    TellOutput(InstanceId, OutputQuestion, Envelope),
+    TellOutput(Log, Envelope),
     /// Send the first to the Manager, or the second when all processes of an instance are stopped or frozen.
     ToManagerIfAwake(InstanceId, Envelope, Envelope),
     /// Send to an instance, as soon as it connects.
@@ -166,8 +166,8 @@ pub enum Effect {
     EndWithin(InstanceId, Duration),
     /// Give back [`Event::CloseOverdue`] for this close request after a time.
     CloseWithin(MessageId, Duration),
-    /// Give back [`Event::AcknowledgeOverdue`] for this instance's plug after a time.
-    AcknowledgeWithin(InstanceId, Port, Duration),
+    /// Give back [`Event::AcknowledgeOverdue`] for this connection after a time.
+    AcknowledgeWithin(SessionEnds, Duration),
     /// Give back [`Event::FinishOverdue`] with this number after a time.
     FinishWithin(u64, Duration),
     /// Give back [`Event::HealthOverdue`] for this question after a time.
@@ -182,15 +182,6 @@ pub enum Effect {
     Keep,
     /// Tell people of this.
     Notice(Notice),
-}
-
-/// What is asked for of an instance's output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutputQuestion {
-    /// Lines after this time only, microseconds since 1970; the oldest of them first.
-    pub after: Option<u64>,
-    /// So many lines at most: without `after` the last ones.
-    pub lines: usize,
 }
 
 /// An execution.
@@ -309,8 +300,8 @@ struct Declared {
 /// What the node can do about redirection.
 #[derive(Debug, Clone)]
 pub struct Redirects {
-    /// `kernel`, or why this node does not redirect.
-    pub description: String,
+    /// Whether it does.
+    pub redirection: Redirection,
     /// Whether the kernel part sees every session, redirected or not.
     pub sees_all: bool,
     /// Whether programs can be observed, so that unknown ones may be redirected later.
@@ -342,7 +333,7 @@ pub struct Core {
     /// Whether the Manager has shown that it knows our extension lines.
     extended: bool,
     /// Whether this node redirects, as the Manager was told it last.
-    redirection_told: String,
+    redirection_told: Option<Redirection>,
     registration: MessageId,
     unsent: Unsent,
     next_message: u64,
@@ -381,7 +372,7 @@ impl Core {
             health: health::Asked::new(),
             registered: false,
             extended: false,
-            redirection_told: String::new(),
+            redirection_told: None,
             registration: MessageId::from(1),
             unsent: Unsent::default(),
             next_message: FIRST_MESSAGE,
@@ -422,7 +413,7 @@ impl Core {
             Event::Leaving(report) => self.left(&report),
             Event::EndOverdue(id) => self.end_overdue(id),
             Event::CloseOverdue(request) => self.close_overdue(&request),
-            Event::AcknowledgeOverdue(id, port) => self.acknowledge_overdue(id, port),
+            Event::AcknowledgeOverdue(ends) => self.acknowledge_overdue(ends),
             Event::FinishOverdue(number) => self.finish_overdue(number),
             Event::HealthOverdue(id, question) => self.health_overdue(id, question),
             Event::End(within) => self.end(within),
@@ -470,25 +461,17 @@ impl Core {
     /// Tells what this node can execute and what exists on it.
     fn tell_repository(&mut self) {
         let mut parts = self.running();
-        let rest = parts.pop().unwrap_or_default();
+        let rest = parts.pop().unwrap_or(Running(Vec::new()));
         for part in parts {
             let request = self.registration_with(NameList(Vec::new())).1;
-            let request = request.with("x_running", &part).with("x_running_more", "yes");
-            self.effect(Effect::ToManager(request));
+            self.effect(Effect::ToManager(request.with(part).with(RunningMore)));
         }
         let (id, envelope) = self.registration_with(self.offered());
         self.registration = id;
-        self.redirection_told.clone_from(&self.redirects.description);
-        let mut envelope =
-            envelope.with("x_redirection", &self.redirects.description).with("x_running", &rest);
-        let unlimited = self.unlimited();
-        if !unlimited.is_empty() {
-            envelope = envelope.with("x_unlimited", &unlimited);
-        }
-        let unavailable = self.unavailable();
-        if !unavailable.is_empty() {
-            envelope = envelope.with("x_unavailable", &unavailable);
-        }
+        let redirection = self.redirects.redirection.clone();
+        self.redirection_told = Some(redirection.clone());
+        let envelope = envelope.with(redirection).with(rest);
+        let envelope = envelope.with_some(self.unlimited()).with_some(self.unavailable());
         self.effect(Effect::ToManager(envelope));
     }
 
@@ -496,7 +479,7 @@ impl Core {
         let message_id = self.message_id();
         let request =
             InitiationRequest { message_id, agent_network_address: self.address, service_repository };
-        (message_id, Envelope::new(request, Hop::AgentToManager).with("x_node", &self.node))
+        (message_id, Envelope::new(request, Hop::AgentToManager).with(Node(&self.node)))
     }
 
     fn manager_said(&mut self, envelope: Envelope) {
@@ -519,8 +502,8 @@ impl Core {
             }
             _ if !self.registered => {}
             Message::ExecutionRequest(request) => {
-                let name = |line| envelope.extension(line).and_then(|name| Name::new(name).ok());
-                self.execute(request.clone(), name("x_app"), name("x_service"));
+                let (app, vertex) = (envelope.line(), envelope.line());
+                self.execute(request.clone(), app.map(|App(name)| name), vertex.map(|Service(name)| name));
             }
             Message::SessionResponse(response) => self.session_answered(response.clone(), envelope),
             Message::SourceServiceSessionCloseRequest(request) => {
@@ -541,12 +524,11 @@ impl Core {
             }
             Message::AgentHealthControlRequest(request) => {
                 let answer = self.own_health(request.message_id);
-                if let Some(switch) = envelope.extension("x_redirect").and_then(Switching::read) {
+                if let Some(switch) = envelope.line::<Switch>() {
                     self.effect(Effect::Redirect(switch));
                 }
-                let asked = envelope.extension("x_log").and_then(output_question);
-                self.effect(match asked {
-                    Some((id, question)) => Effect::TellOutput(id, question, answer),
+                self.effect(match envelope.line::<Log>() {
+                    Some(asked) => Effect::TellOutput(asked, answer),
                     None => Effect::ReportThen(answer),
                 });
             }
@@ -561,17 +543,6 @@ impl Core {
     fn notice(&mut self, notice: Notice) {
         self.effect(Effect::Notice(notice));
     }
-}
-
-/// What is asked for of an instance's output (`x_log`, docs/protocol.md).
-fn output_question(line: &str) -> Option<(InstanceId, OutputQuestion)> {
-    let mut parts = line.split(',').map(str::trim);
-    let id = InstanceId(parts.next()?.parse().ok()?);
-    let after = match parts.next()? {
-        "-" => None,
-        time => Some(time.parse().ok()?),
-    };
-    Some((id, OutputQuestion { after, lines: parts.next()?.parse().ok()? }))
 }
 
 fn acknowledgement(source: InstanceId, port: Port, live: &Live) -> ssmmp::SessionAck {

@@ -1,5 +1,6 @@
 //! What people are told of by the agent's log.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use patchbay_ebpf_common::Habit;
@@ -26,7 +27,7 @@ pub enum Notice {
         /// Its destination, as the source has it.
         destination: SocketAddr,
         /// Why.
-        reason: String,
+        reason: Cow<'static, str>,
     },
     /// A native program connected and did not acknowledge; the connection was ended.
     NotAcknowledged {

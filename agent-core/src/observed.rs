@@ -62,7 +62,7 @@ impl Core {
 
     /// A session is on its way out of the map.
     pub(super) fn left(&mut self, report: &SessionReport) {
-        let reason = report.leaving.map_or_else(|| "unknown".to_owned(), |reason| report.text(reason));
+        let reason = report.leaving.map_or("unknown".into(), |reason| report.text(reason));
         let SessionReport { source, destination, .. } = *report;
         self.notice(Notice::BackToTcp { source, destination, reason });
         let Some(ends) = self.ends(report) else { return };
@@ -88,17 +88,18 @@ impl Core {
 
     /// Tells the Manager whether this node redirects, if that has changed since it was told.
     pub(super) fn tell_redirection(&mut self) {
-        if self.redirection_told == self.redirects.description || !self.extended {
+        let redirection = self.redirects.redirection.clone();
+        if self.redirection_told.as_ref() == Some(&redirection) || !self.extended {
             return;
         }
-        self.redirection_told.clone_from(&self.redirects.description);
+        self.redirection_told = Some(redirection.clone());
         let response = AgentHealthControlResponse {
             message_id: self.message_id(),
             agent_network_address: self.address,
             status: Status::OK,
         };
         let envelope = Envelope::new(response, Hop::AgentToManager);
-        self.effect(Effect::ToManager(envelope.with("x_redirection", &self.redirects.description)));
+        self.effect(Effect::ToManager(envelope.with(redirection)));
     }
 
     /// The profiles have changed.

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
+use ssmmp::extension::Ahead;
 use ssmmp::{
     Envelope, Hop, InstanceId, Message, MessageId, Name, PlugTarget, Port, SessionAck, SessionRequest,
     SourceServiceSessionCloseRequest, Status,
@@ -121,8 +122,7 @@ impl Core {
             dest_service_name: found.to.service.clone(),
             dest_socket_name: socket,
         };
-        let envelope = Envelope::new(request, Hop::AgentToManager);
-        let envelope = if ahead { envelope.with("x_ahead", "yes") } else { envelope };
+        let envelope = Envelope::new(request, Hop::AgentToManager).with_some(ahead.then_some(Ahead));
         self.ask(id, envelope);
     }
 

@@ -369,6 +369,7 @@ impl Profiles {
 #[cfg(test)]
 mod tests {
     use patchbay_ebpf_common::habit::{FIONREAD, could, tried};
+    use ssmmp::extension::Allowance;
 
     use super::*;
 
@@ -433,7 +434,7 @@ mod tests {
     fn what_a_person_vouches_for_counts_until_it_is_seen() {
         let mut profiles = Profiles::default();
         let plain = ends([false, false]);
-        let vouched = Ends { allowed: Allowed::from_words("splice"), ..plain.clone() };
+        let vouched = Ends { allowed: [Allowance::Splice].into_iter().collect(), ..plain.clone() };
         let (could, does) = (Habit::could(could::SPLICE), Habit::call(libc::SYS_splice as u32));
         profiles.learn(&plain, &report([ENOUGH_CALLS; 2], [&[could], &[]]), true);
         assert_eq!(profiles.verdict(&plain, 0), Err(Reason::Habit));

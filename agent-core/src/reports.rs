@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
+use ssmmp::extension::{self, Details, Latest, SessionCounters, Sessions};
 use ssmmp::{Address, AgentHealthControlResponse, Envelope, Hop, MessageId, Status};
 
 use crate::session_report::{Path, SessionReport, Traffic};
@@ -79,7 +80,8 @@ pub fn report_messages<'a>(
     now: Option<u64>,
     mut message_id: impl FnMut() -> MessageId,
 ) -> Vec<Envelope> {
-    let items: Vec<String> = sessions.map(|(session, open)| item(session, open, now)).collect();
+    let items: Vec<SessionCounters<'a>> =
+        sessions.map(|(session, open)| counters(session, open, now)).collect();
     items
         .chunks(SESSIONS_IN_A_MESSAGE)
         .map(|items| {
@@ -88,47 +90,42 @@ pub fn report_messages<'a>(
                 agent_network_address: address,
                 status: Status::OK,
             };
-            Envelope::new(response, Hop::AgentToManager).with("x_sessions", &items.join(" & "))
+            Envelope::new(response, Hop::AgentToManager).with(Sessions(items.to_vec()))
         })
         .collect()
 }
 
-/// One item of `x_sessions` (docs/protocol.md).
-fn item(session: &SessionReport, open: bool, now: Option<u64>) -> String {
-    let state = if open { "open" } else { "closed" };
-    let (path, reason) = match session.why() {
-        None => ("kernel", "-".to_owned()),
-        Some(why) => ("tcp", why),
-    };
+/// A session as the Manager is told of it.
+fn counters(session: &SessionReport, is_open: bool, now: Option<u64>) -> SessionCounters<'_> {
     let (sent, received) = (&session.sent, &session.received);
-    let latest = |path: Option<Path>| match path {
-        None => "-".to_owned(),
-        Some(Path::Kernel) => "kernel".to_owned(),
-        Some(Path::Tcp(reason)) => session.text(reason),
+    let latest = |path: Option<Path>| {
+        path.map(|path| match path {
+            Path::Kernel => Latest::Fast(extension::Path::Kernel),
+            Path::Tcp(reason) => Latest::Tcp(session.text(reason)),
+        })
     };
-    let idle = match (session.last_activity, now) {
-        (0, _) | (_, None) => "-".to_owned(),
-        (last, Some(now)) => (now.saturating_sub(last) / 1_000_000).to_string(),
-    };
-    format!(
-        "{}, {}, {}, {}, {path}, {reason}, {}, {}, {}, {}, {}, {}, {}, {}, {state}, {}, {}, {}, {}, {}, {}, {idle}",
-        session.source.ip(),
-        session.source.port(),
-        session.destination.ip(),
-        session.destination.port(),
-        sent.kernel_bytes,
-        sent.tcp_bytes,
-        received.kernel_bytes,
-        received.tcp_bytes,
-        sent.kernel_messages,
-        sent.tcp_messages,
-        received.kernel_messages,
-        received.tcp_messages,
-        latest(sent.path),
-        latest(received.path),
-        sent.switches,
-        received.switches,
-        session.in_flight[0],
-        session.in_flight[1],
-    )
+    let idle = |last: u64| now.map(|now| now.saturating_sub(last) / 1_000_000);
+    SessionCounters {
+        source: extension::end(session.source),
+        destination: extension::end(session.destination),
+        path: match session.path {
+            Path::Kernel => extension::Path::Kernel,
+            Path::Tcp(_) => extension::Path::Tcp,
+        },
+        reason: session.why(),
+        sent: traffic(sent),
+        received: traffic(received),
+        is_open,
+        details: Some(Details {
+            latest: [latest(sent.path), latest(received.path)],
+            switches: [sent.switches, received.switches],
+            in_flight: session.in_flight,
+            idle: Some(session.last_activity).filter(|last| *last > 0).and_then(idle),
+        }),
+    }
+}
+
+fn traffic(of: &Traffic) -> extension::Traffic {
+    let Traffic { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages, .. } = *of;
+    extension::Traffic { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages }
 }

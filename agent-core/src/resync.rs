@@ -1,6 +1,9 @@
 //! What the Manager may have missed is told again when this agent has registered (section 4, 2; F6, F8):
 //! first what waited, then every living session, then requests without an answer.
 
+use ssmmp::extension::{
+    self, Extension, Live as LiveLine, LiveComplete, LiveSession, Running, RunningInstance,
+};
 use ssmmp::{AgentHealthControlResponse, Envelope, Hop, InstanceId, Port, Status};
 
 use super::{Core, Effect, Live, Stage, acknowledgement};
@@ -12,27 +15,29 @@ const SESSIONS_IN_A_MESSAGE: usize = 200;
 const RUNNING_BYTES: usize = ssmmp::MAX_MESSAGE_BYTES / 2;
 
 impl Core {
-    /// The instances that exist here, for the registration: `service, id, socket=port;…, stage`, in as many
-    /// parts as are needed.
-    pub(super) fn running(&self) -> Vec<String> {
-        let mut parts = Vec::new();
-        let mut part = String::new();
+    /// The instances that exist here, for the registration, in as many parts as are needed.
+    pub(super) fn running(&self) -> Vec<Running> {
+        let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
         for (id, instance) in &self.instances {
-            let sockets = &instance.start.sockets.0;
-            let sockets: Vec<String> = sockets.iter().map(|s| format!("{}={}", s.socket, s.port)).collect();
-            let stage = match instance.stage {
-                Stage::Plugs | Stage::Starting => "starting",
-                Stage::Running => "running",
-                Stage::Ending => "ending",
+            let told = RunningInstance {
+                service: instance.start.service.clone(),
+                id: *id,
+                sockets: instance.start.sockets.0.clone(),
+                stage: match instance.stage {
+                    Stage::Plugs | Stage::Starting => extension::Stage::Starting,
+                    Stage::Running => extension::Stage::Running,
+                    Stage::Ending => extension::Stage::Ending,
+                },
             };
-            let item = format!("{}, {id}, {}, {stage}", instance.start.service, sockets.join(";"));
-            if !part.is_empty() && part.len() + item.len() > RUNNING_BYTES {
-                parts.push(std::mem::take(&mut part));
+            let more = told.bytes();
+            if bytes + more > RUNNING_BYTES && !part.is_empty() {
+                parts.push(Running(std::mem::take(&mut part)));
+                bytes = 0;
             }
-            part += if part.is_empty() { "" } else { " & " };
-            part += &item;
+            bytes += more;
+            part.push(told);
         }
-        parts.push(part);
+        parts.push(Running(part));
         parts
     }
 
@@ -50,12 +55,13 @@ impl Core {
 
     fn tell_all_sessions(&mut self) {
         let living = self.live.iter().filter(|(_, live)| !live.over);
-        let items: Vec<String> = living.map(|((source, port, _), live)| item(*source, *port, live)).collect();
+        let items: Vec<LiveSession> =
+            living.map(|((source, port, _), live)| told(*source, *port, live)).collect();
         for items in items.chunks(SESSIONS_IN_A_MESSAGE) {
-            self.tell_sessions("x_live", &items.join(" & "));
+            self.tell_sessions(LiveLine(items.to_vec()));
         }
         if self.knows_all_sessions {
-            self.tell_sessions("x_live_complete", "yes");
+            self.tell_sessions(LiveComplete);
         }
     }
 
@@ -69,24 +75,24 @@ impl Core {
         }
     }
 
-    fn tell_sessions(&mut self, line: &str, text: &str) {
+    fn tell_sessions<'a>(&mut self, line: impl Extension<'a>) {
         let response = AgentHealthControlResponse {
             message_id: self.message_id(),
             agent_network_address: self.address,
             status: Status::OK,
         };
-        self.effect(Effect::ToManager(Envelope::new(response, Hop::AgentToManager).with(line, text)));
+        self.effect(Effect::ToManager(Envelope::new(response, Hop::AgentToManager).with(line)));
     }
 }
 
-/// One item of `x_live` (docs/protocol.md), the whole of a session as its source's agent knows it.
-pub(super) fn item(source: InstanceId, port: Port, live: &Live) -> String {
-    format!(
-        "{source}, {port}, {}, {}, {}, {}, {}",
-        live.destination,
-        live.at.ip(),
-        live.at.port(),
-        live.message_id,
-        live.plug
-    )
+/// The whole of a session as its source's agent knows it.
+pub(super) fn told(source: InstanceId, port: Port, live: &Live) -> LiveSession {
+    LiveSession {
+        source,
+        port,
+        destination: live.destination,
+        at: extension::end(live.at),
+        message_id: Some(live.message_id),
+        plug: Some(live.plug.clone()),
+    }
 }

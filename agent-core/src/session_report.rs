@@ -1,8 +1,10 @@
 //! Sessions of a node as its kernel programs, or what stands in for them, report them to the core.
 
+use std::borrow::Cow;
 use std::net::{Ipv6Addr, SocketAddr};
 
 use patchbay_ebpf_common::{Habit, Program, Reason};
+use ssmmp::extension::{self, SwitchedSession};
 
 use crate::habit_names;
 
@@ -99,8 +101,16 @@ pub enum Cause {
 }
 
 impl SessionReport {
+    /// Whether it is the one that a person has switched.
+    pub fn is(&self, switched: &SwitchedSession) -> bool {
+        let SwitchedSession { source, port, at } = *switched;
+        self.source_instance == source.0
+            && self.source.port() == port.0
+            && extension::end(self.destination) == at
+    }
+
     /// Why it is on TCP, for people, without separators of the protocol; `None` when it is not.
-    pub fn why(&self) -> Option<String> {
+    pub fn why(&self) -> Option<Cow<'static, str>> {
         match self.path {
             Path::Kernel => None,
             Path::Tcp(reason) => Some(self.text(reason)),
@@ -108,12 +118,12 @@ impl SessionReport {
     }
 
     /// A reason for people, with what it is about.
-    pub fn text(&self, reason: Reason) -> String {
+    pub fn text(&self, reason: Reason) -> Cow<'static, str> {
         match reason {
             Reason::Habit if self.about != Habit::NONE => {
-                format!("program uses {}", habit_names::name(self.about))
+                format!("program uses {}", habit_names::name(self.about)).into()
             }
-            reason => reason.text().to_owned(),
+            reason => reason.text().into(),
         }
     }
 
@@ -147,5 +157,26 @@ impl SessionReport {
             in_flight: [0; 2],
             uncounted: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ssmmp::{InstanceId, Port};
+
+    use super::*;
+
+    #[test]
+    fn of_two_sessions_from_one_port_the_switched_one_is_known_by_its_destination() {
+        let [one, other] = ["10.0.0.1:54001", "10.0.0.1:54002"].map(|at| {
+            let mut report = SessionReport::between(7, 8, at.parse().expect("an address"));
+            report.source = "10.0.0.1:40000".parse().expect("an address");
+            report
+        });
+        let at = extension::end(one.destination);
+        let switched = SwitchedSession { source: InstanceId(7), port: Port(40000), at };
+        assert!(one.is(&switched) && !other.is(&switched));
+        assert!(!one.is(&SwitchedSession { source: InstanceId(8), ..switched }));
+        assert!(!one.is(&SwitchedSession { port: Port(40001), ..switched }));
     }
 }

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use patchbay_ebpf_common::{Habit, Reason};
+use ssmmp::extension::{self, Allow, Exiting, Live as LiveLine, Redirect, WholeSession};
 use ssmmp::{
     Envelope, Hop, InstanceId, Message, Name, Port, SessionAck, SessionResponse,
     SourceServiceSessionCloseInfo, Status,
@@ -40,23 +41,23 @@ impl Core {
                 if ack.source_service_instance_id != id {
                     return;
                 }
-                let told = envelope.extension("x_session");
+                let told: Option<WholeSession> = envelope.line();
                 if told.is_none() && self.asked.get(id, ack.message_id).is_some_and(Asked::is_unanswered) {
                     // There is nothing to acknowledge yet; its answer is still to come.
                     return;
                 }
-                self.unacknowledged.remove(&(id, ack.source_plug_port));
                 let (port, connected) = (ack.source_plug_port, ack.status.is_success());
                 let asked = self.asked.remove(id, ack.message_id);
                 // It comes too late for the connection from this port, not for another one of this request.
                 let is_ended = asked.as_ref().is_some_and(|asked| asked.ended == Some(port));
                 let answer = asked.and_then(|asked| asked.answer);
                 let live = answer.or_else(|| self.told_again(id, ack, told?));
+                self.acknowledged(id, port, live.as_ref().map(|live| live.at));
                 if let (Some(live), true) = (live, connected) {
                     // The Manager may have given the session up meanwhile: it is told all of it.
-                    let (line, at) = (resync::item(id, port, &live), live.at);
+                    let (line, at) = (LiveLine(vec![resync::told(id, port, &live)]), live.at);
                     self.keep_live(id, port, live);
-                    self.send_for(Some(id), envelope.with("x_live", &line));
+                    self.send_for(Some(id), envelope.with(line));
                     if is_ended {
                         self.tell_source_closed(id, port, at, Status::BROKEN);
                     }
@@ -84,14 +85,14 @@ impl Core {
                     return;
                 }
                 let address = info.source_service_instance_network_address;
-                self.accepted_ended(id, address, info.source_plug_port);
+                self.accepted_ended(id, (address, info.source_plug_port), info.dest_socket_port);
             }
             Message::ServiceInstanceTerminationInfo(info) => {
                 if info.service_instance_id != id {
                     return;
                 }
                 self.exits(id, "ended by itself");
-                self.send_for(Some(id), envelope.with("x_exiting", "yes"));
+                self.send_for(Some(id), envelope.with(Exiting));
                 return;
             }
             Message::GracefulShutdownResponse(_) => {
@@ -131,19 +132,12 @@ impl Core {
     }
 
     /// A session that an earlier agent saw begin: its source tells it whole (docs/protocol.md).
-    fn told_again(&self, id: InstanceId, ack: &SessionAck, session: &str) -> Option<Live> {
-        let parts: Vec<&str> = session.split(',').map(str::trim).collect();
-        let [plug, service, destination, socket, address, port] = parts[..] else { return None };
-        Some(Live {
-            message_id: ack.message_id,
-            service: self.instances.get(&id)?.start.service.clone(),
-            plug: Name::new(plug).ok()?,
-            dest_service: Name::new(service).ok()?,
-            destination: InstanceId(destination.parse().ok()?),
-            socket: Name::new(socket).ok()?,
-            at: SocketAddr::new(address.parse().ok()?, port.parse().ok()?),
-            over: false,
-        })
+    fn told_again(&self, id: InstanceId, ack: &SessionAck, session: WholeSession) -> Option<Live> {
+        let WholeSession { plug, service: dest_service, destination, socket, at: (address, port) } = session;
+        let service = self.instances.get(&id)?.start.service.clone();
+        let at = SocketAddr::new(address.0, port.0);
+        let message_id = ack.message_id;
+        Some(Live { message_id, service, plug, dest_service, destination, socket, at, over: false })
     }
 
     pub(super) fn refuse(
@@ -164,7 +158,7 @@ impl Core {
             dest_socket_port: Port::UNKNOWN,
             status,
         };
-        let envelope = Envelope::new(response, Hop::AgentToInstance).with("x_reason", reason);
+        let envelope = Envelope::new(response, Hop::AgentToInstance).with(extension::Reason(reason));
         self.effect(Effect::ToInstance(id, envelope));
     }
 
@@ -191,14 +185,15 @@ impl Core {
                 at,
                 over: false,
             });
-            let allowed = Allowed::from_words(envelope.extension("x_allow").unwrap_or_default());
+            let Allow(allowed) = envelope.line().unwrap_or_default();
+            let (allowed, mode) = (allowed.into_iter().collect(), envelope.line::<Redirect>());
             let ends = Ends { allowed, ..self.ends_of(source, &asked_plug, &response) };
             let declare = Declare {
                 source,
                 destination: response.dest_service_instance_id,
                 at,
-                redirect: self.may_redirect(&response, envelope.extension("x_redirect")),
-                always: envelope.extension("x_redirect") == Some("always"),
+                redirect: self.may_redirect(&response, mode),
+                always: mode == Some(Redirect::Always),
                 about: Habit::NONE,
                 observe: false,
             };
@@ -210,18 +205,18 @@ impl Core {
             Kind::Native => self.effect(Effect::ToInstance(source, envelope.forward(Hop::AgentToInstance))),
             Kind::Adapted if !response.status.is_final() => {}
             Kind::Adapted => {
-                let reason = envelope.extension("x_reason").unwrap_or_default().to_owned();
-                self.plug_answered(source, response.message_id, response.status, &reason);
+                let extension::Reason(why) = envelope.line().unwrap_or(extension::Reason(""));
+                self.plug_answered(source, response.message_id, response.status, why);
             }
         }
     }
 
     /// What forbids redirection whatever the programs do: the graph, or another node.
-    fn may_redirect(&self, response: &SessionResponse, mode: Option<&str>) -> Result<(), Reason> {
+    fn may_redirect(&self, response: &SessionResponse, mode: Option<Redirect>) -> Result<(), Reason> {
         let here = self.instances.contains_key(&response.dest_service_instance_id)
             && response.dest_service_instance_network_address == self.address;
         match mode {
-            Some("never") => Err(Reason::Never),
+            Some(Redirect::Never) => Err(Reason::Never),
             _ if !here => Err(Reason::OtherNode),
             _ => Ok(()),
         }

@@ -8,6 +8,7 @@ mod resync;
 
 use patchbay_ebpf_common::habit::could;
 use patchbay_ebpf_common::{Habit, Reason};
+use ssmmp::extension::Redirection;
 use ssmmp::{Address, Envelope, InstanceId, Message, Status};
 
 use super::profiles::{ENOUGH_CALLS, Profiles};
@@ -40,7 +41,7 @@ impl Node {
         let repository = parse("r", REPOSITORY, |_, _| None).expect("good");
         let address = Address("10.0.0.1".parse().expect("an address"));
         let redirects =
-            Redirects { description: "kernel".into(), sees_all: true, observes: true, harmless: 0 };
+            Redirects { redirection: Redirection::Kernel, sees_all: true, observes: true, harmless: 0 };
         let mut node = Self(Core::new(address, "n".into(), redirects, repository, Profiles::default()));
         // The first block of message ids is reserved.
         node.0.message_id();
@@ -402,9 +403,9 @@ fn what_the_self_test_found_decides_declared_sessions_and_is_told() {
     let mut node = Node::running(&[("A", 7), ("redis", 9)]);
     let effects = node.session(9, "10.0.0.1", "auto");
     assert_eq!(redirect_of(&effects), Err(Reason::Learning));
-    let told = |harmless, description: &str| {
+    let told = |harmless, why: &str| {
         Event::Tested(Redirects {
-            description: description.into(),
+            redirection: Redirection::Off(why.into()),
             sees_all: true,
             observes: false,
             harmless,
@@ -430,7 +431,7 @@ fn a_self_test_that_ends_while_the_manager_answers_a_registration_is_told_afterw
     node.0.handle(Event::ManagerLost);
     node.0.handle(Event::ManagerUp);
     let tested = Redirects {
-        description: "off: it failed".into(),
+        redirection: Redirection::Off("off: it failed".into()),
         sees_all: true,
         observes: true,
         harmless: u32::MAX,

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ssmmp::extension::Reason;
 use ssmmp::{Envelope, Hop, InstanceId, Port, SessionAck, Status};
 
+use super::accepted::SessionEnds;
 use super::{Core, Effect, Notice};
 use crate::session_report::SessionReport;
 
@@ -16,14 +18,13 @@ pub const ACKNOWLEDGE_LOOK: Duration = Duration::from_secs(5);
 /// Connections that are watched at once; further ones are left alone.
 const MAX_WATCHED: usize = 10_000;
 
-/// Connections of native programs that stand and are not acknowledged, by instance and plug's port.
-pub(super) type Unacknowledged = BTreeMap<(InstanceId, Port), Connected>;
+/// Connections of native programs that stand and are not acknowledged, by their ends.
+pub(super) type Unacknowledged = BTreeMap<SessionEnds, Connected>;
 
 /// A connection that stands.
 #[derive(Debug)]
 pub(super) struct Connected {
     source: SocketAddr,
-    at: SocketAddr,
     /// It was found so once already.
     looked_at: bool,
 }
@@ -31,17 +32,25 @@ pub(super) struct Connected {
 impl Core {
     /// The kernel saw a declared connection of a native program, whose acknowledgement may be there already.
     pub(super) fn connected(&mut self, id: InstanceId, report: &SessionReport) {
-        let key = (id, Port(report.source.port()));
-        let is_known = self.live.get(&(key.0, key.1, report.destination)).is_some_and(|live| !live.over);
+        let key = (id, Port(report.source.port()), report.destination);
+        let is_known = self.live.get(&key).is_some_and(|live| !live.over);
         if is_known
             || self.unacknowledged.len() >= MAX_WATCHED
             || self.answered(id, report.destination).is_none()
         {
             return;
         }
-        let connected = Connected { source: report.source, at: report.destination, looked_at: false };
+        let connected = Connected { source: report.source, looked_at: false };
         self.unacknowledged.insert(key, connected);
-        self.effect(Effect::AcknowledgeWithin(id, key.1, ACKNOWLEDGE_LOOK));
+        self.effect(Effect::AcknowledgeWithin(key, ACKNOWLEDGE_LOOK));
+    }
+
+    /// An instance has acknowledged a connection, to where its request led; where that is not known, any from the port.
+    pub(super) fn acknowledged(&mut self, id: InstanceId, port: Port, at: Option<SocketAddr>) {
+        match at {
+            Some(at) => drop(self.unacknowledged.remove(&(id, port, at))),
+            None => self.unacknowledged.retain(|ends, _| (ends.0, ends.1) != (id, port)),
+        }
     }
 
     /// The oldest request of an instance that was answered with a place and not acknowledged.
@@ -55,13 +64,14 @@ impl Core {
     }
 
     /// The time of [`Effect::AcknowledgeWithin`] is over.
-    pub(super) fn acknowledge_overdue(&mut self, id: InstanceId, port: Port) {
-        let Some(connected) = self.unacknowledged.get_mut(&(id, port)) else { return };
+    pub(super) fn acknowledge_overdue(&mut self, ends: SessionEnds) {
+        let Some(connected) = self.unacknowledged.get_mut(&ends) else { return };
         if !std::mem::replace(&mut connected.looked_at, true) {
-            self.effect(Effect::AcknowledgeWithin(id, port, ACKNOWLEDGE_LOOK));
+            self.effect(Effect::AcknowledgeWithin(ends, ACKNOWLEDGE_LOOK));
             return;
         }
-        let Some(Connected { source, at, .. }) = self.unacknowledged.remove(&(id, port)) else { return };
+        let Some(Connected { source, .. }) = self.unacknowledged.remove(&ends) else { return };
+        let (id, port, at) = ends;
         // Without a request it could belong to, it may be acknowledged under another port.
         let Some(message_id) = self.answered(id, at) else { return };
         let Some(asked) = self.asked.get_mut(id, message_id) else { return };
@@ -79,6 +89,6 @@ impl Core {
             dest_socket_new_port: Port(at.port()),
             status: Status::NO_ANSWER,
         };
-        self.send_to_manager(Envelope::new(ack, Hop::AgentToManager).with("x_reason", reason));
+        self.send_to_manager(Envelope::new(ack, Hop::AgentToManager).with(Reason(reason)));
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use patchbay_agent_core::Event;
+use ssmmp::extension::{Epoch, Secret, Time, Version};
 use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Malformed, Message, Speaker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -192,7 +193,7 @@ async fn talk(
                 let event = match message {
                     Ok(envelope) => {
                         malformed.understood();
-                        if envelope.extension("x_epoch").is_some() {
+                        if envelope.line::<Epoch>().is_some() {
                             is_extended.store(true, Ordering::Relaxed);
                         }
                         if let Err(elsewhere) = route.answered(&envelope) {
@@ -233,14 +234,13 @@ async fn talk(
 fn from_here(envelope: Envelope, secret: &str, is_extended: bool) -> Envelope {
     let time = || {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        since_1970.as_millis().to_string()
+        Time(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
     };
     match envelope.message {
-        Message::InitiationRequest(_) => envelope
-            .with("x_secret", secret)
-            .with("x_version", env!("CARGO_PKG_VERSION"))
-            .with("x_time", &time()),
-        Message::AgentHealthControlResponse(_) if is_extended => envelope.with("x_time", &time()),
+        Message::InitiationRequest(_) => {
+            envelope.with(Secret(secret)).with(Version(env!("CARGO_PKG_VERSION"))).with(time())
+        }
+        Message::AgentHealthControlResponse(_) if is_extended => envelope.with(time()),
         _ => envelope,
     }
 }

@@ -3,7 +3,9 @@
 //! registered with is refused: a copy of the database may run there.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
+use ssmmp::extension::{Epoch, Manager, ManagerAddress, Reason};
 use ssmmp::{Envelope, Message, Status};
 use tracing::info;
 
@@ -49,30 +51,29 @@ impl Route {
     /// Why this connection has to end.
     pub fn answered(&mut self, envelope: &Envelope) -> Result<(), String> {
         let Message::InitiationResponse(response) = &envelope.message else { return Ok(()) };
-        match (response.status, envelope.extension("x_manager_address")) {
-            (Status::OTHER_MANAGER, Some(address)) => Err(self.follow(address)),
+        match (response.status, envelope.line()) {
+            (Status::OTHER_MANAGER, Some(ManagerAddress(address))) => Err(self.follow(address)),
             (status, _) if status.is_success() => self.accepted(envelope),
             (status, _) if !status.is_final() => Ok(()),
             (status, _) => {
-                let reason = envelope.extension("x_reason").unwrap_or("it gave no reason");
+                let Reason(reason) = envelope.line().unwrap_or(Reason("it gave no reason"));
                 Err(format!("it refuses this node ({status}): {reason}"))
             }
         }
     }
 
-    fn follow(&mut self, address: &str) -> String {
+    fn follow(&mut self, address: SocketAddr) -> String {
         if self.hops == MAX_HOPS {
             self.unreachable();
             return format!("{MAX_HOPS} Managers have sent this agent on; it begins again at {}", self.home);
         }
         self.hops += 1;
-        self.sent_to = Some(address.to_owned());
+        self.sent_to = Some(address.to_string());
         format!("this node belongs to the Manager at {address}")
     }
 
     fn accepted(&mut self, envelope: &Envelope) -> Result<(), String> {
-        let epoch = envelope.extension("x_epoch").and_then(|text| text.parse::<u64>().ok());
-        if let (Some(manager), Some(epoch)) = (envelope.extension("x_manager"), epoch) {
+        if let (Some(Manager(manager)), Some(Epoch(epoch))) = (envelope.line(), envelope.line()) {
             if let Some(newest) = self.epochs.get(manager).filter(|newest| **newest > epoch) {
                 return Err(format!(
                     "it is an earlier start ({epoch}) of the Manager {manager} than the one that this agent knows ({newest}); end it"
@@ -96,21 +97,22 @@ mod tests {
 
     use super::*;
 
-    fn answer(status: Status, lines: &[(&str, &str)]) -> Envelope {
+    fn answer(status: Status) -> Envelope {
         let response = InitiationResponse { message_id: MessageId::from(1), status };
-        lines.iter().fold(Envelope::new(response, Hop::ManagerToAgent), |envelope, (name, value)| {
-            envelope.with(name, value)
-        })
+        Envelope::new(response, Hop::ManagerToAgent)
+    }
+
+    fn elsewhere() -> Envelope {
+        answer(Status::OTHER_MANAGER).with(ManagerAddress("10.0.0.2:55555".parse().expect("an address")))
     }
 
     #[test]
     fn an_agent_follows_to_the_owner_and_returns_when_it_is_gone() {
         let mut route = Route::new("one:55555".into());
-        let elsewhere = answer(Status::OTHER_MANAGER, &[("x_manager_address", "10.0.0.2:55555")]);
-        assert!(route.answered(&elsewhere).is_err_and(|reason| reason.contains("10.0.0.2:55555")));
+        assert!(route.answered(&elsewhere()).is_err_and(|reason| reason.contains("10.0.0.2:55555")));
         assert_eq!(route.manager(), "10.0.0.2:55555");
         assert!(!route.has_registered());
-        assert_eq!(route.answered(&answer(Status::OK, &[])), Ok(()));
+        assert_eq!(route.answered(&answer(Status::OK)), Ok(()));
         assert!(route.has_registered() && !route.has_registered());
         route.unreachable();
         assert_eq!(route.manager(), "one:55555");
@@ -119,9 +121,9 @@ mod tests {
     #[test]
     fn a_refusal_ends_the_connection_and_its_reason_is_told() {
         let mut route = Route::new("one:55555".into());
-        assert_eq!(route.answered(&answer(Status::CONTINUE, &[])), Ok(()));
+        assert_eq!(route.answered(&answer(Status::CONTINUE)), Ok(()));
         for status in [Status::BAD_REQUEST, Status::FORBIDDEN, Status::CONFLICT, Status::UNAVAILABLE] {
-            let refused = answer(status, &[("x_reason", "the name n0 belongs to another node")]);
+            let refused = answer(status).with(Reason("the name n0 belongs to another node"));
             let reason = route.answered(&refused).expect_err("refused");
             assert!(
                 reason.contains("belongs to another node") && reason.contains(&status.to_string()),
@@ -134,22 +136,21 @@ mod tests {
     #[test]
     fn managers_that_send_in_a_circle_are_left() {
         let mut route = Route::new("one:55555".into());
-        let elsewhere = answer(Status::OTHER_MANAGER, &[("x_manager_address", "10.0.0.2:55555")]);
         for _ in 0..MAX_HOPS {
-            assert!(route.answered(&elsewhere).is_err());
+            assert!(route.answered(&elsewhere()).is_err());
             assert_eq!(route.manager(), "10.0.0.2:55555");
         }
-        assert!(route.answered(&elsewhere).is_err_and(|reason| reason.contains("begins again at one")));
+        assert!(route.answered(&elsewhere()).is_err_and(|reason| reason.contains("begins again at one")));
         assert_eq!(route.manager(), "one:55555");
     }
 
     #[test]
     fn an_earlier_start_of_a_known_manager_is_refused() {
         let mut route = Route::new("one:55555".into());
-        let from = |manager, epoch| answer(Status::OK, &[("x_manager", manager), ("x_epoch", epoch)]);
-        assert_eq!(route.answered(&from("m", "10")), Ok(()));
-        assert!(route.answered(&from("m", "9")).is_err_and(|reason| reason.contains("earlier start (9)")));
-        assert_eq!(route.answered(&from("other", "1")), Ok(()));
-        assert_eq!(route.answered(&from("m", "11")), Ok(()));
+        let from = |manager, epoch| answer(Status::OK).with(Manager(manager)).with(Epoch(epoch));
+        assert_eq!(route.answered(&from("m", 10)), Ok(()));
+        assert!(route.answered(&from("m", 9)).is_err_and(|reason| reason.contains("earlier start (9)")));
+        assert_eq!(route.answered(&from("other", 1)), Ok(()));
+        assert_eq!(route.answered(&from("m", 11)), Ok(()));
     }
 }

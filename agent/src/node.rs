@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use patchbay_agent_core::repository::Kind;
-use patchbay_agent_core::{Core, Effect, Event, Lead, OutputQuestion, Start};
+use patchbay_agent_core::{Core, Effect, Event, Lead, Start};
+use ssmmp::extension::{self, Log, LogLines, LogMore};
 use ssmmp::{Address, Envelope, InstanceId, Name, Repeated, Status};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -346,7 +347,7 @@ impl Node {
                 self.send_to_manager(envelope);
             }
             Effect::Redirect(switching) => self.redirection.pause(&switching),
-            Effect::TellOutput(id, question, answer) => self.tell_output(id, question, answer),
+            Effect::TellOutput(asked, answer) => self.tell_output(asked, answer),
             Effect::ToManagerIfAwake(id, awake, stopped) => {
                 let running = self.running.get(&id);
                 let is_awake = running.is_some_and(|running| !processes::is_stopped(&running.cgroup));
@@ -395,9 +396,7 @@ impl Node {
                 }
             }
             Effect::EndWithin(id, within) => self.after(within, Event::EndOverdue(id)),
-            Effect::AcknowledgeWithin(id, port, within) => {
-                self.after(within, Event::AcknowledgeOverdue(id, port))
-            }
+            Effect::AcknowledgeWithin(ends, within) => self.after(within, Event::AcknowledgeOverdue(ends)),
             Effect::FinishWithin(number, within) => self.after(within, Event::FinishOverdue(number)),
             Effect::HealthWithin(id, question, within) => {
                 self.after(within, Event::HealthOverdue(id, question))
@@ -421,15 +420,12 @@ impl Node {
     }
 
     /// Reads an instance's output, which may take as long as the disk does, and answers.
-    fn tell_output(&self, id: InstanceId, question: OutputQuestion, answer: Envelope) {
+    fn tell_output(&self, asked: Log, answer: Envelope) {
         let (instances, manager) = (self.places.instances(), self.manager.clone());
         self.tasks.spawn_blocking(move || {
-            let answer = match output::read_of(&instances, id.0, &question) {
-                Ok(lines) => {
-                    let answer = answer.with("x_log_lines", &lines.to_json());
-                    if lines.more { answer.with("x_log_more", "yes") } else { answer }
-                }
-                Err(error) => answer.with("x_reason", &format!("its output can't be read: {error}")),
+            let answer = match output::read_of(&instances, &asked) {
+                Ok(lines) => answer.with(LogLines(lines.lines)).with_some(lines.more.then_some(LogMore)),
+                Err(error) => answer.with(extension::Reason(&format!("its output can't be read: {error}"))),
             };
             // Who asked asks again.
             manager.send(answer);

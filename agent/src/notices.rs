@@ -17,7 +17,7 @@ pub fn log(notice: &Notice) {
             }
         }
         Notice::BackToTcp { source, destination, reason } => {
-            info!(%source, %destination, reason, "back to TCP");
+            info!(%source, %destination, %reason, "back to TCP");
         }
         Notice::NotAcknowledged { instance, source, destination } => {
             warn!(%instance, %source, %destination, "it connected and did not acknowledge; the connection was ended");

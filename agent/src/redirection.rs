@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use patchbay_agent_core::reports::Reports;
-use patchbay_agent_core::{Declare, Event, Redirects, Switching};
+use patchbay_agent_core::{Declare, Event, Redirects};
 use patchbay_ebpf_common::Reason;
+use ssmmp::extension::{self, Switch, Switched};
 use ssmmp::{Address, Envelope, InstanceId, MessageId, Repeated};
 use tracing::{debug, info, warn};
 
@@ -147,21 +148,21 @@ impl Redirection {
         }
     }
 
-    /// `kernel`, or why not, short.
-    pub fn describe(&self) -> String {
+    /// Whether this node redirects, or why not, short.
+    pub fn describe(&self) -> extension::Redirection {
         let why = match (&self.kind, &self.failure) {
             (Kind::Kernel(_), None) if self.untested.is_some() => "the self-test has not ended yet",
-            (Kind::Kernel(_), None) => return "kernel".into(),
+            (Kind::Kernel(_), None) => return extension::Redirection::Kernel,
             (Kind::Kernel(_), Some(why)) | (Kind::Tcp(_, why), _) => why,
         };
-        format!("off: {}", why.chars().take(160).collect::<String>())
+        extension::Redirection::Off(format!("off: {}", why.chars().take(160).collect::<String>()))
     }
 
     /// What the node can do, for its core; `harmless` are the bits of [`crate::datapath::habit::tried`] that
     /// redirection leaves as they are here.
     pub fn redirects(&self, harmless: u32) -> Redirects {
         Redirects {
-            description: self.describe(),
+            redirection: self.describe(),
             sees_all: matches!(self.kind, Kind::Kernel(_)),
             observes: self.observes,
             harmless,
@@ -384,13 +385,13 @@ impl Redirection {
     }
 
     /// Switches redirection of further messages, of the node or of some sessions, as a person wants it.
-    pub fn pause(&mut self, switching: &Switching) {
+    pub fn pause(&mut self, switch: &Switch) {
         let Kind::Kernel(datapath) = &mut self.kind else {
             warn!("nothing is redirected on this node: there is nothing to switch");
             return;
         };
-        let on = switching.on;
-        let Some(named) = &switching.sessions else {
+        let on = switch.on;
+        let Switched::Sessions(named) = &switch.which else {
             match datapath.pause_node(!on) {
                 Ok(()) => info!(on, "redirection was switched on request"),
                 Err(error) => warn!("redirection can't be switched: {error}"),
@@ -398,18 +399,12 @@ impl Redirection {
             return;
         };
         let sessions = datapath.sessions().unwrap_or_default();
-        for (source, port) in named {
-            let is_it = |session: &&SessionReport| {
-                session.source_instance == source.0 && session.source.port() == port.0
-            };
-            // One that has ended meanwhile needs nothing.
-            for session in sessions.iter().filter(is_it) {
-                match datapath.pause_session(session, !on) {
-                    Ok(()) => {
-                        info!(on, instance = source.0, port = port.0, "a session was switched on request")
-                    }
-                    Err(error) => warn!("a session can't be switched: {error}"),
-                }
+        // One that has ended meanwhile needs nothing.
+        for session in sessions.iter().filter(|session| named.iter().any(|named| session.is(named))) {
+            let (source, destination) = (session.source, session.destination);
+            match datapath.pause_session(session, !on) {
+                Ok(()) => info!(on, %source, %destination, "a session was switched on request"),
+                Err(error) => warn!("a session can't be switched: {error}"),
             }
         }
     }

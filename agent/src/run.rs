@@ -193,7 +193,7 @@ pub async fn run(arguments: Run) -> Result<()> {
     let secret = node_secret::of(&places.state)?;
     let mut core = Core::new(address, node.clone(), redirects, repository, profiles);
     core.number_messages_from(message_ids::first(&places.state));
-    info!(node, address = %arguments.address, redirection = redirection.describe(), "ready");
+    info!(node, address = %arguments.address, redirection = redirection.describe().text(), "ready");
     let plugs = Plugs::new(Some(&pins), events.clone());
     let mut node =
         Node::new(core, (redirection, plugs), directory.clone(), places, address, manager, events.clone());

@@ -12,6 +12,7 @@ use patchbay_agent_core::repository::{self, Repository};
 use patchbay_agent_core::session_report::{Cause, SessionReport};
 use patchbay_agent_core::{Core, Effect, Event, MAX_UNSENT, Redirects};
 use patchbay_fuzz::Script;
+use ssmmp::extension::Redirection;
 use ssmmp::{
     Address, Conversation, Envelope, InstanceId, MAX_MESSAGE_BYTES, Message, MessageId, Name, Speaker, Status,
 };
@@ -78,7 +79,7 @@ impl Node {
     fn new() -> Self {
         let address: std::net::IpAddr = "10.0.0.1".parse().expect("an address");
         let redirects =
-            Redirects { description: "kernel".into(), sees_all: true, observes: true, harmless: 0 };
+            Redirects { redirection: Redirection::Kernel, sees_all: true, observes: true, harmless: 0 };
         static READ: OnceLock<Repository> = OnceLock::new();
         let repository =
             READ.get_or_init(|| repository::parse("r", REPOSITORY, |_, _| None).expect("good")).clone();

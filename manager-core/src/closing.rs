@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use ssmmp::extension::Within;
 use ssmmp::{
     Address, DestServiceSessionCloseRequest, Envelope, Hop, InstanceId, Message, Name,
     SourceServiceSessionCloseRequest, Status,
@@ -159,7 +160,7 @@ impl Core {
                 .into(),
             ),
         };
-        let envelope = Envelope::new(message, Hop::ManagerToAgent).with("x_within", &within.to_string());
+        let envelope = Envelope::new(message, Hop::ManagerToAgent).with(Within(within));
         Some(CloseRequest { node, envelope })
     }
 

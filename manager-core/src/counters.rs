@@ -1,10 +1,11 @@
 //! Agents tell what their sessions carried.
 
 use patchbay_api::Traffic;
-use ssmmp::{Address, AgentHealthControlRequest, Envelope, Port, Status};
+use ssmmp::extension::{self, Latest, Live, LiveComplete, Redirection, SessionCounters, Sessions};
+use ssmmp::{Address, AgentHealthControlRequest, Envelope, Status};
 
 use super::session::Details;
-use super::{Connection, Core, Effect, Millis, Outstanding, SessionKey, Timer};
+use super::{Connection, Core, Effect, Millis, Outstanding, Timer};
 
 /// How long fresh counters are waited for, milliseconds.
 const REFRESH_WAIT: Millis = 1_000;
@@ -24,16 +25,18 @@ impl Core {
         if let Some(ahead) = self.clock_ahead(envelope) {
             self.inventory.set_clock(address, ahead);
         }
-        if let Some(text) = envelope.extension("x_redirection") {
-            self.inventory.set_redirection(address, self::text(text));
+        if let Some(redirection) = envelope.line::<Redirection>() {
+            self.inventory.set_redirection(address, text(redirection.text()));
         }
-        for item in envelope.extension("x_sessions").unwrap_or_default().split('&') {
-            self.session_counters(address, item);
+        if let Some(Sessions(sessions)) = envelope.line() {
+            for counters in &sessions {
+                self.session_counters(address, counters);
+            }
         }
-        if let Some(items) = envelope.extension("x_live") {
-            self.sessions_live(connection, items);
+        if let Some(Live(sessions)) = envelope.line() {
+            self.sessions_live(connection, &sessions);
         }
-        if envelope.extension("x_live_complete").is_some() {
+        if envelope.line::<LiveComplete>().is_some() {
             self.all_sessions_told(connection);
         }
         let waits = self.answers.take(envelope.message.message_id(), address);
@@ -75,22 +78,23 @@ impl Core {
         }
     }
 
-    /// One item of `x_sessions` (docs/protocol.md).
-    pub(super) fn session_counters(&mut self, node: Address, item: &str) {
-        let mut parts = item.split(',').map(str::trim);
-        let Some(counters) = Counters::read(&mut parts) else { return };
-        let Some(id) = self.sessions.by_key(counters.key).filter(|id| self.has_end_on(node, *id)) else {
-            return;
-        };
+    /// What an agent tells of a session.
+    fn session_counters(&mut self, node: Address, counters: &SessionCounters<'_>) {
+        let (source, destination) = (counters.source, counters.destination);
+        let key = (source.0, source.1, destination.0, destination.1);
+        let Some(id) = self.sessions.by_key(key).filter(|id| self.has_end_on(node, *id)) else { return };
         let now = self.now;
         self.sessions.counters(id, |session, interned| {
-            session.path = interned.text(counters.path);
-            session.reason = (counters.reason != "-").then(|| interned.text(counters.reason));
-            session.sent = counters.sent;
-            session.received = counters.received;
+            session.path = interned.text(counters.path.word());
+            session.reason = counters.reason.as_deref().map(|reason| interned.text(text(reason)));
+            session.sent = traffic(counters.sent);
+            session.received = traffic(counters.received);
             if let Some(details) = &counters.details {
+                let latest = |latest: &Option<Latest<'_>>| {
+                    interned.text(latest.as_ref().map_or("-", |latest| text(latest.text())))
+                };
                 session.details = Some(Box::new(Details {
-                    paths: details.paths.map(|path| interned.text(path)),
+                    paths: details.latest.each_ref().map(latest),
                     switches: details.switches,
                     in_flight: details.in_flight,
                     last_activity: details.idle.map(|idle| now.saturating_sub(idle)),
@@ -98,69 +102,15 @@ impl Core {
             }
         });
         self.effect(Effect::SaveSession(id));
-        if counters.closed {
+        if !counters.is_open {
             self.session_closed(id, Status::CLOSED);
         }
     }
 }
 
-/// What an agent tells of a session.
-struct Counters<'a> {
-    key: SessionKey,
-    path: &'a str,
-    reason: &'a str,
-    sent: Traffic,
-    received: Traffic,
-    closed: bool,
-    details: Option<Told<'a>>,
-}
-
-/// What it tells of the directions.
-struct Told<'a> {
-    paths: [&'a str; 2],
-    switches: [u32; 2],
-    in_flight: [u32; 2],
-    idle: Option<Millis>,
-}
-
-impl<'a> Told<'a> {
-    fn read(parts: &mut impl Iterator<Item = &'a str>) -> Option<Self> {
-        let paths = [text(parts.next()?), text(parts.next()?)];
-        let mut number = || parts.next()?.parse().ok();
-        let (switches, in_flight) = ([number()?, number()?], [number()?, number()?]);
-        Some(Self { paths, switches, in_flight, idle: parts.next()?.parse().ok() })
-    }
-}
-
-impl<'a> Counters<'a> {
-    fn read(parts: &mut impl Iterator<Item = &'a str>) -> Option<Self> {
-        let mut end = || {
-            let address: std::net::IpAddr = parts.next()?.parse().ok()?;
-            Some((Address::from(address), Port(parts.next()?.parse().ok()?)))
-        };
-        let ((source, m), (destination, k)) = (end()?, end()?);
-        let (path, reason) = (text(parts.next()?), text(parts.next()?));
-        let mut numbers = [0; 8];
-        for number in &mut numbers {
-            *number = parts.next()?.parse().ok()?;
-        }
-        let [sk, st, rk, rt, smk, smt, rmk, rmt] = numbers;
-        let traffic = |kernel_bytes, tcp_bytes, kernel_messages, tcp_messages| Traffic {
-            kernel_bytes,
-            tcp_bytes,
-            kernel_messages,
-            tcp_messages,
-        };
-        Some(Self {
-            key: (source, m, destination, k),
-            path,
-            reason,
-            sent: traffic(sk, st, smk, smt),
-            received: traffic(rk, rt, rmk, rmt),
-            closed: parts.next()? == "closed",
-            details: Told::read(parts),
-        })
-    }
+fn traffic(of: extension::Traffic) -> Traffic {
+    let extension::Traffic { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages } = of;
+    Traffic { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages }
 }
 
 /// A peer's text, no longer than is kept.

@@ -2,6 +2,7 @@
 //! what is needed is started elsewhere at once, and what runs there is shut down in order while its agent
 //! still waits. An end that somebody asked for is never a failure: no budget of restarts is touched.
 
+use ssmmp::extension::Ending;
 use ssmmp::{Address, Envelope, InstanceId};
 
 use super::execution::{Begun, Start};
@@ -16,9 +17,8 @@ const LONGEST: Millis = 3_600_000;
 impl Core {
     /// An agent may say with any answer that it ends.
     pub(super) fn hear_ending(&mut self, address: Address, envelope: &Envelope) {
-        if let Some(within) = envelope.extension("x_ending") {
-            // Whoever writes no number is about to end all the same.
-            self.node_ends(address, within.parse().unwrap_or(0).min(LONGEST));
+        if let Some(Ending(within)) = envelope.line() {
+            self.node_ends(address, within.min(LONGEST));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use ssmmp::extension::{self, App, Reason, Unlimited};
 use ssmmp::{
     Address, Envelope, ExecutionRequest, Hop, InstanceId, Name, PlugConfiguration, PlugTarget,
     SocketConfiguration, SocketPort, Status,
@@ -85,7 +86,7 @@ impl Core {
         let within = self.policy(app, service).start_within;
         let sockets = instance.sockets.iter();
         let (address, service_name) = (instance.address, instance.program.clone());
-        let (app_name, vertex_name) = (instance.app.to_string(), instance.service.to_string());
+        let (app, vertex_name) = (instance.app.clone(), instance.service.clone());
         let request = ExecutionRequest {
             message_id,
             agent_network_address: address,
@@ -97,9 +98,7 @@ impl Core {
             plug_configuration: PlugConfiguration(vertex.map(plugs).unwrap_or_default()),
         };
         self.at(self.now + within, Timer::Start(id));
-        let envelope = Envelope::new(request, Hop::ManagerToAgent)
-            .with("x_app", &app_name)
-            .with("x_service", &vertex_name);
+        let envelope = Envelope::new(request, Hop::ManagerToAgent).with(App(app)).with(extension::Service(vertex_name));
         self.inventory.change(id, |instance| instance.execution = Some(message_id));
         self.send_with(address, envelope, Some(Outstanding::Execution(id)));
     }
@@ -109,10 +108,9 @@ impl Core {
     pub(super) fn execution_answered(&mut self, id: InstanceId, envelope: &Envelope, status: Status) {
         let latest = self.inventory.instance(id).and_then(|instance| instance.execution);
         if latest == Some(envelope.message.message_id()) {
-            let reason =
-                first(envelope.extension("x_reason").unwrap_or("the agent gave no reason"), LONGEST_TEXT);
-            self.executed(id, status, &reason, output_of(envelope));
-            if let Some(text) = envelope.extension("x_unlimited").filter(|_| status.is_success()) {
+            let Reason(reason) = envelope.line().unwrap_or(Reason("the agent gave no reason"));
+            self.executed(id, status, &first(reason, LONGEST_TEXT), output_of(envelope));
+            if let Some(Unlimited(text)) = envelope.line().filter(|_| status.is_success()) {
                 self.note_unlimited(id, text);
             }
         }
@@ -224,7 +222,7 @@ impl Core {
         let Some(instance) = self.inventory.instance(id) else { return };
         let (app, service) = (instance.app.clone(), instance.service.clone());
         let now = self.now;
-        let by_agent = envelope.extension("x_reason").map(|reason| first(reason, LONGEST_TEXT));
+        let by_agent = envelope.line().map(|Reason(reason)| first(reason, LONGEST_TEXT));
         if by_agent.is_none()
             && let Some(app) = self.apps.get_mut(app.as_str())
         {

@@ -62,6 +62,7 @@ pub use restoring::Saved;
 pub use secret::SecretHash;
 pub use session::{Edge, Session, SessionKey, SessionState};
 pub use session_table::SessionTable;
+use ssmmp::extension::{Ahead, Exiting, Forced, Output};
 use ssmmp::{Address, Envelope, InstanceId, Message, MessageId};
 pub use state::{
     App, Connection, Instance, InstanceState, Leaving, Millis, Node, Polls, ServiceState, Stopping, Waiting,
@@ -215,12 +216,12 @@ impl Core {
                 }
                 self.effect(Effect::Close(connection));
             }
-            Message::SessionRequest(request) if envelope.extension("x_ahead").is_some() => {
+            Message::SessionRequest(request) if envelope.line::<Ahead>().is_some() => {
                 self.choice_requested(connection, request.clone());
             }
             Message::SessionRequest(request) => self.session_requested(connection, request.clone()),
             Message::SessionAck(ack) => {
-                self.session_acknowledged(connection, ack.clone(), envelope.extension("x_live"));
+                self.session_acknowledged(connection, ack.clone(), envelope.line());
             }
             Message::SourceServiceSessionCloseInfo(_) | Message::DestServiceSessionCloseInfo(_) => {
                 self.session_close_told(connection, &envelope.message);
@@ -255,7 +256,7 @@ impl Core {
             }
             (Outstanding::CloseSession(id), message) => {
                 if let Some(status) = close_status(message) {
-                    self.close_answered(id, status, envelope.extension("x_forced"));
+                    self.close_answered(id, status, envelope.line().map(|Forced(why)| why));
                 }
             }
             (Outstanding::Graceful(id), Message::GracefulShutdownResponse(response)) => {
@@ -340,19 +341,13 @@ fn close_status(message: &Message) -> Option<ssmmp::Status> {
 
 /// Whether an instance has said itself that it ends, and its agent will say when its process is gone.
 fn is_exiting(envelope: &Envelope) -> bool {
-    envelope.extension("x_exiting").is_some()
+    envelope.line::<Exiting>().is_some()
 }
 
 /// The last output lines that an agent sent with a failure.
 fn output_of(envelope: &Envelope) -> Vec<String> {
-    envelope
-        .extension("x_output")
-        .map(|text| {
-            text.split('|').take(MAX_OUTPUT_LINES).map(|line| first(line.trim(), LONGEST_TEXT)).collect()
-        })
-        // One that wrote nothing.
-        .filter(|lines: &Vec<String>| lines.iter().any(|line| !line.is_empty()))
-        .unwrap_or_default()
+    let lines = envelope.line().map(|Output(lines)| lines).unwrap_or_default();
+    lines.iter().take(MAX_OUTPUT_LINES).map(|line| first(line, LONGEST_TEXT)).collect()
 }
 
 /// A peer's text, no longer than is kept.

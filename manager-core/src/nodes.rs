@@ -2,6 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use ssmmp::extension::{
+    self, Extension as _, Reason, Redirection, Running, RunningMore, Secret, Time, Unavailable,
+    UnlimitedInstances, Version,
+};
 use ssmmp::{Address, Envelope, Hop, InitiationResponse, InstanceId, Message, MessageId, Name, Status};
 
 use super::{Connection, Core, Effect, Identity, Node, SecretHash, Timer};
@@ -76,15 +80,15 @@ impl Core {
     pub(super) fn register(&mut self, connection: Connection, envelope: &Envelope) {
         let Message::InitiationRequest(request) = &envelope.message else { return };
         let (address, message_id) = (request.agent_network_address, request.message_id);
-        let name = envelope.extension("x_node").map_or_else(|| address.to_string(), short);
+        let name = envelope.line().map_or_else(|| address.to_string(), |extension::Node(name)| short(name));
         if let Some(owner) = self.ownership.of_node(&name, address) {
             let answer = owner.answer_to(message_id, &name);
             self.effect(Effect::Send(connection, answer));
             self.effect(Effect::Close(connection));
             return;
         }
-        let running = envelope.extension("x_running");
-        if envelope.extension("x_running_more").is_some() {
+        let running = envelope.extension(Running::NAME);
+        if envelope.line::<RunningMore>().is_some() {
             match self.parts.keep(connection, running.unwrap_or_default()) {
                 Ok(()) => self.accept(connection, message_id, Status::CONTINUE),
                 Err(status) => {
@@ -94,7 +98,7 @@ impl Core {
             }
             return;
         }
-        let secret = envelope.extension("x_secret");
+        let secret = envelope.line().map(|Secret(secret)| secret);
         let admitted = self.admit(address, &name, secret).and_then(|secret| {
             let told = [self.parts.of(connection), running.unwrap_or_default()];
             let strangers = self.strangers_in(address, &told);
@@ -123,10 +127,10 @@ impl Core {
         node.secret = secret;
         node.polls.healthy = self.now;
         node.repository = request.service_repository.0.iter().cloned().collect();
-        node.redirection = short(envelope.extension("x_redirection").unwrap_or("unknown"));
-        node.version = short(envelope.extension("x_version").unwrap_or_default());
+        node.redirection = envelope.line::<Redirection>().map_or("unknown".into(), |told| short(told.text()));
+        node.version = envelope.line().map(|Version(version)| short(version)).unwrap_or_default();
         node.clock_ahead = self.clock_ahead(envelope);
-        node.unavailable = unavailable(envelope.extension("x_unavailable").unwrap_or_default());
+        node.unavailable = unavailable(envelope);
         let services = node.repository.len();
         if !again {
             self.answers.forget(address);
@@ -149,23 +153,23 @@ impl Core {
             Some(running) => self.reconcile(address, &(parts + running), again),
             None => self.reconcile_untold(address),
         }
-        self.hear_unlimited(address, envelope.extension("x_unlimited").unwrap_or_default());
+        self.hear_unlimited(address, envelope);
         self.settle_all();
         self.retry_all_waiting();
     }
 
     /// How far the clock of who sent this is ahead, if it says its time.
     pub(super) fn clock_ahead(&self, envelope: &Envelope) -> Option<i64> {
-        let there: i64 = envelope.extension("x_time")?.parse().ok()?;
+        let Time(there) = envelope.line()?;
         there.checked_sub_unsigned(self.now)
     }
 
-    /// Limits of instances that their agent could not apply (`x_unlimited`); it speaks for its own.
-    fn hear_unlimited(&mut self, address: Address, told: &str) {
-        for (id, text) in told.split(" & ").filter_map(|item| item.split_once(',')) {
-            let id = InstanceId(id.trim().parse().unwrap_or(0));
+    /// Limits of instances that their agent could not apply; it speaks for its own.
+    fn hear_unlimited(&mut self, address: Address, envelope: &Envelope) {
+        let Some(UnlimitedInstances(told)) = envelope.line() else { return };
+        for (id, text) in told {
             if self.inventory.instance(id).is_some_and(|instance| instance.address == address) {
-                self.note_unlimited(id, text.trim());
+                self.note_unlimited(id, &text);
             }
         }
     }
@@ -185,7 +189,7 @@ impl Core {
         (status, reason): Refused,
     ) {
         let response = InitiationResponse { message_id, status };
-        let envelope = Envelope::new(response, Hop::ManagerToAgent).with("x_reason", &reason);
+        let envelope = Envelope::new(response, Hop::ManagerToAgent).with(Reason(&reason));
         self.effect(Effect::Send(connection, Identity::add(self.identity.as_ref(), envelope)));
         self.effect(Effect::Close(connection));
         if self.may_publish_refusal() {
@@ -310,8 +314,8 @@ fn short(text: &str) -> String {
     text.chars().take(LONGEST_TEXT).collect()
 }
 
-/// What an agent can't execute of its repository, and why (`x_unavailable`).
-fn unavailable(told: &str) -> BTreeMap<Name, String> {
-    let items = told.split(" & ").take(MAX_UNAVAILABLE).filter_map(|item| item.split_once(','));
-    items.filter_map(|(name, reason)| Some((Name::new(name.trim()).ok()?, short(reason.trim())))).collect()
+/// What an agent can't execute of its repository, and why.
+fn unavailable(envelope: &Envelope) -> BTreeMap<Name, String> {
+    let told = envelope.line().map(|Unavailable(told)| told).unwrap_or_default();
+    told.into_iter().take(MAX_UNAVAILABLE).map(|(name, reason)| (name, short(&reason))).collect()
 }

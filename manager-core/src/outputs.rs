@@ -1,6 +1,7 @@
 //! People ask for an instance's output: its node's agent reads it (`x_log`, docs/protocol.md).
 
 use patchbay_api as api;
+use ssmmp::extension::{Extension as _, Log, LogLines, LogMore, Reason};
 use ssmmp::{AgentHealthControlRequest, Envelope, Hop, InstanceId};
 
 use super::{Core, Effect, Millis, Outstanding, Refusal, Timer};
@@ -51,9 +52,7 @@ impl Core {
         self.at(self.now + ANSWER_WITHIN, Timer::Output(ticket));
         let request =
             AgentHealthControlRequest { message_id: self.message_id(), agent_network_address: address };
-        let after = after.map_or("-".to_owned(), |time| time.to_string());
-        let envelope =
-            Envelope::new(request, Hop::ManagerToAgent).with("x_log", &format!("{id}, {after}, {lines}"));
+        let envelope = Envelope::new(request, Hop::ManagerToAgent).with(Log { instance: id, after, lines });
         self.send_with(address, envelope, Some(Outstanding::Output(ticket)));
         Ok(())
     }
@@ -63,14 +62,18 @@ impl Core {
         if !self.asking.remove(&ticket) {
             return;
         }
-        let reason = || envelope.extension("x_reason").unwrap_or("its agent keeps no outputs").to_owned();
-        let answer = match envelope.extension("x_log_lines").map(serde_json::from_str::<Vec<(u64, String)>>) {
-            Some(Ok(lines)) => {
+        let answer = match envelope.line() {
+            Some(LogLines(lines)) => {
                 let lines = lines.into_iter().map(|(at_us, text)| api::LogLine { at_us, text }).collect();
-                Ok(api::Log { lines, more: envelope.extension("x_log_more").is_some() })
+                Ok(api::Log { lines, more: envelope.line::<LogMore>().is_some() })
             }
-            Some(Err(error)) => Err(Refusal::Conflict(format!("its agent's answer makes no sense: {error}"))),
-            None => Err(Refusal::Unknown(reason())),
+            None if envelope.extension(LogLines::NAME).is_some() => {
+                Err(Refusal::Conflict("its agent's answer makes no sense".into()))
+            }
+            None => {
+                let Reason(reason) = envelope.line().unwrap_or(Reason("its agent keeps no outputs"));
+                Err(Refusal::Unknown(reason.to_owned()))
+            }
         };
         self.effect(Effect::Output(ticket, answer));
     }

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ssmmp::extension::{Epoch, Manager, ManagerAddress, Reason};
 use ssmmp::{Address, Envelope, Hop, InitiationResponse, MessageId, Status};
 
 /// Who a Manager is.
@@ -19,7 +20,7 @@ impl Identity {
     /// Adds the lines that say who answers, when that is known.
     pub fn add(identity: Option<&Self>, answer: Envelope) -> Envelope {
         let Some(Self { id, epoch }) = identity else { return answer };
-        answer.with("x_manager", id).with("x_epoch", &epoch.to_string())
+        answer.with(Manager(id)).with(Epoch(*epoch))
     }
 }
 
@@ -43,8 +44,8 @@ impl Peer {
     pub fn answer_to(&self, message_id: MessageId, node: &str) -> Envelope {
         let response = InitiationResponse { message_id, status: Status::OTHER_MANAGER };
         Envelope::new(response, Hop::ManagerToAgent)
-            .with("x_manager_address", &self.agents.to_string())
-            .with("x_reason", &format!("the node {node} belongs to the Manager {}", self.name))
+            .with(ManagerAddress(self.agents))
+            .with(Reason(&format!("the node {node} belongs to the Manager {}", self.name)))
     }
 }
 

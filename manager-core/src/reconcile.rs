@@ -2,33 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ssmmp::extension::{Extension as _, Running, RunningInstance, Stage};
 use ssmmp::{Address, HardShutdownRequest, InstanceId, Name, Port, Status};
 
 use super::inventory::Stranger;
 use super::shutdown::HARD_TRIES;
 use super::{Connection, Core, InstanceState, Outstanding};
 
-/// Where an instance stands, as its agent says (`x_running`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Starting,
-    Running,
-    Ending,
-}
-
-/// One item of `x_running` (docs/protocol.md).
-#[derive(Debug)]
-struct Reported {
-    service: Name,
-    ports: Vec<Port>,
-    stage: Stage,
-}
-
 impl Core {
     /// How many instances a registration tells of that nobody counts on.
     pub(super) fn strangers_in(&self, address: Address, told: &[&str]) -> usize {
         let believed = self.living_on(address);
-        let ids = told.iter().flat_map(|items| items.split('&')).filter_map(read).map(|(id, _)| id);
+        let ids = told.iter().flat_map(|items| read(items)).map(|found| found.id);
         let strangers: BTreeSet<InstanceId> = ids.filter(|id| believed.binary_search(id).is_err()).collect();
         strangers.len()
     }
@@ -50,13 +35,15 @@ impl Core {
     /// Compares what runs on a node with what should. `again`: the agent was connected all the time, and may
     /// not have read yet what it was asked to execute.
     pub(super) fn reconcile(&mut self, address: Address, running: &str, again: bool) {
-        let reported: BTreeMap<InstanceId, Reported> = running.split('&').filter_map(read).collect();
+        let reported: BTreeMap<InstanceId, RunningInstance> =
+            read(running).into_iter().map(|found| (found.id, found)).collect();
         let believed = self.living_on(address);
         // What nobody counts on any more still has its ports, until it is gone.
         self.inventory.forget_strangers(address);
         for (id, found) in &reported {
             if believed.binary_search(id).is_err() {
-                self.end_stranger(address, *id, found.service.clone(), found.ports.clone());
+                let ports = found.sockets.iter().map(|socket| socket.port).collect();
+                self.end_stranger(address, *id, found.service.clone(), ports);
             }
         }
         let mut gone = Vec::new();
@@ -123,37 +110,6 @@ impl Core {
     }
 }
 
-fn read(item: &str) -> Option<(InstanceId, Reported)> {
-    let mut parts = item.split(',').map(str::trim);
-    let service = Name::new(parts.next()?).ok()?;
-    let id = InstanceId(parts.next()?.parse().ok()?);
-    let sockets = parts.next().unwrap_or_default().split(';');
-    let ports = sockets.filter_map(|socket| socket.rsplit('=').next()?.parse().ok().map(Port)).collect();
-    let stage = match parts.next() {
-        Some("starting") => Stage::Starting,
-        Some("ending") => Stage::Ending,
-        _ => Stage::Running,
-    };
-    Some((id, Reported { service, ports, stage }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(item: &str, id: u64, ports: &[u16], stage: Stage) {
-        let (found, reported) = read(item).expect(item);
-        let found_ports: Vec<u16> = reported.ports.iter().map(|port| port.0).collect();
-        assert_eq!((found.0, &found_ports[..], reported.stage), (id, ports, stage));
-    }
-
-    #[test]
-    fn items_with_and_without_a_stage() {
-        check(" shop, 7, in=54000;out=54001, ending ", 7, &[54000, 54001], Stage::Ending);
-        check("shop, 7, in=54000", 7, &[54000], Stage::Running);
-        check("shop, 7, , starting", 7, &[], Stage::Starting);
-        assert!(read("").is_none());
-        assert!(read("shop, seven, in=1").is_none());
-    }
+fn read(items: &str) -> Vec<RunningInstance> {
+    Running::read(items).map(|Running(instances)| instances).unwrap_or_default()
 }

@@ -2,6 +2,7 @@
 //! docs/protocol.md).
 
 use patchbay_api::Done;
+use ssmmp::extension::{Switch, Switched, SwitchedSession};
 use ssmmp::{Address, AgentHealthControlRequest, Envelope, Hop};
 
 use super::commands::{conflict, counted, done, unknown};
@@ -57,7 +58,7 @@ impl Core {
         let way = if on { "on" } else { "off" };
         if let Redirected::Node(name) = what {
             let address = self.known_node(name)?;
-            self.tell_agent_to_redirect(address, &format!("{way}, node"));
+            self.tell_agent_to_redirect(address, Switch { on, which: Switched::Node });
             self.publish("redirection-switched", format!("node {name}"), format!("{way} on request"));
             return Ok(());
         }
@@ -65,8 +66,8 @@ impl Core {
         found.sort();
         for of_node in found.chunk_by(|one, other| one.0 == other.0) {
             for some in of_node.chunks(MAX_NAMED) {
-                let named: Vec<&str> = some.iter().map(|(_, session)| session.as_str()).collect();
-                self.tell_agent_to_redirect(some[0].0, &format!("{way}, {}", named.join(" & ")));
+                let named = some.iter().map(|(_, session)| *session).collect();
+                self.tell_agent_to_redirect(some[0].0, Switch { on, which: Switched::Sessions(named) });
             }
         }
         let subject = match what {
@@ -78,15 +79,15 @@ impl Core {
         Ok(())
     }
 
-    fn tell_agent_to_redirect(&mut self, address: Address, line: &str) {
+    fn tell_agent_to_redirect(&mut self, address: Address, switch: Switch) {
         let request =
             AgentHealthControlRequest { message_id: self.message_id(), agent_network_address: address };
-        let envelope = Envelope::new(request, Hop::ManagerToAgent).with("x_redirect", line);
+        let envelope = Envelope::new(request, Hop::ManagerToAgent).with(switch);
         self.send_with(address, envelope, None);
     }
 
-    /// Sessions by their node, each as its agent knows it: `source instance, m`.
-    fn to_switch(&self, what: &Redirected) -> Result<Vec<(Address, String)>, Refusal> {
+    /// Sessions by their node, each as its agent knows it.
+    fn to_switch(&self, what: &Redirected) -> Result<Vec<(Address, SwitchedSession)>, Refusal> {
         let ids = match what {
             Redirected::Session(id) => vec![*id],
             Redirected::Connection(app, plug) => self.sessions_of_connection(app, plug)?,
@@ -98,7 +99,9 @@ impl Core {
             let session = self.sessions.get(id).filter(|session| session.state == SessionState::Open);
             let session = session.ok_or_else(|| unknown(format!("no session {id} is open")))?;
             if session.source_address == session.destination_address {
-                found.push((session.source_address, format!("{}, {}", session.source, session.source_port)));
+                let at = (session.destination_address, session.destination_port);
+                let named = SwitchedSession { source: session.source, port: session.source_port, at };
+                found.push((session.source_address, named));
             } else if is_one {
                 return Err(conflict(format!("session {id} is between two nodes: it goes over TCP anyway")));
             }

@@ -1,12 +1,13 @@
 //! Sessions are asked for and answered (section 4, 6 and 7).
 
 use patchbay_api::Traffic;
+use ssmmp::extension::{self, Allow};
 use ssmmp::{Address, Envelope, Hop, InstanceId, Name, Port, SessionRequest, SessionResponse, Status};
 
 use super::policy::choice::{self, Turn};
 use super::waiting::{MAX_PENDING_OF_ONE, MAX_SESSIONS, MAX_SESSIONS_OF_ONE};
 use super::{Connection, Core, Edge, Effect, Instance, Session, SessionState, Waiting};
-use crate::graph::{Redirect, Target};
+use crate::graph::Target;
 
 /// Refusals published in one second; further ones are answered all the same.
 const MAX_REFUSALS_PUBLISHED: u32 = 100;
@@ -208,12 +209,9 @@ impl Core {
             .apps
             .get(session.edge.app.as_str())
             .and_then(|app| app.service(session.edge.source.as_str())?.plugs.get(session.edge.plug.as_str()));
-        let redirect = target.map_or(Redirect::Never, |target| target.redirect);
-        let allowances = target.map(Target::allowances).unwrap_or_default();
-        let mut envelope = Envelope::new(response, Hop::ManagerToAgent).with("x_redirect", redirect.as_str());
-        if !allowances.is_empty() {
-            envelope = envelope.with("x_allow", &allowances);
-        }
+        let redirect = target.map_or(extension::Redirect::Never, |target| target.redirect.to_wire());
+        let allow = target.map(Target::allowances_to_wire).filter(|Allow(allowances)| !allowances.is_empty());
+        let envelope = Envelope::new(response, Hop::ManagerToAgent).with(redirect).with_some(allow);
         self.effect(Effect::Send(waiting.connection, envelope));
     }
 
@@ -239,7 +237,7 @@ impl Core {
             dest_socket_port: Port::UNKNOWN,
             status,
         };
-        let envelope = Envelope::new(response, Hop::ManagerToAgent).with("x_reason", reason);
+        let envelope = Envelope::new(response, Hop::ManagerToAgent).with(extension::Reason(reason));
         self.effect(Effect::Send(waiting.connection, envelope));
     }
 

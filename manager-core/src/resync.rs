@@ -1,25 +1,11 @@
 //! Agents tell every living session of their instances again when they have registered, so that none is
 //! half known, whoever was away or restarted (section 4, 2 and 17; F6 to F8, S9).
 
-use std::net::IpAddr;
-
-use ssmmp::{
-    Address, InstanceId, MessageId, Name, Port, SessionAck, SourceServiceSessionCloseRequest, Status,
-};
+use ssmmp::extension::LiveSession;
+use ssmmp::{MessageId, Name, Port, SessionAck, SourceServiceSessionCloseRequest, Status};
 
 use super::requests::connects;
 use super::{Connection, Core, Edge, Session, SessionState};
-
-/// One item of `x_live` (docs/protocol.md).
-#[derive(Debug, Clone)]
-struct Told {
-    source: InstanceId,
-    port: Port,
-    destination: InstanceId,
-    at: (Address, Port),
-    message_id: Option<MessageId>,
-    plug: Option<Name>,
-}
 
 impl Core {
     /// An agent begins to tell its sessions.
@@ -28,9 +14,9 @@ impl Core {
     }
 
     /// Sessions live, an agent says.
-    pub(super) fn sessions_live(&mut self, connection: Connection, items: &str) {
-        for told in items.split('&').filter_map(read) {
-            if let Some(id) = self.session_lives(connection, &told)
+    pub(super) fn sessions_live(&mut self, connection: Connection, sessions: &[LiveSession]) {
+        for told in sessions {
+            if let Some(id) = self.session_lives(connection, told)
                 && let Some(confirmed) = self.told.get_mut(&connection)
             {
                 confirmed.insert(id);
@@ -60,9 +46,9 @@ impl Core {
     }
 
     /// A session whose acknowledgement finds nothing that waits for it.
-    pub(super) fn late_session_lives(&mut self, connection: Connection, item: &str) {
-        if let Some(told) = read(item) {
-            self.session_lives(connection, &told);
+    pub(super) fn late_session_lives(&mut self, connection: Connection, told: &[LiveSession]) {
+        if let [told] = told {
+            self.session_lives(connection, told);
         }
     }
 
@@ -71,7 +57,7 @@ impl Core {
     pub(super) fn acknowledged_late(&mut self, connection: Connection, ack: &SessionAck) {
         let source = ack.source_service_instance_id;
         let Some(given_up) = self.sessions.given_up(source, ack.message_id) else { return };
-        let told = Told {
+        let told = LiveSession {
             source,
             port: ack.source_plug_port,
             destination: given_up.destination,
@@ -83,7 +69,7 @@ impl Core {
     }
 
     /// The session that is told of: known, waiting for its acknowledgement, or adopted.
-    fn session_lives(&mut self, connection: Connection, told: &Told) -> Option<u64> {
+    fn session_lives(&mut self, connection: Connection, told: &LiveSession) -> Option<u64> {
         if !self.speaks_for(connection, told.source) {
             return None;
         }
@@ -118,7 +104,7 @@ impl Core {
     }
 
     /// Whether a session that waits for its acknowledgement goes where the living one does.
-    fn leads_there(&self, id: u64, told: &Told) -> bool {
+    fn leads_there(&self, id: u64, told: &LiveSession) -> bool {
         self.sessions.get(id).is_some_and(|session| {
             session.state == SessionState::Pending
                 && session.source == told.source
@@ -128,7 +114,7 @@ impl Core {
     }
 
     /// A living session that was given up, or never known: it is known from now on.
-    fn adopt_session(&mut self, told: &Told) -> Option<u64> {
+    fn adopt_session(&mut self, told: &LiveSession) -> Option<u64> {
         let source = self.inventory.instance(told.source)?;
         let target = self.inventory.instance(told.destination).filter(|target| target.state.is_alive())?;
         if target.address != told.at.0 || self.sessions_full(source).is_some() {
@@ -189,7 +175,7 @@ impl Core {
     }
 
     /// A living session with an end that nobody knows: its source is asked to close it.
-    fn close_unknown(&mut self, told: &Told) {
+    fn close_unknown(&mut self, told: &LiveSession) {
         let Some(source) = self.inventory.instance(told.source) else { return };
         let Ok(unknown) = Name::new("-") else { return };
         let (address, service) = (source.address, source.service.clone());
@@ -208,18 +194,4 @@ impl Core {
         };
         self.send_to(address, request, None);
     }
-}
-
-fn read(item: &str) -> Option<Told> {
-    let parts: Vec<&str> = item.split(',').map(str::trim).collect();
-    let [source, port, destination, address, at, message_id, plug] = parts[..] else { return None };
-    let address: IpAddr = address.parse().ok()?;
-    Some(Told {
-        source: InstanceId(source.parse().ok()?),
-        port: Port(port.parse().ok()?),
-        destination: InstanceId(destination.parse().ok()?),
-        at: (Address::from(address), Port(at.parse().ok()?)),
-        message_id: message_id.parse::<u64>().ok().map(MessageId::from),
-        plug: Name::new(plug).ok().filter(|plug| plug.as_str() != "-"),
-    })
 }

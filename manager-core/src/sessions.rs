@@ -1,5 +1,6 @@
 //! Sessions are acknowledged and closed (section 4, 8 to 11).
 
+use ssmmp::extension::Live;
 use ssmmp::{Address, Message, Port, SessionAck, Status};
 
 use super::{Connection, Core, Effect, Session, SessionState};
@@ -20,7 +21,7 @@ impl Core {
         &mut self,
         connection: Connection,
         ack: SessionAck,
-        live: Option<&str>,
+        live: Option<Live>,
     ) {
         let source = ack.source_service_instance_id;
         if !self.speaks_for(connection, source) {
@@ -30,7 +31,7 @@ impl Core {
             // Given up meanwhile, or by an earlier Manager (S9).
             match live {
                 _ if !ack.status.is_success() => {}
-                Some(item) => self.late_session_lives(connection, item),
+                Some(Live(told)) => self.late_session_lives(connection, &told),
                 None => self.acknowledged_late(connection, &ack),
             }
             return;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ssmmp::extension::{Extensions, Reason};
 use ssmmp::{
     Conversation, Envelope, Hop, InstanceId, MAX_MESSAGE_BYTES, Message, MessageId,
     ServiceInstanceHealthResponse, Speaker, Status,
@@ -60,7 +61,7 @@ async fn talk(
     let _ = stream.set_nodelay(true);
     let (mut reader, mut writer) = stream.into_split();
     // The first message, so that the agent can reach an instance that never asks for a session.
-    let mut first = health(registry, MessageId::from(1), id).with("x_extensions", "yes").encode();
+    let mut first = health(registry, MessageId::from(1), id).with(Extensions).encode();
     for waiting in lock(&registry.waiting).values() {
         first.push_str(&waiting.request.encode());
     }
@@ -110,7 +111,8 @@ fn health(registry: &Registry, message_id: MessageId, id: InstanceId) -> Envelop
 }
 
 fn take(envelope: Envelope, id: InstanceId, registry: &Arc<Registry>) {
-    let reason = envelope.extension("x_reason").unwrap_or("no reason given").to_owned();
+    let Reason(reason) = envelope.line().unwrap_or(Reason("no reason given"));
+    let reason = reason.to_owned();
     match envelope.message {
         // What only informs is not the answer yet.
         Message::SessionResponse(response) if !response.status.is_final() => {}

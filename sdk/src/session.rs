@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ssmmp::extension::WholeSession;
 use ssmmp::{
     DestServiceSessionCloseInfo, Envelope, Hop, Name, Port, SessionAck, SessionResponse,
     SourceServiceSessionCloseInfo, Status,
@@ -178,7 +179,7 @@ impl Session {
     }
 }
 
-/// The acknowledgement of a session, with `x_session` for an agent that did not see it begin.
+/// The acknowledgement of a session, with [`WholeSession`] for an agent that did not see it begin.
 fn acknowledgement(plug: &Name, response: &SessionResponse, port: u16) -> Envelope {
     let ack = SessionAck {
         message_id: response.message_id,
@@ -188,15 +189,14 @@ fn acknowledgement(plug: &Name, response: &SessionResponse, port: u16) -> Envelo
         dest_socket_new_port: response.dest_socket_port,
         status: Status::OK,
     };
-    let session = format!(
-        "{plug}, {}, {}, {}, {}, {}",
-        response.dest_service_name,
-        response.dest_service_instance_id,
-        response.dest_socket_name,
-        response.dest_service_instance_network_address,
-        response.dest_socket_port,
-    );
-    Envelope::new(ack, Hop::InstanceToAgent).with("x_session", &session)
+    let session = WholeSession {
+        plug: plug.clone(),
+        service: response.dest_service_name.clone(),
+        destination: response.dest_service_instance_id,
+        socket: response.dest_socket_name.clone(),
+        at: (response.dest_service_instance_network_address, response.dest_socket_port),
+    };
+    Envelope::new(ack, Hop::InstanceToAgent).with(session)
 }
 
 impl Drop for Session {

@@ -116,8 +116,8 @@ impl World {
                 let overdue = Box::new(Event::EndOverdue(id));
                 self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
             }
-            Effect::AcknowledgeWithin(id, port, within) => {
-                let overdue = Box::new(Event::AcknowledgeOverdue(id, port));
+            Effect::AcknowledgeWithin(ends, within) => {
+                let overdue = Box::new(Event::AcknowledgeOverdue(ends));
                 self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
             }
             Effect::FinishWithin(number, within) => {

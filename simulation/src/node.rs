@@ -8,6 +8,7 @@ use patchbay_agent_core::profiles::Profiles;
 use patchbay_agent_core::repository::Repository;
 use patchbay_agent_core::session_report::SessionReport;
 use patchbay_agent_core::{Core, Event, FIRST_MESSAGE, Redirects};
+use ssmmp::extension::Redirection;
 use ssmmp::{Address, InstanceId, Name};
 
 use crate::plugs::Led;
@@ -150,7 +151,7 @@ impl World {
         let life = self.lives;
         let node = &mut self.nodes[index];
         let redirects =
-            Redirects { description: "kernel".into(), sees_all: true, observes: true, harmless: 0 };
+            Redirects { redirection: Redirection::Kernel, sees_all: true, observes: true, harmless: 0 };
         let mut core = Core::new(
             node.address,
             format!("n{index}"),

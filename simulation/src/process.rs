@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use patchbay_agent_core::repository::Kind;
 use patchbay_agent_core::{Event, Start};
+use ssmmp::extension::WholeSession;
 use ssmmp::{
     Envelope, Hop, InstanceId, Message, MessageId, Port, ServiceInstanceHealthResponse,
     ServiceInstanceTerminationInfo, SessionAck, Status,
@@ -312,16 +313,14 @@ impl World {
                     dest_socket_new_port: response.dest_socket_port,
                     status: Status::OK,
                 };
-                let session = format!(
-                    "{}, {}, {}, {}, {}, {}",
-                    connection.plug,
-                    response.dest_service_name,
-                    response.dest_service_instance_id,
-                    response.dest_socket_name,
-                    response.dest_service_instance_network_address,
-                    response.dest_socket_port,
-                );
-                let envelope = Envelope::new(ack, Hop::InstanceToAgent).with("x_session", &session);
+                let session = WholeSession {
+                    plug: connection.plug.clone(),
+                    service: response.dest_service_name.clone(),
+                    destination: response.dest_service_instance_id,
+                    socket: response.dest_socket_name.clone(),
+                    at: (response.dest_service_instance_network_address, response.dest_socket_port),
+                };
+                let envelope = Envelope::new(ack, Hop::InstanceToAgent).with(session);
                 Some(Rc::from(envelope.encode()))
             })
             .collect()

@@ -241,7 +241,8 @@ mod tests {
 
     #[test]
     fn those_that_wait_are_encoded_together_up_to_a_bound() {
-        let message = Envelope::parse(SHUT).expect("good").with("x_more", &"much ".repeat(2_000));
+        let mut message = Envelope::parse(SHUT).expect("good");
+        message.extensions.push(("x_more".into(), "much ".repeat(2_000)));
         let mut conversation = Conversation::new(Speaker::Agent, 200);
         let (mut taken, mut out) = (0, String::new());
         let waiting = || {

@@ -1,6 +1,7 @@
 //! A message with what travels around it: its hop and the lines nobody here knows.
 
 use crate::error::{ParseError, Problem, quote};
+use crate::extension::{Extension, Reason};
 use crate::fields::{self, Fields};
 use crate::message::Message;
 use crate::*;
@@ -38,16 +39,40 @@ impl Envelope {
         Self { message: message.into(), hop, extensions: Extensions::new() }
     }
 
-    /// Adds an extension line (`x_…`) behind the type's own. White space around the value is not
-    /// kept; line ends become spaces, and a tilde becomes a hyphen, since the wire can't escape them.
+    /// Adds an extension line behind the type's own. White space around the value is not kept; line
+    /// ends become spaces, and a tilde becomes a hyphen, since the wire can't escape them.
     #[must_use]
-    pub fn with(mut self, name: &str, value: &str) -> Self {
-        let value = value.replace(['\n', '\r'], " ").replace('~', "-");
-        self.extensions.push((name.to_owned(), value.trim().to_owned()));
+    pub fn with<'a, E: Extension<'a>>(mut self, line: E) -> Self {
+        debug_assert!(
+            E::ON.contains(&self.message.message_type()),
+            "{} on {}",
+            E::NAME,
+            self.message.message_type()
+        );
+        let mut value = String::new();
+        line.write(&mut value);
+        if value.contains(['\n', '\r', '~']) {
+            value = value.replace(['\n', '\r'], " ").replace('~', "-");
+        }
+        self.extensions.push((E::NAME.to_owned(), value.trim().to_owned()));
         self
     }
 
-    /// The value of an extension line.
+    /// The same, if there is something to tell.
+    #[must_use]
+    pub fn with_some<'a, E: Extension<'a>>(self, line: Option<E>) -> Self {
+        match line {
+            Some(line) => self.with(line),
+            None => self,
+        }
+    }
+
+    /// An extension line, where it is there and makes sense.
+    pub fn line<'a, E: Extension<'a>>(&'a self) -> Option<E> {
+        self.extension(E::NAME).and_then(E::read)
+    }
+
+    /// The text of an extension line.
     pub fn extension(&self, name: &str) -> Option<&str> {
         self.extensions.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
@@ -135,7 +160,7 @@ impl Envelope {
                     Hop::ManagerToAgent => Hop::AgentToManager,
                     Hop::AgentToInstance => Hop::InstanceToAgent,
                 };
-                Box::new(Self::new(message, hop).with("x_reason", &problem.to_string()))
+                Box::new(Self::new(message, hop).with(Reason(&problem.to_string())))
             }),
             _ => None,
         };

@@ -5,6 +5,7 @@
 //!
 //! The way through: bytes → [`LineBuffer`] → one line → [`Envelope::parse`] → [`Message`].
 //! The way back: [`Envelope::encode`]. Strict in what is emitted, liberal in what is accepted.
+//! Our own lines behind a message's fields are the types of [`extension`].
 //! [`Conversation`] is both ways of one connection, in the dialect that the peer speaks.
 
 mod closing;
@@ -13,6 +14,7 @@ mod conversation;
 mod envelope;
 mod error;
 mod execution;
+pub mod extension;
 mod fields;
 mod framing;
 mod gathered;

@@ -40,8 +40,9 @@ fn hear(conversation: &mut Conversation, line: &str) -> Option<Envelope> {
 
 fn say(conversation: &mut Conversation, message: impl Into<Message>) -> (String, Option<Envelope>) {
     let mut out = String::new();
-    let answer =
-        conversation.encode(&Envelope::new(message, Hop::ManagerToAgent).with("x_more", "1"), &mut out);
+    let mut envelope = Envelope::new(message, Hop::ManagerToAgent);
+    envelope.extensions.push(("x_more".into(), "1".into()));
+    let answer = conversation.encode(&envelope, &mut out);
     (out, answer)
 }
 

@@ -241,7 +241,13 @@ fn a_late_acknowledgement_is_told_with_what_became_of_its_connection() {
     for (port, lives) in [(40000, false), (40001, true)] {
         let mut node = node();
         node.0.handle(Event::Established(report()));
-        let overdue = || Event::AcknowledgeOverdue(InstanceId(7), Port(40000));
+        let overdue = || {
+            Event::AcknowledgeOverdue((
+                InstanceId(7),
+                Port(40000),
+                "10.0.0.1:54009".parse().expect("an address"),
+            ))
+        };
         node.0.handle(overdue());
         let given_up = told(&node.0.handle(overdue()));
         assert!(matches!(&given_up[..], [Message::SessionAck(ack)] if ack.status == Status::NO_ANSWER));
@@ -275,6 +281,28 @@ fn message_ids_are_reserved_before_they_are_used_and_never_leave_their_range() {
     assert_eq!(ids[1], super::super::LAST_MESSAGE);
     assert_eq!(ids[2], super::super::FIRST_MESSAGE + 1);
     assert!(seen[0].1.is_some() && seen[1].1.is_none() && seen[2].1.is_some() && seen[3].1.is_none());
+}
+
+/// The kernel gives a port to connections of one source to several sockets.
+#[test]
+fn of_two_sessions_from_one_port_to_one_destination_only_the_one_that_it_closed_is_closed() {
+    let mut node = Node::registered();
+    node.register_plainly();
+    node.execute("A", 7, "P, in, B");
+    node.manager("type: execution_request ~ message_id: 9 ~ agent_network_address: 10.0.0.1 ~ service_name: A ~ service_instance_id: 9 ~ socket_configuration: in, 54009 & other, 54010 ~ plug_configuration: ");
+    for id in [7, 9] {
+        node.0.handle(Event::Listening(InstanceId(id)));
+    }
+    for (id, port) in [(1000, 54009), (1001, 54010)] {
+        node.instance(7, &format!("type: session_request ~ message_id: {id} ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_name: P ~ dest_service_name: B ~ dest_socket_name: in"));
+        node.manager(&format!("type: session_response ~ message_id: {id} ~ source_service_name: A ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: 9 ~ dest_socket_name: in ~ dest_service_instance_network_address: 10.0.0.1 ~ dest_socket_port: {port} ~ status: 200"));
+        node.instance(7, &ACK.replace("1000", &id.to_string()).replace("54009", &port.to_string()));
+    }
+    node.instance(9, "type: dest_service_session_close_info ~ message_id: 5 ~ source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: P ~ source_plug_port: 40000 ~ dest_service_name: A ~ dest_service_instance_network_address: 10.0.0.1 ~ dest_service_instance_id: 9 ~ dest_socket_name: other ~ dest_socket_port: 54010 ~ dest_socket_new_port: 54010 ~ status: 111");
+    let effects = told(&node.0.handle(Event::Exited(InstanceId(9), "signal 9".into(), Vec::new())));
+    assert_eq!(broken_ends(&effects), 1, "the other one: {effects:?}");
+    let all = effects.iter().filter(|told| matches!(told, Message::DestServiceSessionCloseInfo(_)));
+    assert_eq!(all.count(), 1);
 }
 
 /// An adapted destination's kernel closes its connections when it is killed, as the program would by its own logic.

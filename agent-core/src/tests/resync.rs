@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use ssmmp::extension::Redirection;
 use ssmmp::{InstanceId, Message, PlugConfiguration, Port, SocketConfiguration};
 
 use super::{Core, Effect, Event, Node, Notice, Profiles, Redirects, SessionReport, parse};
 use crate::session_report::Cause;
-use crate::{ACKNOWLEDGE_LOOK, Start};
+use crate::{ACKNOWLEDGE_LOOK, SessionEnds, Start};
 
 const REQUEST: &str = "type: session_request ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_name: P ~ dest_service_name: B ~ dest_socket_name: in";
 const ACK: &str = "type: session_ack ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_port: 40000 ~ status: 200";
@@ -131,10 +132,9 @@ fn a_further_connection_of_an_adapted_program_is_told_as_it_is() {
 fn a_successor_tells_sessions_of_native_instances_too() {
     let address = ssmmp::Address("10.0.0.1".parse().expect("an address"));
     let mut sessions = Vec::new();
-    for (description, complete) in [("kernel", 1), ("off: no BTF", 0)] {
-        let sees_all = description == "kernel";
-        let redirects =
-            Redirects { description: description.into(), sees_all, observes: true, harmless: u32::MAX };
+    for (sees_all, complete) in [(true, 1), (false, 0)] {
+        let redirection = if sees_all { Redirection::Kernel } else { Redirection::Off("off: no BTF".into()) };
+        let redirects = Redirects { redirection, sees_all, observes: true, harmless: u32::MAX };
         let repository = parse("r", super::REPOSITORY, |_, _| None).expect("good");
         let mut node = Node(Core::new(address, "n".into(), redirects, repository, Profiles::default()));
         let start = Start {
@@ -156,7 +156,7 @@ fn a_successor_tells_sessions_of_native_instances_too() {
         node.0.message_id();
         node.0.take_effects();
         let told = node.register();
-        assert_eq!(lines(&told, "x_live_complete").len(), complete, "{description}");
+        assert_eq!(lines(&told, "x_live_complete").len(), complete, "{sees_all}");
         sessions = lines(&told, "x_live");
     }
     let told: Vec<&str> = sessions[0].split(" & ").collect();
@@ -173,6 +173,11 @@ fn a_repeated_request_keeps_its_first_answer() {
     assert_eq!(lines(&node.instance(7, ACK), "x_live"), ["7, 40000, 9, 10.0.0.1, 54009, 1000, P"]);
 }
 
+/// A connection of instance 7 from port 40000.
+fn ends(at: &str) -> SessionEnds {
+    (InstanceId(7), Port(40000), at.parse().expect("an address"))
+}
+
 /// A native program connects where it was told to, from port 40000.
 fn connect(node: &mut Node) -> Vec<Effect> {
     let mut report = SessionReport::between(7, 9, "10.0.0.1:54009".parse().expect("an address"));
@@ -184,8 +189,8 @@ fn connect(node: &mut Node) -> Vec<Effect> {
 fn a_connection_that_is_never_acknowledged_is_told_of_and_ended() {
     let mut node = Node::running(&[("A", 7), ("A", 9)]);
     node.session(9, "10.0.0.1", "auto");
-    let within = Effect::AcknowledgeWithin(InstanceId(7), Port(40000), ACKNOWLEDGE_LOOK);
-    let overdue = || Event::AcknowledgeOverdue(InstanceId(7), Port(40000));
+    let within = Effect::AcknowledgeWithin(ends("10.0.0.1:54009"), ACKNOWLEDGE_LOOK);
+    let overdue = || Event::AcknowledgeOverdue(ends("10.0.0.1:54009"));
     assert_eq!(connect(&mut node).first(), Some(&within));
     // This agent may have been stopped itself: what the program said is looked for once more.
     assert_eq!(node.0.handle(overdue()), [within]);
@@ -212,10 +217,35 @@ fn a_connection_that_is_acknowledged_before_or_after_it_is_seen_stays() {
         let then = if early { connect(&mut node) } else { node.instance(7, ACK) };
         assert_eq!(acknowledged.len() + then.len(), if early { 1 } else { 2 }, "{acknowledged:?} {then:?}");
         for _ in 0..2 {
-            let overdue = Event::AcknowledgeOverdue(InstanceId(7), Port(40000));
+            let overdue = Event::AcknowledgeOverdue(ends("10.0.0.1:54009"));
             assert!(node.0.handle(overdue).is_empty(), "early: {early}");
         }
     }
+}
+
+/// The kernel gives a port to connections of one source to several destinations.
+#[test]
+fn of_two_connections_from_one_port_the_one_that_is_not_acknowledged_is_ended() {
+    let mut node = Node::running(&[("A", 7)]);
+    let [acknowledged, forgotten] = ["10.0.0.1", "10.0.0.2"].map(|address| format!("{address}:54009"));
+    for (id, at) in [(1000, &acknowledged), (1001, &forgotten)] {
+        let (address, _) = at.split_once(':').expect("an address");
+        node.instance(7, &REQUEST.replace("1000", &id.to_string()));
+        node.manager(&format!("type: session_response ~ message_id: {id} ~ source_service_name: A ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: {id} ~ dest_socket_name: in ~ dest_service_instance_network_address: {address} ~ dest_socket_port: 54009 ~ status: 200"));
+        let mut report = SessionReport::between(7, id, at.parse().expect("an address"));
+        report.source = "10.0.0.1:40000".parse().expect("an address");
+        node.0.handle(Event::Established(report));
+    }
+    node.instance(7, ACK);
+    let mut ended = Vec::new();
+    for at in [&acknowledged, &forgotten, &acknowledged, &forgotten] {
+        let effects = node.0.handle(Event::AcknowledgeOverdue(ends(at)));
+        ended.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Destroy(_, at) => Some(at.to_string()),
+            _ => None,
+        }));
+    }
+    assert_eq!(ended, [forgotten]);
 }
 
 /// Seed 315949: the request was forgotten, and never answered.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use patchbay_agent_core::OutputQuestion;
+use ssmmp::extension::Log;
 
 use super::line::{self, Micros};
 use super::{EARLIER_FILES, LINE_BYTES, earlier, with};
@@ -28,14 +28,6 @@ pub struct Lines {
     pub more: bool,
 }
 
-impl Lines {
-    /// As they are told (`x_log_lines`, docs/protocol.md): a list of pairs in JSON, without tildes.
-    pub fn to_json(&self) -> String {
-        // A list of numbers and texts can always be written.
-        serde_json::to_string(&self.lines).unwrap_or_default().replace('~', "\\u007e")
-    }
-}
-
 /// Bytes of a line as it is told, about.
 fn told_bytes(text: &str) -> usize {
     let escaped = text.chars().map(|c| match c {
@@ -50,13 +42,13 @@ fn told_bytes(text: &str) -> usize {
 ///
 /// # Errors
 /// There is none, or it can't be read.
-pub fn read_of(instances: &Path, id: u64, question: &OutputQuestion) -> io::Result<Lines> {
-    let folder = super::old::folder_of(instances, id).ok_or(io::ErrorKind::NotFound)?;
+pub fn read_of(instances: &Path, question: &Log) -> io::Result<Lines> {
+    let folder = super::old::folder_of(instances, question.instance.0).ok_or(io::ErrorKind::NotFound)?;
     read(&folder, question)
 }
 
 /// Reads the output of an instance whose folder this is.
-fn read(folder: &Path, question: &OutputQuestion) -> io::Result<Lines> {
+fn read(folder: &Path, question: &Log) -> io::Result<Lines> {
     let log = with(folder, "log");
     let count = question.lines.min(MAX_LINES);
     match question.after {
@@ -198,6 +190,9 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use ssmmp::InstanceId;
+    use ssmmp::extension::{Extension as _, LogLines};
+
     use super::*;
 
     fn write(path: &Path, lines: impl Iterator<Item = u64>) {
@@ -206,6 +201,10 @@ mod tests {
             line::write(&mut out, number * 10, format!("line {number} {}", "x".repeat(200)).as_bytes());
         }
         fs::write(path, out).expect("written");
+    }
+
+    fn ask(after: Option<Micros>, lines: usize) -> Log {
+        Log { instance: InstanceId(1), after, lines }
     }
 
     fn number((_, text): &(Micros, String)) -> u64 {
@@ -223,14 +222,14 @@ mod tests {
         let mut found = Vec::new();
         let mut after = 0;
         loop {
-            let told = read(&place, &OutputQuestion { after: Some(after), lines: 70 }).expect("readable");
+            let told = read(&place, &ask(Some(after), 70)).expect("readable");
             found.extend(told.lines.iter().map(number));
             let Some((time, _)) = told.lines.last() else { break };
             after = *time;
             assert!(told.more || told.lines.len() <= 70);
         }
         assert_eq!(found, (1..5_000).collect::<Vec<_>>(), "the one at time 0 is not after it");
-        let last = read(&place, &OutputQuestion { after: None, lines: 10 }).expect("readable");
+        let last = read(&place, &ask(None, 10)).expect("readable");
         assert_eq!(last.lines.iter().map(number).collect::<Vec<_>>(), (4_990..5_000).collect::<Vec<_>>());
         assert_eq!(latest(&log), 49_990);
     }
@@ -246,13 +245,12 @@ mod tests {
             }
             fs::write(folder.path().join("a-1.log"), out).expect("written");
             for after in [None, Some(0)] {
-                let told =
-                    read_of(folder.path(), 1, &OutputQuestion { after, lines: 1_000 }).expect("readable");
-                let json = told.to_json();
+                let told = read_of(folder.path(), &ask(after, 1_000)).expect("readable");
+                let mut json = String::new();
+                LogLines(told.lines.clone()).write(&mut json);
                 assert!(json.len() < 52 << 10 && !told.lines.is_empty(), "{} {text:?}", json.len());
                 assert!(!json.contains('~'));
-                let back: Vec<(Micros, String)> = serde_json::from_str(&json).expect("JSON");
-                assert_eq!(back, told.lines);
+                assert_eq!(LogLines::read(&json), Some(LogLines(told.lines)));
             }
         }
     }
@@ -263,8 +261,8 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let place = folder.path().join("a-1");
             fs::write(with(&place, "log"), &bytes).expect("written");
-            read(&place, &OutputQuestion { after: Some(after), lines: 5 }).expect("readable");
-            read(&place, &OutputQuestion { after: None, lines: 5 }).expect("readable");
+            read(&place, &ask(Some(after), 5)).expect("readable");
+            read(&place, &ask(None, 5)).expect("readable");
             last_lines(&with(&place, "log"));
         }
     }

@@ -49,7 +49,7 @@ impl Summary {
         port.tcp_bytes += both.iter().map(|traffic| traffic.tcp_bytes).sum::<u64>();
         port.kernel_messages += both.iter().map(|traffic| traffic.kernel_messages).sum::<u64>();
         if let Some(why) = report.why() {
-            *port.reasons.entry(why).or_default() += 1;
+            *port.reasons.entry(why.into_owned()).or_default() += 1;
         }
     }
 

@@ -5,6 +5,7 @@ use std::hint::black_box;
 use patchbay_agent_core::profiles::Profiles;
 use patchbay_agent_core::repository::parse;
 use patchbay_agent_core::{Core, Effect, Event, Redirects};
+use ssmmp::extension::Redirection;
 use ssmmp::{Address, Envelope, InstanceId};
 
 const REPOSITORY: &str = r#"
@@ -22,7 +23,8 @@ fn envelope(line: &str) -> Envelope {
 /// A session is asked for, answered, acknowledged and closed.
 pub fn session(times: u32) {
     let repository = parse("r", REPOSITORY, |_, _| None).expect("a good repository");
-    let redirects = Redirects { description: "kernel".into(), sees_all: true, observes: true, harmless: 0 };
+    let redirects =
+        Redirects { redirection: Redirection::Kernel, sees_all: true, observes: true, harmless: 0 };
     let address = Address("10.0.0.1".parse().expect("an address"));
     let mut core = Core::new(address, "n".into(), redirects, repository, Profiles::default());
     let effects = core.handle(Event::ManagerUp);

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use patchbay_api::Problem;
 use policy::{Balance, Said};
+use ssmmp::extension;
 
 /// Longest graph file, in bytes.
 pub const MAX_FILE_BYTES: usize = 1 << 20;
@@ -127,7 +128,16 @@ impl Kind {
 }
 
 impl Redirect {
-    /// The word in the graph file and in `x_redirect`.
+    /// As it is told to agents.
+    pub fn to_wire(self) -> extension::Redirect {
+        match self {
+            Self::Auto => extension::Redirect::Auto,
+            Self::Always => extension::Redirect::Always,
+            Self::Never => extension::Redirect::Never,
+        }
+    }
+
+    /// The word in the graph file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -138,7 +148,7 @@ impl Redirect {
 }
 
 impl Allow {
-    /// The word in the graph file and in `x_allow`.
+    /// The word in the graph file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Splice => "splice",
@@ -147,9 +157,14 @@ impl Allow {
 }
 
 impl Target {
-    /// What is said not to be done, as `x_allow` has it: words, separated by commas.
+    /// What is said not to be done, for people: words, separated by commas.
     pub fn allowances(&self) -> String {
         self.allow.iter().map(|allow| allow.as_str()).collect::<Vec<_>>().join(",")
+    }
+
+    /// The same as it is told to agents.
+    pub fn allowances_to_wire(&self) -> extension::Allow {
+        extension::Allow(self.allow.iter().map(|Allow::Splice| extension::Allowance::Splice).collect())
     }
 }
 

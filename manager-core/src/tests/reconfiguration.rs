@@ -1,6 +1,7 @@
 //! Moves, drains and new versions: without a failed request when services follow the protocol.
 
 use super::*;
+use crate::Redirected;
 
 /// A gateway on the first node with sessions to a service on the second, which has sessions to a store.
 pub(super) fn chain(nodes: &[&str], sessions: usize) -> (Cluster, InstanceId, u64) {
@@ -308,4 +309,18 @@ fn what_a_connection_allows_is_told_with_each_session() {
         let (_, answer) = answer.expect("the session is answered");
         assert_eq!((answer.extension("x_redirect"), answer.extension("x_allow")), (Some("auto"), expected));
     }
+}
+
+#[test]
+fn a_session_that_is_switched_is_named_by_both_its_ends() {
+    let (mut cluster, gate) = Cluster::running();
+    cluster.request(1, gate, 1000, "store");
+    cluster.execute("store", 200);
+    cluster.message(1, &format!("type: session_ack ~ message_id: 1000 ~ source_service_name: gate ~ source_service_instance_id: {gate} ~ source_plug_port: 40000 ~ status: 200"));
+    let session = cluster.core.sessions(None, false, Page::ALL)[0].id;
+    cluster.sent.clear();
+    cluster.handle(Event::Command(1, Command::Redirect(Redirected::Session(session), false)));
+    let [(_, told)] = &cluster.sent[..] else { panic!("{:?}", cluster.sent) };
+    let expected = format!("off, {gate}, 40000, 10.0.0.1, 54000");
+    assert_eq!(told.extension("x_redirect"), Some(expected.as_str()));
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ssmmp::extension::{Reason, RunningMore};
 use ssmmp::{
     Address, Conversation, Envelope, Hop, InitiationRequest, InitiationResponse, MAX_MESSAGE_BYTES,
     Malformed, Message, ParseError, Problem, Speaker, Status,
@@ -126,7 +127,7 @@ impl Agent<'_> {
                         None => continue,
                     },
                 };
-                let is_whole = envelope.extension("x_running_more").is_none();
+                let is_whole = envelope.line::<RunningMore>().is_none();
                 if is_whole && matches!(envelope.message, Message::InitiationRequest(_)) {
                     place.register();
                 }
@@ -181,7 +182,7 @@ impl Agent<'_> {
         let address = request.agent_network_address;
         let refused = |status, reason: &str| {
             let response = InitiationResponse { message_id: request.message_id, status };
-            let envelope = Envelope::new(response, Hop::ManagerToAgent).with("x_reason", reason);
+            let envelope = Envelope::new(response, Hop::ManagerToAgent).with(Reason(reason));
             ParseError {
                 problem: Problem::Invalid {
                     field: "agent_network_address",
