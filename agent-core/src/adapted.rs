@@ -7,7 +7,8 @@ use std::time::Duration;
 use ssmmp::extension::{self, Live as LiveLine};
 use ssmmp::{Envelope, Hop, InstanceId, Port, Status};
 
-use super::{Core, Effect, Live, acknowledgement, resync};
+use super::timers::Timer;
+use super::{Core, Live, acknowledgement, resync};
 use crate::session_report::{Cause, SessionReport};
 
 /// How long the end of a session that its destination closed waits to be told: the destination's process may be ending
@@ -16,10 +17,14 @@ const FINISH_WITHIN: Duration = Duration::from_millis(500);
 /// Ends that may wait so; further ones are told at once.
 const MAX_FINISHING: usize = 10_000;
 
+/// A session that its destination closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct FinishId(u64);
+
 /// Sessions that their destinations closed, numbered.
 #[derive(Debug, Default)]
 pub(super) struct Finishing {
-    reports: BTreeMap<u64, SessionReport>,
+    reports: BTreeMap<FinishId, SessionReport>,
     last: u64,
 }
 
@@ -43,7 +48,7 @@ impl Core {
     /// The kernel saw a declared connection end: adapted ends are reported for.
     pub(super) fn closed(&mut self, report: &SessionReport, cause: Cause) {
         let (source, port) = (InstanceId(report.source_instance), Port(report.source.port()));
-        self.unacknowledged.remove(&(source, port, report.destination));
+        self.forget_unacknowledged((source, port, report.destination));
         if let Some(live) = self.live.get_mut(&(source, port, report.destination)) {
             // A native source says so itself; it may have said so to an earlier agent.
             live.over = true;
@@ -74,12 +79,13 @@ impl Core {
             return;
         }
         self.finishing.last += 1;
-        self.finishing.reports.insert(self.finishing.last, report.clone());
-        self.effect(Effect::FinishWithin(self.finishing.last, FINISH_WITHIN));
+        let number = FinishId(self.finishing.last);
+        self.finishing.reports.insert(number, report.clone());
+        self.after(FINISH_WITHIN, Timer::Finish(number));
     }
 
-    /// The time of [`Effect::FinishWithin`] is over: the destination lives.
-    pub(super) fn finish_overdue(&mut self, number: u64) {
+    /// The destination lives still.
+    pub(super) fn finish_overdue(&mut self, number: FinishId) {
         if let Some(report) = self.finishing.reports.remove(&number) {
             self.tell_ends(&report, Status::CLOSED);
         }
@@ -88,10 +94,9 @@ impl Core {
     /// An instance is gone: what it closed just before ended with it.
     pub(super) fn finishing_broke(&mut self, id: InstanceId) {
         let of_it = |report: &SessionReport| report.destination_instance == id.0;
-        let reports = std::mem::take(&mut self.finishing.reports);
-        let (broken, others) = reports.into_iter().partition(|(_, report)| of_it(report));
-        self.finishing.reports = others;
-        for report in BTreeMap::into_values(broken) {
+        let broken: Vec<_> = self.finishing.reports.extract_if(.., |_, report| of_it(report)).collect();
+        for (number, report) in broken {
+            self.timers.stop(Timer::Finish(number));
             self.tell_ends(&report, Status::BROKEN);
         }
     }

@@ -10,6 +10,7 @@ use ssmmp::{
     MessageId, Name, Port, SourceServiceSessionCloseResponse, Status,
 };
 
+use super::timers::Timer;
 use super::{Core, Effect};
 use crate::repository::Kind;
 
@@ -38,7 +39,7 @@ impl Core {
                 let message_id = envelope.message.message_id();
                 let within = within(&envelope).min(CHOICE_WITHIN);
                 if self.closing.insert(message_id, Closing { instance: id, request: envelope }).is_none() {
-                    self.effect(Effect::CloseWithin(message_id, within));
+                    self.after(within, Timer::Close(message_id));
                 }
             }
             Some(Kind::Adapted) => self.close_adapted(&envelope),
@@ -67,20 +68,25 @@ impl Core {
         let within = within(&envelope);
         let request = envelope.clone();
         if self.closing.insert(message_id, Closing { instance: id, request }).is_none() {
-            self.effect(Effect::CloseWithin(message_id, within));
+            self.after(within, Timer::Close(message_id));
         }
         self.effect(Effect::ToInstance(id, envelope.forward(Hop::AgentToInstance)));
+    }
+
+    fn take_closing(&mut self, request: &MessageId) -> Option<Closing> {
+        self.timers.stop(Timer::Close(*request));
+        self.closing.remove(request)
     }
 
     /// An instance answers a close request; false when it was not asked, or too late.
     pub(super) fn close_answered(&mut self, id: InstanceId, request: &MessageId) -> bool {
         let asked = self.closing.get(request).is_some_and(|closing| closing.instance == id);
-        asked && self.closing.remove(request).is_some()
+        asked && self.take_closing(request).is_some()
     }
 
     /// An instance did not close a session in time, or an adapted one need not wait any longer.
     pub(super) fn close_overdue(&mut self, request: &MessageId) {
-        let Some(Closing { instance, request }) = self.closing.remove(request) else { return };
+        let Some(Closing { instance, request }) = self.take_closing(request) else { return };
         if self.is_adapted(instance) {
             self.close_adapted(&request);
             return;
@@ -120,7 +126,7 @@ impl Core {
             .map(|(message_id, _)| *message_id)
             .collect();
         for message_id in gone {
-            if let Some(closing) = self.closing.remove(&message_id) {
+            if let Some(closing) = self.take_closing(&message_id) {
                 self.close_answer(&closing.request, Status::OK, None);
             }
         }

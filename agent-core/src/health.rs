@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ssmmp::{Envelope, Hop, InstanceId, MessageId, ServiceInstanceHealthResponse, Status};
 
+use super::timers::Timer;
 use super::{Core, Effect};
 use crate::repository::Kind;
 
@@ -25,7 +26,7 @@ impl Core {
             None => self.send_to_manager(answer(Status::NOT_FOUND)),
             Some(Kind::Native) => {
                 if self.health.len() < MAX_ASKED && self.health.insert((id, question)) {
-                    self.effect(Effect::HealthWithin(id, question, ANSWER_WITHIN));
+                    self.after(ANSWER_WITHIN, Timer::Health(id, question));
                 }
                 let absent = answer(Status::NOT_FOUND);
                 self.effect(Effect::AskInstance(id, envelope.forward(Hop::AgentToInstance), absent));
@@ -40,9 +41,10 @@ impl Core {
     /// An instance has said how it is, or could not be asked.
     pub fn health_answered(&mut self, id: InstanceId, question: MessageId) {
         self.health.remove(&(id, question));
+        self.timers.stop(Timer::Health(id, question));
     }
 
-    /// The time of [`Effect::HealthWithin`] is over.
+    /// An instance has not said how it is.
     pub(super) fn health_overdue(&mut self, id: InstanceId, question: MessageId) {
         if self.health.remove(&(id, question)) {
             let status = if self.instances.contains_key(&id) { Status::NO_ANSWER } else { Status::NOT_FOUND };

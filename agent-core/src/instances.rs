@@ -7,6 +7,7 @@ use ssmmp::{
     SocketConfiguration, Status,
 };
 
+use super::timers::Timer;
 use super::{Core, END_WITHIN, Effect, Instance, Lead, Stage, Start};
 use crate::repository::Kind;
 use crate::session_report::SessionReport;
@@ -210,7 +211,8 @@ impl Core {
         self.forget_plugs(id);
         self.unready_for(id);
         self.closing_ended(id);
-        self.unacknowledged.retain(|ends, _| ends.0 != id);
+        self.unacknowledged_gone(id);
+        self.timers.stop(Timer::End(id));
         self.asked.forget(id);
         let ended: Vec<_> = self.live_of(id).map(|(ends, _)| *ends).collect();
         for (source, port, at) in ended {
@@ -278,7 +280,7 @@ impl Core {
     pub(super) fn exits(&mut self, id: InstanceId, why: &'static str) {
         let Some(instance) = self.instances.get_mut(&id).filter(|i| i.exiting.is_none()) else { return };
         instance.exiting = Some(why);
-        self.effect(Effect::EndWithin(id, END_WITHIN));
+        self.after(END_WITHIN, Timer::End(id));
     }
 
     pub(super) fn shutdown_asked(&mut self, id: InstanceId, message_id: MessageId, graceful: bool) {

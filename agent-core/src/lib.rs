@@ -20,6 +20,7 @@ mod resync;
 pub mod session_report;
 mod sessions;
 mod speaking;
+mod timers;
 mod unacknowledged;
 mod unsent;
 
@@ -46,6 +47,8 @@ pub use notice::Notice;
 pub use plug_addresses::{Lead, MAX_WAITING, Waiting};
 use profiles::{Ends, Profiles};
 pub use speaking::{FIRST_MESSAGE, LAST_MESSAGE};
+pub use timers::Millis;
+use timers::Timers;
 pub use unacknowledged::ACKNOWLEDGE_LOOK;
 use unacknowledged::Unacknowledged;
 use unsent::Unsent;
@@ -94,16 +97,8 @@ pub enum Event {
     Habit(SessionReport),
     /// A session is on its way out of the map.
     Leaving(SessionReport),
-    /// The time of [`Effect::EndWithin`] is over.
-    EndOverdue(InstanceId),
-    /// The time of [`Effect::CloseWithin`] is over.
-    CloseOverdue(MessageId),
-    /// The time of [`Effect::AcknowledgeWithin`] is over.
-    AcknowledgeOverdue(SessionEnds),
-    /// The time of [`Effect::FinishWithin`] is over.
-    FinishOverdue(u64),
-    /// The time of [`Effect::HealthWithin`] is over.
-    HealthOverdue(InstanceId, MessageId),
+    /// The time of [`Core::next_timeout`] has come.
+    Tick,
     /// What was seen so far of sessions that go on.
     Observed(Vec<SessionReport>),
     /// The agent is to end, after this time at the latest.
@@ -162,16 +157,6 @@ pub enum Effect {
     Withdraw(InstanceId),
     /// End a connection from outside its process; its own end and the other.
     Destroy(SocketAddr, SocketAddr),
-    /// Give back [`Event::EndOverdue`] for this instance after a time.
-    EndWithin(InstanceId, Duration),
-    /// Give back [`Event::CloseOverdue`] for this close request after a time.
-    CloseWithin(MessageId, Duration),
-    /// Give back [`Event::AcknowledgeOverdue`] for this connection after a time.
-    AcknowledgeWithin(SessionEnds, Duration),
-    /// Give back [`Event::FinishOverdue`] with this number after a time.
-    FinishWithin(u64, Duration),
-    /// Give back [`Event::HealthOverdue`] for this question after a time.
-    HealthWithin(InstanceId, MessageId, Duration),
     /// Remember, for the next agent here, that message ids below this one are used.
     ReserveMessages(u64),
     /// The Manager knows this agent now.
@@ -341,6 +326,8 @@ pub struct Core {
     reserved: u64,
     /// The time that this agent has said it ends within.
     ending: Option<Duration>,
+    timers: Timers,
+    now: Millis,
     effects: Vec<Effect>,
 }
 
@@ -378,12 +365,15 @@ impl Core {
             next_message: FIRST_MESSAGE,
             reserved: FIRST_MESSAGE,
             ending: None,
+            timers: Timers::default(),
+            now: 0,
             effects: Vec::new(),
         }
     }
 
-    /// The one way in.
-    pub fn handle(&mut self, event: Event) -> Vec<Effect> {
+    /// The one way in. What waits at the same moment is to come before [`Event::Tick`]: it may be what is waited for.
+    pub fn handle(&mut self, now: Millis, event: Event) -> Vec<Effect> {
+        self.now = self.now.max(now);
         match event {
             Event::ManagerUp => self.register(),
             Event::ManagerLost => self.registered = false,
@@ -411,11 +401,7 @@ impl Core {
             }
             Event::Habit(report) => self.observed(&report, false),
             Event::Leaving(report) => self.left(&report),
-            Event::EndOverdue(id) => self.end_overdue(id),
-            Event::CloseOverdue(request) => self.close_overdue(&request),
-            Event::AcknowledgeOverdue(ends) => self.acknowledge_overdue(ends),
-            Event::FinishOverdue(number) => self.finish_overdue(number),
-            Event::HealthOverdue(id, question) => self.health_overdue(id, question),
+            Event::Tick => self.run_timers(),
             Event::End(within) => self.end(within),
             Event::Reload(repository) => self.reload(repository),
             Event::Observed(reports) => {

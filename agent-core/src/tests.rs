@@ -12,7 +12,7 @@ use ssmmp::extension::Redirection;
 use ssmmp::{Address, Envelope, InstanceId, Message, Status};
 
 use super::profiles::{ENOUGH_CALLS, Profiles};
-use super::{Core, Effect, Event, Notice, Redirects};
+use super::{Core, Effect, Event, Millis, Notice, Redirects};
 use crate::repository::parse;
 use crate::session_report::SessionReport;
 
@@ -34,7 +34,7 @@ sockets = ["in"]
 plugs = ["back"]
 "#;
 
-struct Node(Core);
+struct Node(Core, Millis);
 
 impl Node {
     fn registered() -> Self {
@@ -42,7 +42,7 @@ impl Node {
         let address = Address("10.0.0.1".parse().expect("an address"));
         let redirects =
             Redirects { redirection: Redirection::Kernel, sees_all: true, observes: true, harmless: 0 };
-        let mut node = Self(Core::new(address, "n".into(), redirects, repository, Profiles::default()));
+        let mut node = Self(Core::new(address, "n".into(), redirects, repository, Profiles::default()), 0);
         // The first block of message ids is reserved.
         node.0.message_id();
         node.0.take_effects();
@@ -51,7 +51,7 @@ impl Node {
     }
 
     fn register(&mut self) -> Vec<Effect> {
-        let effects = self.0.handle(Event::ManagerUp);
+        let effects = self.handle(Event::ManagerUp);
         let Effect::ToManager(envelope) = &effects[0] else { panic!("it registers") };
         let id = envelope.message.message_id();
         self.manager(&format!(
@@ -59,20 +59,31 @@ impl Node {
         ))
     }
 
+    /// Something happens.
+    fn handle(&mut self, event: Event) -> Vec<Effect> {
+        self.0.handle(self.1, event)
+    }
+
+    /// So many milliseconds pass.
+    fn pass(&mut self, milliseconds: Millis) -> Vec<Effect> {
+        self.1 += milliseconds;
+        self.handle(Event::Tick)
+    }
+
     /// Another Manager, which speaks the 22 types and nothing else.
     fn register_plainly(&mut self) -> Vec<Effect> {
-        let effects = self.0.handle(Event::ManagerUp);
+        let effects = self.handle(Event::ManagerUp);
         let Effect::ToManager(envelope) = &effects[0] else { panic!("it registers") };
         let id = envelope.message.message_id();
         self.manager(&format!("type: initiation_response ~ message_id: {id} ~ status: 200"))
     }
 
     fn manager(&mut self, line: &str) -> Vec<Effect> {
-        self.0.handle(Event::FromManager(Envelope::parse(line).expect(line)))
+        self.handle(Event::FromManager(Envelope::parse(line).expect(line)))
     }
 
     fn instance(&mut self, id: u64, line: &str) -> Vec<Effect> {
-        self.0.handle(Event::FromInstance(InstanceId(id), Envelope::parse(line).expect(line)))
+        self.handle(Event::FromInstance(InstanceId(id), Envelope::parse(line).expect(line)))
     }
 
     fn execute(&mut self, service: &str, id: u64, plugs: &str) -> Vec<Effect> {
@@ -83,7 +94,7 @@ impl Node {
         let mut node = Self::registered();
         for (service, id) in services {
             node.execute(service, *id, if *service == "A" { "P, in, B" } else { "" });
-            node.0.handle(Event::Listening(InstanceId(*id)));
+            node.handle(Event::Listening(InstanceId(*id)));
         }
         node
     }
@@ -136,7 +147,7 @@ fn an_execution_is_answered_when_its_sockets_listen() {
     let effects = node.execute("redis", 5, "");
     assert!(matches!(&effects[..], [Effect::Start(_)]));
     assert!(node.execute("redis", 5, "").is_empty(), "a repeated request starts nothing");
-    assert_eq!(statuses(&node.0.handle(Event::Listening(InstanceId(5)))), [Status::OK]);
+    assert_eq!(statuses(&node.handle(Event::Listening(InstanceId(5)))), [Status::OK]);
     assert_eq!(statuses(&node.execute("redis", 5, "")), [Status::OK]);
     assert_eq!(statuses(&node.execute("A", 5, "")), [Status::CONFLICT]);
 }
@@ -155,7 +166,7 @@ fn an_execution_that_a_shutdown_overtakes_is_answered() {
         if service == "redis" {
             assert_eq!(statuses(&node.execute(service, 5, plugs)), [Status::CONFLICT], "it is ending");
         }
-        let ended = node.0.handle(Event::Exited(InstanceId(5), "signal 9".into(), Vec::new()));
+        let ended = node.handle(Event::Exited(InstanceId(5), "signal 9".into(), Vec::new()));
         let all: Vec<Status> = statuses(&asked).into_iter().chain(statuses(&ended)).collect();
         assert_eq!(all, [Status::UNAVAILABLE, Status::OK], "{service}");
     }
@@ -197,7 +208,7 @@ fn a_process_that_dies_is_reported_with_its_sessions() {
     let mut node = Node::running(&[("A", 7), ("A", 9)]);
     node.session(9, "10.0.0.1", "auto");
     node.instance(7, "type: session_ack ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_port: 40000 ~ status: 200");
-    let effects = node.0.handle(Event::Exited(InstanceId(7), "signal 9".into(), vec!["last | words".into()]));
+    let effects = node.handle(Event::Exited(InstanceId(7), "signal 9".into(), vec!["last | words".into()]));
     assert_eq!(statuses(&effects), [Status::BROKEN]);
     let Some(Effect::ToManager(envelope)) = effects.last() else { panic!("{effects:?}") };
     assert!(matches!(envelope.message, Message::ServiceInstanceTerminationInfo(_)));
@@ -209,8 +220,8 @@ fn what_happens_while_the_manager_is_away_is_told_when_it_is_back() {
     let mut node = Node::running(&[("A", 7), ("A", 9)]);
     node.session(9, "10.0.0.1", "auto");
     node.instance(7, "type: session_ack ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_port: 40000 ~ status: 200");
-    node.0.handle(Event::ManagerLost);
-    let effects = node.0.handle(Event::Exited(InstanceId(9), "exit status 1".into(), Vec::new()));
+    node.handle(Event::ManagerLost);
+    let effects = node.handle(Event::Exited(InstanceId(9), "exit status 1".into(), Vec::new()));
     assert_eq!(effects, [Effect::Withdraw(InstanceId(9))]);
     let told = node.register();
     assert!(matches!(told[0], Effect::Registered));
@@ -249,11 +260,11 @@ fn shutdowns_are_answered_when_the_process_is_gone() {
     );
     assert_eq!(effects, [Effect::End(InstanceId(8))]);
     assert_eq!(
-        statuses(&node.0.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()))),
+        statuses(&node.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()))),
         [Status::OK]
     );
     assert_eq!(
-        statuses(&node.0.handle(Event::Exited(InstanceId(8), "signal 15".into(), Vec::new()))),
+        statuses(&node.handle(Event::Exited(InstanceId(8), "signal 15".into(), Vec::new()))),
         [Status::OK]
     );
     assert_eq!(
@@ -277,15 +288,13 @@ fn open_session() -> Node {
 fn a_session_that_an_instance_does_not_close_is_closed_in_the_kernel() {
     let mut node = open_session();
     let effects = node.manager(CLOSE);
-    let [Effect::CloseWithin(request, within), Effect::ToInstance(InstanceId(7), _)] = &effects[..] else {
-        panic!("{effects:?}")
-    };
-    assert_eq!(within.as_millis(), 250);
+    assert!(matches!(&effects[..], [Effect::ToInstance(InstanceId(7), _)]), "{effects:?}");
+    assert!(node.pass(249).is_empty(), "it may take 250 ms");
     assert!(
         matches!(&node.manager(CLOSE)[..], [Effect::ToInstance(..)]),
         "a repeated request has one deadline"
     );
-    let effects = node.0.handle(Event::CloseOverdue(*request));
+    let effects = node.pass(1);
     let [Effect::Destroy(local, remote), Effect::ToManager(info), Effect::ToManager(answer)] = &effects[..]
     else {
         panic!("{effects:?}")
@@ -293,7 +302,7 @@ fn a_session_that_an_instance_does_not_close_is_closed_in_the_kernel() {
     assert_eq!((local.to_string(), remote.port()), ("10.0.0.1:40000".into(), 54009));
     assert!(matches!(&info.message, Message::SourceServiceSessionCloseInfo(i) if i.status == Status::BROKEN));
     assert!(answer.extension("x_forced").is_some());
-    assert!(node.0.handle(Event::CloseOverdue(*request)).is_empty());
+    assert!(node.pass(250).is_empty());
     let late = "type: source_service_session_close_response ~ message_id: 60 ~ status: 200";
     assert!(node.instance(7, late).is_empty(), "the Manager has its answer");
 }
@@ -305,14 +314,15 @@ fn a_close_request_is_answered_once_by_whoever_it_was_for() {
     let answer = "type: source_service_session_close_response ~ message_id: 60 ~ status: 200";
     assert!(node.instance(9, answer).is_empty(), "another instance was asked");
     assert!(matches!(&node.instance(7, answer)[..], [Effect::ToManager(_)]));
-    assert!(node.0.handle(Event::CloseOverdue(60u64.into())).is_empty());
+    assert!(node.pass(250).is_empty());
+    assert_eq!(node.0.next_timeout(), None);
 }
 
 #[test]
 fn an_instance_that_ends_has_closed_what_it_was_asked_to() {
     let mut node = open_session();
     node.manager(CLOSE);
-    let effects = node.0.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()));
+    let effects = node.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()));
     let answered = effects.iter().any(|effect| {
         matches!(effect, Effect::ToManager(e) if matches!(e.message, Message::SourceServiceSessionCloseResponse(_)))
     });
@@ -325,7 +335,7 @@ fn a_session_that_an_earlier_agent_saw_begin_is_told_again_and_reported_when_it_
     let ack = "type: session_ack ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_port: 40001 ~ dest_socket_new_port: 54009 ~ status: 200";
     assert_eq!(node.instance(7, &format!("{ack} ~ x_session: P, B, 9, in, 10.0.0.2")).len(), 1);
     let broken = |node: &mut Node| {
-        let effects = node.0.handle(Event::Exited(InstanceId(7), "signal 9".into(), Vec::new()));
+        let effects = node.handle(Event::Exited(InstanceId(7), "signal 9".into(), Vec::new()));
         statuses(&effects)
     };
     assert_eq!(broken(&mut node), [], "what is not whole is not known");
@@ -355,11 +365,11 @@ fn a_program_is_redirected_once_its_habits_are_known() {
     let mut report = SessionReport::between(7, 8, "10.0.0.1:54009".parse().expect("an address"));
     report.calls = [0, ENOUGH_CALLS];
     report.examined = [true, true];
-    let effects = node.0.handle(Event::Observed(vec![report.clone()]));
+    let effects = node.handle(Event::Observed(vec![report.clone()]));
     assert!(matches!(&effects[..], [Effect::Keep, Effect::Declare(d)] if d.redirect.is_ok()), "{effects:?}");
-    assert!(node.0.handle(Event::Observed(vec![report.clone()])).is_empty(), "nothing new");
+    assert!(node.handle(Event::Observed(vec![report.clone()])).is_empty(), "nothing new");
     report.habits[1].push(Habit::call(275));
-    let effects = node.0.handle(Event::Habit(report));
+    let effects = node.handle(Event::Habit(report));
     let [Effect::Notice(Notice::StaysOnTcp { disproved: None, .. }), Effect::Keep, Effect::Declare(d)] =
         &effects[..]
     else {
@@ -378,13 +388,13 @@ fn what_the_graph_allows_is_decided_by_what_is_seen() {
     report.examined = [true, true];
     report.habits[1].push(Habit::could(could::SPLICE));
     node.session(8, "10.0.0.1", "auto ~ x_allow: splice");
-    let effects = node.0.handle(Event::Observed(vec![report.clone()]));
+    let effects = node.handle(Event::Observed(vec![report.clone()]));
     assert!(matches!(&effects[..], [Effect::Keep, Effect::Declare(d)] if d.redirect.is_ok()), "{effects:?}");
     assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "auto")), Err(Reason::Habit));
     assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "auto ~ x_allow: teleport")), Err(Reason::Habit));
     assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "auto ~ x_allow: splice")), Ok(()));
     report.habits[1].push(Habit::call(libc::SYS_splice as u32));
-    node.0.handle(Event::Habit(report));
+    node.handle(Event::Habit(report));
     assert_eq!(redirect_of(&node.session(8, "10.0.0.1", "auto ~ x_allow: splice")), Err(Reason::Habit));
 }
 
@@ -394,7 +404,7 @@ fn a_connection_of_small_writes_is_remembered() {
     assert_eq!(redirect_of(&node.session(9, "10.0.0.1", "auto")), Ok(()));
     let mut report = SessionReport::between(7, 9, "10.0.0.1:54009".parse().expect("an address"));
     report.leaving = Some(Reason::SmallWrites);
-    node.0.handle(Event::Leaving(report));
+    node.handle(Event::Leaving(report));
     assert_eq!(redirect_of(&node.session(9, "10.0.0.1", "auto")), Err(Reason::SmallWrites));
 }
 
@@ -411,15 +421,15 @@ fn what_the_self_test_found_decides_declared_sessions_and_is_told() {
             harmless,
         })
     };
-    let effects = node.0.handle(told(0, "off: no BTF"));
+    let effects = node.handle(told(0, "off: no BTF"));
     assert_eq!(redirect_of(&effects), Err(Reason::NoProfile), "it can't be observed, as is known now");
     assert!(
         effects.iter().any(|it| extensions(it).contains(&("x_redirection".into(), "off: no BTF".into())))
     );
-    node.0.handle(Event::ManagerLost);
-    let effects = node.0.handle(told(0, "off: it failed"));
+    node.handle(Event::ManagerLost);
+    let effects = node.handle(told(0, "off: it failed"));
     assert!(effects.is_empty(), "the registration will say it: {effects:?}");
-    let effects = node.0.handle(Event::ManagerUp);
+    let effects = node.handle(Event::ManagerUp);
     assert!(
         effects.iter().any(|it| extensions(it).contains(&("x_redirection".into(), "off: it failed".into())))
     );
@@ -428,15 +438,15 @@ fn what_the_self_test_found_decides_declared_sessions_and_is_told() {
 #[test]
 fn a_self_test_that_ends_while_the_manager_answers_a_registration_is_told_afterwards() {
     let mut node = Node::registered();
-    node.0.handle(Event::ManagerLost);
-    node.0.handle(Event::ManagerUp);
+    node.handle(Event::ManagerLost);
+    node.handle(Event::ManagerUp);
     let tested = Redirects {
         redirection: Redirection::Off("off: it failed".into()),
         sees_all: true,
         observes: true,
         harmless: u32::MAX,
     };
-    assert!(node.0.handle(Event::Tested(tested)).is_empty(), "nothing is said before the answer");
+    assert!(node.handle(Event::Tested(tested)).is_empty(), "nothing is said before the answer");
     let id = node.0.registration;
     let answer = format!("type: initiation_response ~ message_id: {id} ~ status: 200 ~ x_manager: m");
     let effects = node.manager(&answer);
@@ -453,13 +463,13 @@ fn limits_that_are_not_applied_are_told_with_the_instance_and_again_with_each_re
     node.execute("A", 7, "P, in, B");
     let sentence = "limit not applied: this machine has no memory controller";
     node.0.note_unlimited(InstanceId(7), sentence.into());
-    let told = node.0.handle(Event::Listening(InstanceId(7)));
+    let told = node.handle(Event::Listening(InstanceId(7)));
     assert_eq!(extensions(&told[0]), [("x_unlimited".to_owned(), sentence.to_owned())]);
-    node.0.handle(Event::ManagerLost);
-    let again = node.0.handle(Event::ManagerUp);
+    node.handle(Event::ManagerLost);
+    let again = node.handle(Event::ManagerUp);
     let expected = ("x_unlimited".to_owned(), format!("7, {sentence}"));
     assert!(extensions(&again[0]).contains(&expected), "{again:?}");
     node.0.note_unlimited(InstanceId(7), String::new());
-    let again = node.0.handle(Event::ManagerUp);
+    let again = node.handle(Event::ManagerUp);
     assert!(extensions(&again[0]).iter().all(|(name, _)| name != "x_unlimited"), "{again:?}");
 }

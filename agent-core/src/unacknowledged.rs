@@ -9,6 +9,7 @@ use ssmmp::extension::Reason;
 use ssmmp::{Envelope, Hop, InstanceId, Port, SessionAck, Status};
 
 use super::accepted::SessionEnds;
+use super::timers::Timer;
 use super::{Core, Effect, Notice};
 use crate::session_report::SessionReport;
 
@@ -42,15 +43,34 @@ impl Core {
         }
         let connected = Connected { source: report.source, looked_at: false };
         self.unacknowledged.insert(key, connected);
-        self.effect(Effect::AcknowledgeWithin(key, ACKNOWLEDGE_LOOK));
+        self.after(ACKNOWLEDGE_LOOK, Timer::Acknowledge(key));
     }
 
     /// An instance has acknowledged a connection, to where its request led; where that is not known, any from the port.
     pub(super) fn acknowledged(&mut self, id: InstanceId, port: Port, at: Option<SocketAddr>) {
         match at {
-            Some(at) => drop(self.unacknowledged.remove(&(id, port, at))),
-            None => self.unacknowledged.retain(|ends, _| (ends.0, ends.1) != (id, port)),
+            Some(at) => self.forget_unacknowledged((id, port, at)),
+            None => self.forget_unacknowledged_if(id, |ends| ends.1 == port),
         }
+    }
+
+    /// An instance is gone.
+    pub(super) fn unacknowledged_gone(&mut self, id: InstanceId) {
+        self.forget_unacknowledged_if(id, |_| true);
+    }
+
+    fn forget_unacknowledged_if(&mut self, id: InstanceId, is_it: impl Fn(&SessionEnds) -> bool) {
+        let of_it: Vec<_> =
+            self.unacknowledged.keys().filter(|ends| ends.0 == id && is_it(ends)).copied().collect();
+        for ends in of_it {
+            self.forget_unacknowledged(ends);
+        }
+    }
+
+    /// A connection is acknowledged or gone.
+    pub(super) fn forget_unacknowledged(&mut self, ends: SessionEnds) {
+        self.unacknowledged.remove(&ends);
+        self.timers.stop(Timer::Acknowledge(ends));
     }
 
     /// The oldest request of an instance that was answered with a place and not acknowledged.
@@ -63,11 +83,11 @@ impl Core {
             .map(|(message_id, _)| message_id)
     }
 
-    /// The time of [`Effect::AcknowledgeWithin`] is over.
+    /// A connection that stands was looked for once, or twice.
     pub(super) fn acknowledge_overdue(&mut self, ends: SessionEnds) {
         let Some(connected) = self.unacknowledged.get_mut(&ends) else { return };
         if !std::mem::replace(&mut connected.looked_at, true) {
-            self.effect(Effect::AcknowledgeWithin(ends, ACKNOWLEDGE_LOOK));
+            self.after(ACKNOWLEDGE_LOOK, Timer::Acknowledge(ends));
             return;
         }
         let Some(Connected { source, .. }) = self.unacknowledged.remove(&ends) else { return };

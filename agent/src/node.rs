@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use patchbay_agent_core::repository::Kind;
-use patchbay_agent_core::{Core, Effect, Event, Lead, Start};
+use patchbay_agent_core::{Core, Effect, Event, Lead, Millis, Start};
 use ssmmp::extension::{self, Log, LogLines, LogMore};
 use ssmmp::{Address, Envelope, InstanceId, Name, Repeated, Status};
 use tokio::sync::mpsc;
@@ -105,6 +105,8 @@ pub struct Node {
     keeper: Keeper,
     running: HashMap<InstanceId, Running>,
     tasks: TaskTracker,
+    /// When the core's clock began.
+    began: Instant,
     next_look: Instant,
     last_ticks: u8,
     ending: Option<Ending>,
@@ -135,6 +137,7 @@ impl Node {
             self_test: probe::Running::default(),
             running: HashMap::new(),
             tasks: TaskTracker::new(),
+            began: Instant::now(),
             next_look: Instant::now(),
             last_ticks: LAST_TICKS,
             ending: None,
@@ -221,6 +224,7 @@ impl Node {
             if self.has_ended() {
                 break;
             }
+            let timeout = self.next_timeout();
             let event = tokio::select! {
                 event = events.recv() => event,
                 // What instances say is only taken while it can go on: they wait, not the Manager.
@@ -247,6 +251,7 @@ impl Node {
                     self.end_all(processes::POLITE_TIME);
                     continue;
                 }
+                () = until(timeout) => Some(Event::Tick),
                 result = self.self_test.done() => {
                     self.tested(result);
                     continue;
@@ -301,6 +306,16 @@ impl Node {
         self.next_look = Instant::now() + began.elapsed() * LOOK_PAUSE;
     }
 
+    /// The core's clock.
+    fn now(&self) -> Millis {
+        Millis::try_from(self.began.elapsed().as_millis()).unwrap_or(Millis::MAX)
+    }
+
+    /// When the core waits no longer for something.
+    fn next_timeout(&self) -> Option<Instant> {
+        self.core.next_timeout().map(|at| self.began + Duration::from_millis(at))
+    }
+
     fn handle(&mut self, event: Event) {
         if let Event::Exited(id, ..) | Event::StartFailed(id, ..) = &event {
             self.running.remove(id);
@@ -312,7 +327,7 @@ impl Node {
             Event::Exited(id, ..) | Event::StartFailed(id, ..) => Some(*id),
             _ => None,
         };
-        for effect in self.core.handle(event) {
+        for effect in self.core.handle(self.now(), event) {
             self.perform(effect);
         }
         if let Some(id) = gone {
@@ -395,28 +410,12 @@ impl Node {
                     warn!(times, %local, %remote, "the connection could not be ended: {error}");
                 }
             }
-            Effect::EndWithin(id, within) => self.after(within, Event::EndOverdue(id)),
-            Effect::AcknowledgeWithin(ends, within) => self.after(within, Event::AcknowledgeOverdue(ends)),
-            Effect::FinishWithin(number, within) => self.after(within, Event::FinishOverdue(number)),
-            Effect::HealthWithin(id, question, within) => {
-                self.after(within, Event::HealthOverdue(id, question))
-            }
-            Effect::CloseWithin(request, within) => self.after(within, Event::CloseOverdue(request)),
             Effect::ReserveMessages(next) => message_ids::reserve(&self.places.state, next),
             Effect::Keep => self.keeper.changed(),
             Effect::Notice(notice) => notices::log(&notice),
             Effect::Registered => info!("registered with the Manager"),
             Effect::Refused(status) => warn!("the Manager refuses this agent ({status})"),
         }
-    }
-
-    /// Gives something back to the core after a time.
-    fn after(&self, within: Duration, event: Event) {
-        let events = self.events.clone();
-        self.tasks.spawn(async move {
-            tokio::time::sleep(within).await;
-            drop(events.send(event).await);
-        });
     }
 
     /// Reads an instance's output, which may take as long as the disk does, and answers.

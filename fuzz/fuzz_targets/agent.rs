@@ -39,6 +39,8 @@ const INSTANCES: u64 = 6;
 
 struct Node {
     core: Core,
+    /// Milliseconds that have passed.
+    now: u64,
     manager: Conversation,
     instances: Vec<Conversation>,
     /// Requests of the Manager by type and id, less the answers they got.
@@ -85,6 +87,7 @@ impl Node {
             READ.get_or_init(|| repository::parse("r", REPOSITORY, |_, _| None).expect("good")).clone();
         Self {
             core: Core::new(Address::from(address), "n".into(), redirects, repository, Profiles::default()),
+            now: 0,
             manager: server(),
             instances: (0..=INSTANCES).map(instance).collect(),
             requests: HashMap::new(),
@@ -110,7 +113,7 @@ impl Node {
             }
             _ => {}
         }
-        for effect in self.core.handle(event) {
+        for effect in self.core.handle(self.now, event) {
             self.performed(effect);
         }
         assert!(self.core.instance_ids().len() <= INSTANCES as usize + 1);
@@ -303,7 +306,11 @@ fuzz_target!(|bytes: &[u8]| {
                 node.manager = server();
                 node.handle(Event::ManagerUp);
             }
-            3 => node.handle(Event::ManagerLost),
+            3 if script.below(2) == 0 => node.handle(Event::ManagerLost),
+            3 => {
+                node.now += 100 * script.below(128);
+                node.handle(Event::Tick);
+            }
             4 | 5 => node.happened(&mut script),
             6 | 7 => node.manager_plausible(&mut script),
             _ => {

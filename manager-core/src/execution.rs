@@ -98,7 +98,8 @@ impl Core {
             plug_configuration: PlugConfiguration(vertex.map(plugs).unwrap_or_default()),
         };
         self.at(self.now + within, Timer::Start(id));
-        let envelope = Envelope::new(request, Hop::ManagerToAgent).with(App(app)).with(extension::Service(vertex_name));
+        let envelope =
+            Envelope::new(request, Hop::ManagerToAgent).with(App(app)).with(extension::Service(vertex_name));
         self.inventory.change(id, |instance| instance.execution = Some(message_id));
         self.send_with(address, envelope, Some(Outstanding::Execution(id)));
     }

@@ -8,7 +8,7 @@ use ssmmp::{Envelope, InstanceId, Status};
 
 use crate::node::REPORT_EVERY;
 use crate::plugs::Handed;
-use crate::schedule::{Happening, Life};
+use crate::schedule::{Happening, Life, Millis};
 use crate::trace::Party;
 use crate::world::World;
 
@@ -39,17 +39,37 @@ impl World {
             agent.watched.remove(&id);
         }
         let life = agent.life;
-        let effects = agent.core.handle(event);
+        let effects = agent.core.handle(self.schedule.now, event);
         for effect in effects {
             if self.agent_crashes_now(index) {
                 return;
             }
             self.agent_performs(index, life, effect);
         }
+        self.plan_agent_tick(index);
         if let (Some(id), Some(agent)) = (gone, &mut self.nodes[index].agent) {
             agent.connected.remove(&id);
             agent.early.remove(&id);
             agent.prepared.remove(&id);
+        }
+    }
+
+    /// A time that an agent's core waited for has come; a stopped agent finds it so when it is continued.
+    pub fn agent_ticks(&mut self, index: usize, life: Life, planned: Millis) {
+        let Some(agent) = self.nodes[index].agent.as_mut().filter(|agent| agent.life == life) else { return };
+        if agent.tick == Some(planned) && !agent.frozen {
+            agent.tick = None;
+            self.agent_handles(index, Event::Tick);
+        }
+    }
+
+    fn plan_agent_tick(&mut self, index: usize) {
+        let now = self.schedule.now;
+        let Some(agent) = self.nodes[index].agent.as_mut().filter(|agent| !agent.frozen) else { return };
+        let Some(at) = agent.core.next_timeout().map(|due| due.max(now)) else { return };
+        if agent.tick.is_none_or(|planned| planned > at) {
+            agent.tick = Some(at);
+            self.schedule.at(at, Happening::AgentTick(index, agent.life, at));
         }
     }
 
@@ -112,27 +132,7 @@ impl World {
                 self.hands(index, instance, plug, at, Handed { waiting, tries });
             }
             Effect::RefusePlug(..) => {}
-            Effect::EndWithin(id, within) => {
-                let overdue = Box::new(Event::EndOverdue(id));
-                self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
-            }
-            Effect::AcknowledgeWithin(ends, within) => {
-                let overdue = Box::new(Event::AcknowledgeOverdue(ends));
-                self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
-            }
-            Effect::FinishWithin(number, within) => {
-                let overdue = Box::new(Event::FinishOverdue(number));
-                self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
-            }
-            Effect::HealthWithin(id, question, within) => {
-                let overdue = Box::new(Event::HealthOverdue(id, question));
-                self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
-            }
             Effect::ReserveMessages(next) => self.nodes[index].first_message = next,
-            Effect::CloseWithin(request, within) => {
-                let overdue = Box::new(Event::CloseOverdue(request));
-                self.after(within.as_millis() as u64, Happening::AgentEvent(index, life, overdue));
-            }
             Effect::Destroy(local, remote) => self.destroy(local, remote),
             Effect::Keep => {
                 if let Some(agent) = &mut self.nodes[index].agent {
@@ -283,6 +283,10 @@ impl World {
         self.note(Party::Agent(index), "is continued");
         for event in waiting {
             self.agent_event(index, life, event);
+        }
+        if let Some(agent) = self.nodes[index].agent.as_mut().filter(|agent| agent.life == life) {
+            agent.tick = None;
+            self.plan_agent_tick(index);
         }
     }
 }

@@ -56,6 +56,8 @@ pub struct Agent {
     pub life: Life,
     /// Whether it is stopped (SIGSTOP).
     pub frozen: bool,
+    /// When its core is told the time next, as it is planned.
+    pub tick: Option<Millis>,
     /// Events that wait because it is stopped.
     pub waiting: VecDeque<Event>,
     /// Its link to the Manager.
@@ -164,6 +166,7 @@ impl World {
             core,
             life,
             frozen: false,
+            tick: None,
             waiting: VecDeque::new(),
             link: None,
             tries: 0,

@@ -36,6 +36,8 @@ pub enum Happening {
     AgentConnects(usize, Life),
     /// Something of the agent's own tasks or of the kernel.
     AgentEvent(usize, Life, Box<AgentEvent>),
+    /// The next timeout of the agent's core, as it was planned.
+    AgentTick(usize, Life, Millis),
     /// The agent tells changed counters.
     AgentReports(usize, Life),
     /// A node's agent is started.

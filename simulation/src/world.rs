@@ -162,6 +162,7 @@ impl World {
             Happening::ManagerThaws(life) => self.manager_thaws(life),
             Happening::AgentConnects(node, life) => self.agent_connects(node, life),
             Happening::AgentEvent(node, life, event) => self.agent_event(node, life, *event),
+            Happening::AgentTick(node, life, planned) => self.agent_ticks(node, life, planned),
             Happening::AgentReports(node, life) => self.agent_reports_regularly(node, life),
             Happening::AgentStarts(node) => self.agent_starts(node),
             Happening::AgentThaws(node, life) => self.agent_thaws(node, life),

@@ -24,7 +24,7 @@ fn told(effects: &[Effect]) -> Vec<(Status, Option<String>)> {
 fn an_agent_that_ends_says_so_and_executes_nothing_more() {
     let mut node = Node::running(&[("A", 7), ("proxy", 9)]);
     let ends = (Status::UNAVAILABLE, Some("15000".to_owned()));
-    let effects = node.0.handle(Event::End(Duration::from_secs(15)));
+    let effects = node.handle(Event::End(Duration::from_secs(15)));
     assert_eq!(told(&effects), std::slice::from_ref(&ends));
     assert_eq!(statuses(&node.execute("redis", 11, "")), [Status::UNAVAILABLE]);
     let poll = "type: agent_health_control_request ~ message_id: 4 ~ agent_network_address: 10.0.0.1";
@@ -34,8 +34,8 @@ fn an_agent_that_ends_says_so_and_executes_nothing_more() {
         "whoever knows no extension sees the status"
     );
     // Another Manager, or the same after a restart, learns it too, and finds nothing to execute here.
-    node.0.handle(Event::ManagerLost);
-    let effects = node.0.handle(Event::ManagerUp);
+    node.handle(Event::ManagerLost);
+    let effects = node.handle(Event::ManagerUp);
     let Effect::ToManager(registration) = &effects[0] else { panic!("{effects:?}") };
     let Message::InitiationRequest(request) = &registration.message else { panic!("{registration:?}") };
     assert!(request.service_repository.0.is_empty());
@@ -49,10 +49,10 @@ fn an_agent_that_ends_says_so_and_executes_nothing_more() {
     );
     assert!(matches!(&effects[..], [Effect::ToInstance(InstanceId(7), _)]), "{effects:?}");
     assert_eq!(
-        statuses(&node.0.handle(Event::Exited(InstanceId(7), "exit status 0".into(), vec![]))),
+        statuses(&node.handle(Event::Exited(InstanceId(7), "exit status 0".into(), vec![]))),
         [Status::OK]
     );
-    let effects = node.0.handle(Event::Exited(InstanceId(9), "signal 15".into(), vec![]));
+    let effects = node.handle(Event::Exited(InstanceId(9), "signal 15".into(), vec![]));
     let reason = effects.iter().find_map(|effect| match effect {
         Effect::ToManager(envelope) => envelope.extension("x_reason").map(str::to_owned),
         _ => None,
@@ -64,7 +64,7 @@ fn an_agent_that_ends_says_so_and_executes_nothing_more() {
 fn what_waits_for_its_plugs_is_given_up_by_an_agent_that_ends() {
     let mut node = Node::registered();
     node.execute("proxy", 5, "back, in, B");
-    let effects = node.0.handle(Event::End(Duration::from_secs(1)));
+    let effects = node.handle(Event::End(Duration::from_secs(1)));
     assert_eq!(statuses(&effects), [Status::UNAVAILABLE]);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Abandon(_))));
     assert!(node.0.instance_ids().is_empty());
@@ -74,7 +74,7 @@ fn what_waits_for_its_plugs_is_given_up_by_an_agent_that_ends() {
 fn another_repository_is_told_and_changes_nothing_that_runs() {
     let mut node = Node::running(&[("A", 7)]);
     let more = format!("{REPOSITORY}[service.new]\nkind = \"native\"\nprogram = \"/bin/sh\"\n");
-    let effects = node.0.handle(Event::Reload(parse("r", &more, |_, _| None).expect("good")));
+    let effects = node.handle(Event::Reload(parse("r", &more, |_, _| None).expect("good")));
     let [Effect::ToManager(registration)] = &effects[..] else { panic!("{effects:?}") };
     let Message::InitiationRequest(request) = &registration.message else { panic!("{registration:?}") };
     assert_eq!(request.service_repository.0.len(), 4);

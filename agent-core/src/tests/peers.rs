@@ -82,7 +82,7 @@ fn a_flood_of_requests_is_bounded_and_hinders_no_other_instance() {
     node.manager("type: session_response ~ message_id: 2 ~ source_service_name: A ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: 9 ~ dest_socket_name: in ~ dest_service_instance_network_address: 10.0.0.1 ~ dest_socket_port: 54009 ~ status: 200");
     assert_eq!(refused(&node.instance(7, &request(7, MAX_ASKED + 1))), None);
     assert_eq!(node.0.asked.count(InstanceId(7)), MAX_ASKED);
-    node.0.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()));
+    node.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()));
     assert_eq!(node.0.asked.count(InstanceId(7)), 0);
     assert_eq!(node.0.live_of(InstanceId(7)).count(), 0);
 }
@@ -99,7 +99,7 @@ fn an_execution_without_an_id_is_refused() {
 fn an_execution_is_answered_once_whatever_happens_to_its_process() {
     let mut node = Node::running(&[("A", 7)]);
     let effects =
-        node.0.handle(Event::StartFailed(InstanceId(7), Status::NO_ANSWER, "late".into(), Vec::new()));
+        node.handle(Event::StartFailed(InstanceId(7), Status::NO_ANSWER, "late".into(), Vec::new()));
     let Message::ServiceInstanceTerminationInfo(info) = to_manager(&effects) else { panic!("{effects:?}") };
     assert_eq!(info.service_instance_id, InstanceId(7));
     assert!(super::statuses(&effects).is_empty(), "{effects:?}");

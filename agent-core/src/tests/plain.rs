@@ -32,7 +32,7 @@ fn node() -> Node {
     node.register_plainly();
     for id in [7, 9] {
         told(&node.execute("A", id, "P, in, B"));
-        told(&node.0.handle(Event::Listening(InstanceId(id))));
+        told(&node.handle(Event::Listening(InstanceId(id))));
     }
     node.instance(7, "type: session_request ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_name: P ~ dest_service_name: B ~ dest_socket_name: in");
     answer(&mut node);
@@ -67,7 +67,7 @@ fn living_sessions_are_acknowledged_again_after_a_reconnect() {
     let mut node = node();
     assert_eq!(told(&node.instance(7, ACK)).len(), 1);
     for living in [1, 0] {
-        node.0.handle(Event::ManagerLost);
+        node.handle(Event::ManagerLost);
         let again = told(&node.register_plainly());
         let rest = &again[..];
         assert_eq!(rest.len(), living, "{again:?}");
@@ -75,7 +75,7 @@ fn living_sessions_are_acknowledged_again_after_a_reconnect() {
             let said = (ack.message_id, ack.source_service_instance_id, ack.source_plug_port, ack.status);
             assert_eq!(said, (1000.into(), InstanceId(7), Port(40000), Status::OK));
         }
-        told(&node.0.handle(Event::Closed(report(), Cause::SourceFinished)));
+        told(&node.handle(Event::Closed(report(), Cause::SourceFinished)));
     }
 }
 
@@ -88,11 +88,11 @@ fn no_line_of_ours_is_told_whatever_happens() {
     );
     told(&node.execute("nothing", 11, ""));
     told(&node.execute("redis", 12, ""));
-    told(&node.0.handle(Event::StartFailed(InstanceId(12), Status::INTERNAL, "no".into(), vec!["x".into()])));
-    node.0.handle(Event::ManagerLost);
-    told(&node.0.handle(Event::Exited(InstanceId(9), "signal 9".into(), vec!["x".into()])));
+    told(&node.handle(Event::StartFailed(InstanceId(12), Status::INTERNAL, "no".into(), vec!["x".into()])));
+    node.handle(Event::ManagerLost);
+    told(&node.handle(Event::Exited(InstanceId(9), "signal 9".into(), vec!["x".into()])));
     told(&node.register_plainly());
-    let again = told(&node.0.handle(Event::End(std::time::Duration::from_secs(1))));
+    let again = told(&node.handle(Event::End(std::time::Duration::from_secs(1))));
     assert!(
         matches!(&again[..], [Message::AgentHealthControlResponse(h)] if h.status == Status::UNAVAILABLE)
     );
@@ -110,10 +110,9 @@ fn an_instances_own_answer_to_a_graceful_shutdown_is_passed_on_at_once() {
         let answered = node.instance(7, &line(&status.to_string()));
         assert_eq!(statuses(&answered), [status]);
         told(&answered);
-        let ends = answered.iter().any(|effect| matches!(effect, Effect::EndWithin(InstanceId(7), _)));
-        assert_eq!(ends, status == Status::OK);
+        assert_eq!(node.0.next_timeout().is_some(), status == Status::OK, "it has a time to end");
         assert!(node.instance(7, &line("200")).is_empty(), "nobody waits for another answer");
-        let gone = told(&node.0.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new())));
+        let gone = told(&node.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new())));
         // Who has said that it ends is told of once; who refused and ended all the same was not expected to.
         assert_eq!(gone.len(), usize::from(status == Status::CONFLICT), "{gone:?}");
     }
@@ -124,7 +123,7 @@ fn both_shutdown_requests_are_answered_when_the_instance_answers_none() {
     let mut node = node();
     node.manager(ASKED);
     node.manager("type: hard_shutdown_request ~ message_id: 51 ~ service_name: A ~ service_instance_id: 7");
-    let gone = told(&node.0.handle(Event::Exited(InstanceId(7), "signal 15".into(), Vec::new())));
+    let gone = told(&node.handle(Event::Exited(InstanceId(7), "signal 15".into(), Vec::new())));
     let [Message::GracefulShutdownResponse(graceful), Message::HardShutdownResponse(hard)] = &gone[..] else {
         panic!("{gone:?}")
     };
@@ -140,7 +139,7 @@ fn an_instances_own_word_that_it_ends_is_passed_on_with_its_id_and_is_the_only_o
     ));
     let [Message::ServiceInstanceTerminationInfo(info)] = &said[..] else { panic!("{said:?}") };
     assert_eq!((info.message_id, info.service_instance_id), (1007.into(), InstanceId(7)));
-    assert_eq!(told(&node.0.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()))), []);
+    assert_eq!(told(&node.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()))), []);
 }
 
 #[test]
@@ -148,7 +147,7 @@ fn a_killed_destinations_sessions_are_told_broken_and_only_those_it_never_ended(
     let killed = || Event::Exited(InstanceId(9), "signal 9".into(), Vec::new());
     let mut node = node();
     node.instance(7, ACK);
-    let gone = told(&node.0.handle(killed()));
+    let gone = told(&node.handle(killed()));
     assert_eq!(broken_ends(&gone), 1, "{gone:?}");
     assert!(matches!(gone.last(), Some(Message::ServiceInstanceTerminationInfo(_))));
     // Either end has said that it is over.
@@ -165,7 +164,7 @@ fn a_killed_destinations_sessions_are_told_broken_and_only_those_it_never_ended(
         let mut node = self::node();
         node.instance(7, ACK);
         assert_eq!(told(&node.instance(ended.0, ended.1)).len(), 1);
-        assert_eq!(broken_ends(&told(&node.0.handle(killed()))), 0);
+        assert_eq!(broken_ends(&told(&node.handle(killed()))), 0);
         assert!(node.0.accepted.is_empty());
     }
 }
@@ -194,30 +193,25 @@ fn an_instance_that_says_nothing_of_its_health_is_spoken_for_and_one_that_is_not
         [Message::ServiceInstanceHealthResponse(response)] => Some(response.status),
         _ => None,
     };
-    let overdue = || Event::HealthOverdue(InstanceId(7), 30.into());
     let ask = |node: &mut Node| {
         let effects = node.manager(HEALTH);
-        let [Effect::HealthWithin(InstanceId(7), ..), Effect::AskInstance(InstanceId(7), _, absent)] =
-            &effects[..]
-        else {
-            panic!("{effects:?}")
-        };
+        let [Effect::AskInstance(InstanceId(7), _, absent)] = &effects[..] else { panic!("{effects:?}") };
         assert_eq!(absent.message.status(), Some(Status::NOT_FOUND), "when it is not connected");
     };
     let mut node = node();
     ask(&mut node);
-    assert_eq!(status_of(&told(&node.0.handle(overdue()))), Some(Status::NO_ANSWER));
-    assert_eq!(told(&node.0.handle(overdue())), []);
+    assert_eq!(status_of(&told(&node.pass(3_000))), Some(Status::NO_ANSWER));
+    assert_eq!(told(&node.pass(3_000)), []);
     // A late answer is better than none.
     let well =
         "type: service_instance_health_response ~ message_id: 30 ~ service_instance_id: 7 ~ status: 200";
     assert_eq!(status_of(&told(&node.instance(7, well))), Some(Status::OK));
     ask(&mut node);
     node.instance(7, well);
-    assert_eq!(told(&node.0.handle(overdue())), [], "it was answered");
+    assert_eq!(told(&node.pass(3_000)), [], "it was answered");
     ask(&mut node);
-    node.0.handle(Event::Exited(InstanceId(7), "signal 9".into(), Vec::new()));
-    assert_eq!(status_of(&told(&node.0.handle(overdue()))), Some(Status::NOT_FOUND));
+    node.handle(Event::Exited(InstanceId(7), "signal 9".into(), Vec::new()));
+    assert_eq!(status_of(&told(&node.pass(3_000))), Some(Status::NOT_FOUND));
     assert_eq!(status_of(&told(&node.manager(HEALTH))), Some(Status::NOT_FOUND));
 }
 
@@ -240,22 +234,15 @@ fn an_instance_speaks_for_its_own_service_only() {
 fn a_late_acknowledgement_is_told_with_what_became_of_its_connection() {
     for (port, lives) in [(40000, false), (40001, true)] {
         let mut node = node();
-        node.0.handle(Event::Established(report()));
-        let overdue = || {
-            Event::AcknowledgeOverdue((
-                InstanceId(7),
-                Port(40000),
-                "10.0.0.1:54009".parse().expect("an address"),
-            ))
-        };
-        node.0.handle(overdue());
-        let given_up = told(&node.0.handle(overdue()));
+        node.handle(Event::Established(report()));
+        node.pass(5_000);
+        let given_up = told(&node.pass(5_000));
         assert!(matches!(&given_up[..], [Message::SessionAck(ack)] if ack.status == Status::NO_ANSWER));
         let late = told(&node.instance(7, &ACK.replace("40000", &port.to_string())));
         assert!(matches!(&late[0], Message::SessionAck(ack) if ack.status == Status::OK), "{late:?}");
         let ended = matches!(&late[1..], [Message::SourceServiceSessionCloseInfo(info)] if info.status == Status::BROKEN);
         assert_eq!(ended, !lives, "{late:?}");
-        node.0.handle(Event::ManagerLost);
+        node.handle(Event::ManagerLost);
         assert_eq!(told(&node.register_plainly()).len(), usize::from(lives));
     }
 }
@@ -291,7 +278,7 @@ fn of_two_sessions_from_one_port_to_one_destination_only_the_one_that_it_closed_
     node.execute("A", 7, "P, in, B");
     node.manager("type: execution_request ~ message_id: 9 ~ agent_network_address: 10.0.0.1 ~ service_name: A ~ service_instance_id: 9 ~ socket_configuration: in, 54009 & other, 54010 ~ plug_configuration: ");
     for id in [7, 9] {
-        node.0.handle(Event::Listening(InstanceId(id)));
+        node.handle(Event::Listening(InstanceId(id)));
     }
     for (id, port) in [(1000, 54009), (1001, 54010)] {
         node.instance(7, &format!("type: session_request ~ message_id: {id} ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_name: P ~ dest_service_name: B ~ dest_socket_name: in"));
@@ -299,7 +286,7 @@ fn of_two_sessions_from_one_port_to_one_destination_only_the_one_that_it_closed_
         node.instance(7, &ACK.replace("1000", &id.to_string()).replace("54009", &port.to_string()));
     }
     node.instance(9, "type: dest_service_session_close_info ~ message_id: 5 ~ source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: P ~ source_plug_port: 40000 ~ dest_service_name: A ~ dest_service_instance_network_address: 10.0.0.1 ~ dest_service_instance_id: 9 ~ dest_socket_name: other ~ dest_socket_port: 54010 ~ dest_socket_new_port: 54010 ~ status: 111");
-    let effects = told(&node.0.handle(Event::Exited(InstanceId(9), "signal 9".into(), Vec::new())));
+    let effects = told(&node.handle(Event::Exited(InstanceId(9), "signal 9".into(), Vec::new())));
     assert_eq!(broken_ends(&effects), 1, "the other one: {effects:?}");
     let all = effects.iter().filter(|told| matches!(told, Message::DestServiceSessionCloseInfo(_)));
     assert_eq!(all.count(), 1);
@@ -326,7 +313,7 @@ fn what_an_adapted_destination_closed_is_broken_when_its_process_ends_with_it() 
             let mut node = Node::registered();
             node.register_plainly();
             node.execute("redis", 8, "");
-            node.0.handle(Event::Listening(InstanceId(8)));
+            node.handle(Event::Listening(InstanceId(8)));
             let plugs = if source == "A" { "P, in, B" } else { "back, in, B" };
             node.execute(source, 7, plugs);
             let unanswered = node.0.asked.unanswered();
@@ -338,18 +325,18 @@ fn what_an_adapted_destination_closed_is_broken_when_its_process_ends_with_it() 
                 }
             };
             node.manager(&format!("type: session_response ~ message_id: {id} ~ source_service_name: {source} ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: 8 ~ dest_socket_name: in ~ dest_service_instance_network_address: 10.0.0.1 ~ dest_socket_port: 54008 ~ status: 200"));
-            node.0.handle(Event::Listening(InstanceId(7)));
-            node.0.handle(Event::Established(report.clone()));
+            node.handle(Event::Listening(InstanceId(7)));
+            node.handle(Event::Established(report.clone()));
             if source == "A" {
                 node.instance(7, &ACK.replace("54009", "54008"));
             }
-            let closed = node.0.handle(Event::Closed(report.clone(), Cause::DestinationFinished));
-            let [Effect::FinishWithin(number, _)] = &closed[..] else { panic!("{closed:?}") };
+            let closed = node.handle(Event::Closed(report.clone(), Cause::DestinationFinished));
+            assert!(closed.is_empty(), "{closed:?}");
             let ends = if source == "A" { 1 } else { 2 };
             if dies {
-                assert_eq!(of_session(&told(&node.0.handle(killed()))), vec![status; ends], "{source}");
+                assert_eq!(of_session(&told(&node.handle(killed()))), vec![status; ends], "{source}");
             }
-            let overdue = of_session(&told(&node.0.handle(Event::FinishOverdue(*number))));
+            let overdue = of_session(&told(&node.pass(500)));
             assert_eq!(overdue, if dies { vec![] } else { vec![status; ends] }, "{source}");
         }
     }

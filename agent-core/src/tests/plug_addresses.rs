@@ -15,7 +15,7 @@ fn running() -> Node {
     let effects = node.answer(8, "10.0.0.1", 54008);
     assert_eq!(leads(&effects), [Some((8, true))]);
     assert!(matches!(effects.last(), Some(Effect::Start(_))), "it starts when its plug is ready");
-    node.0.handle(Event::Listening(InstanceId(7)));
+    node.handle(Event::Listening(InstanceId(7)));
     node
 }
 
@@ -37,11 +37,11 @@ impl Node {
     fn connects(&mut self, from: u16, destination: u64, at: &str) -> Vec<Effect> {
         let mut report = SessionReport::between(7, destination, at.parse().expect("an address"));
         report.source = format!("10.0.0.1:{from}").parse().expect("an address");
-        self.0.handle(Event::Established(report))
+        self.handle(Event::Established(report))
     }
 
     fn waits(&mut self, waiting: u64) -> Vec<Effect> {
-        self.0.handle(Event::PlugWaits(InstanceId(7), back(), waiting))
+        self.handle(Event::PlugWaits(InstanceId(7), back(), waiting))
     }
 
     fn close_request(&mut self, id: u64, from: u16) -> Vec<Effect> {
@@ -120,7 +120,7 @@ fn nothing_is_led_to_an_instance_that_ends() {
         assert_eq!(leads(&effects), [None]);
         assert_eq!(asks(&effects).len(), sessions);
         let mut node = running();
-        let effects = node.0.handle(Event::Exited(InstanceId(8), "signal 9".into(), Vec::new()));
+        let effects = node.handle(Event::Exited(InstanceId(8), "signal 9".into(), Vec::new()));
         assert_eq!(leads(&effects), [None], "nor to one that died");
     }
 }
@@ -128,7 +128,7 @@ fn nothing_is_led_to_an_instance_that_ends() {
 #[test]
 fn a_connection_without_a_destination_waits_and_one_is_started() {
     let mut node = running();
-    node.0.handle(Event::Exited(InstanceId(8), "signal 15".into(), Vec::new()));
+    node.handle(Event::Exited(InstanceId(8), "signal 15".into(), Vec::new()));
     let effects = node.waits(1);
     assert_eq!(asks(&effects), [false], "in earnest: an instance is started for it");
     assert_eq!(asks(&node.waits(2)), [false; 0], "one request for all who wait");
@@ -136,7 +136,7 @@ fn a_connection_without_a_destination_waits_and_one_is_started() {
     let at = "10.0.0.2:54009".to_owned();
     assert_eq!(handed(&effects), [(1, at.clone()), (2, at.clone())]);
     let ends = ("10.0.0.1:40001".parse().expect("an address"), at.parse().expect("an address"));
-    let effects = node.0.handle(Event::PlugJoined(InstanceId(7), ends.0, ends.1));
+    let effects = node.handle(Event::PlugJoined(InstanceId(7), ends.0, ends.1));
     let Effect::ToManager(ack) = &effects[0] else { panic!("{effects:?}") };
     assert!(ack.extension("x_live").is_some_and(|line| line.starts_with("7, 40001, 9, 10.0.0.2, 54009, ")));
 }
@@ -144,13 +144,13 @@ fn a_connection_without_a_destination_waits_and_one_is_started() {
 #[test]
 fn a_destination_that_does_not_answer_gives_way_to_another_a_few_times() {
     let mut node = running();
-    node.0.handle(Event::Exited(InstanceId(8), "signal 15".into(), Vec::new()));
+    node.handle(Event::Exited(InstanceId(8), "signal 15".into(), Vec::new()));
     node.waits(1);
     for tries in 0..7 {
         let effects = node.answer(9, "10.0.0.2", 54009);
         assert_eq!(handed(&effects).len(), 1);
         let at = "10.0.0.2:54009".parse().expect("an address");
-        let effects = node.0.handle(Event::PlugFailed(InstanceId(7), back(), 1, at, tries));
+        let effects = node.handle(Event::PlugFailed(InstanceId(7), back(), 1, at, tries));
         assert_eq!(leads(&effects), [None]);
         assert!(
             effects.iter().any(|e| matches!(e, Effect::ToManager(e) if matches!(&e.message, Message::SessionAck(a) if a.status == ssmmp::Status::CONNECT_FAILED))),
@@ -165,7 +165,7 @@ fn who_waits_is_refused_with_the_managers_reason_only_when_it_was_asked_in_earne
     let mut node = running();
     node.connects(40_001, 8, "10.0.0.1:54008");
     // The question ahead is on its way when the instance ends.
-    node.0.handle(Event::Exited(InstanceId(8), "signal 15".into(), Vec::new()));
+    node.handle(Event::Exited(InstanceId(8), "signal 15".into(), Vec::new()));
     node.waits(1);
     let effects = node.refuse_answer();
     assert_eq!((asks(&effects), refused(&effects)), (vec![false], vec![]));
@@ -187,7 +187,7 @@ fn a_session_that_is_to_leave_is_closed_when_its_plug_leads_elsewhere() {
     let mut node = running();
     node.connects(40_001, 8, "10.0.0.1:54008");
     node.close_request(70, 40_001);
-    let effects = node.0.handle(Event::CloseOverdue(ssmmp::MessageId::from(70)));
+    let effects = node.pass(1_000);
     assert!(matches!(&effects[..], [Effect::Destroy(..), Effect::ToManager(_)]), "{effects:?}");
 }
 
@@ -196,7 +196,7 @@ fn a_start_waits_for_plugs_that_lead_somewhere() {
     let mut node = Node::running(&[("redis", 8)]);
     node.execute("proxy", 7, "back, in, B & other, in, C");
     node.answer(8, "10.0.0.1", 54008);
-    let effects = node.0.handle(Event::Exited(InstanceId(8), "signal 9".into(), Vec::new()));
+    let effects = node.handle(Event::Exited(InstanceId(8), "signal 9".into(), Vec::new()));
     assert_eq!(asks(&effects), [false], "it is asked for again");
     for _ in 0..2 {
         let effects = node.answer(9, "10.0.0.2", 54009);
@@ -208,12 +208,12 @@ fn a_start_waits_for_plugs_that_lead_somewhere() {
 #[test]
 fn those_who_wait_are_bounded_and_forgotten() {
     let mut node = running();
-    node.0.handle(Event::Exited(InstanceId(8), "signal 15".into(), Vec::new()));
+    node.handle(Event::Exited(InstanceId(8), "signal 15".into(), Vec::new()));
     for waiting in 0..MAX_WAITING as u64 {
         assert!(refused(&node.waits(waiting)).is_empty());
     }
     assert_eq!(refused(&node.waits(9_999)), [9_999]);
-    node.0.handle(Event::PlugGaveUp(InstanceId(7), back(), 0));
+    node.handle(Event::PlugGaveUp(InstanceId(7), back(), 0));
     assert!(refused(&node.waits(9_999)).is_empty());
     assert_eq!(handed(&node.answer(9, "10.0.0.2", 54009)).len(), MAX_WAITING);
 }
@@ -225,10 +225,10 @@ fn a_successor_goes_on_where_the_plugs_lead() {
     let mut start = crate::Start::of(Name::new("proxy").expect("a name"), InstanceId(7));
     start.plugs = ssmmp::PlugConfiguration::parse("back, in, B").expect("good");
     let lead = Lead { destination: InstanceId(8), at, here: false };
-    node.0.handle(Event::Adopted(start, true, Vec::new(), vec![(back(), lead)]));
+    node.handle(Event::Adopted(start, true, Vec::new(), vec![(back(), lead)]));
     let effects = node.connects(40_001, 8, "10.0.0.1:54008");
     let Effect::ToManager(ack) = &effects[0] else { panic!("{effects:?}") };
     assert!(ack.extension("x_live").is_some_and(|line| line.ends_with("back")));
-    let effects = node.0.handle(Event::Exited(InstanceId(8), "signal 9".into(), Vec::new()));
+    let effects = node.handle(Event::Exited(InstanceId(8), "signal 9".into(), Vec::new()));
     assert_eq!(leads(&effects), [None]);
 }

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use ssmmp::extension::Redirection;
-use ssmmp::{InstanceId, Message, PlugConfiguration, Port, SocketConfiguration};
+use ssmmp::{InstanceId, Message, PlugConfiguration, SocketConfiguration};
 
 use super::{Core, Effect, Event, Node, Notice, Profiles, Redirects, SessionReport, parse};
 use crate::session_report::Cause;
-use crate::{ACKNOWLEDGE_LOOK, SessionEnds, Start};
+use crate::{ACKNOWLEDGE_LOOK, Millis, Start};
+
+/// Between two looks for an acknowledgement.
+const LOOK: Millis = ACKNOWLEDGE_LOOK.as_millis() as Millis;
 
 const REQUEST: &str = "type: session_request ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_name: P ~ dest_service_name: B ~ dest_socket_name: in";
 const ACK: &str = "type: session_ack ~ message_id: 1000 ~ source_service_name: A ~ source_service_instance_id: 7 ~ source_plug_port: 40000 ~ status: 200";
@@ -36,10 +39,10 @@ fn a_request_without_an_answer_is_told_again_after_a_reconnect() {
     let mut node = Node::running(&[("A", 7), ("A", 9)]);
     assert_eq!(requests(&node.instance(7, REQUEST)), 1);
     assert_eq!(requests(&node.instance(7, REQUEST)), 0, "one is on its way already");
-    node.0.handle(Event::ManagerLost);
+    node.handle(Event::ManagerLost);
     assert_eq!(requests(&node.register()), 1);
     node.session(9, "10.0.0.1", "auto");
-    node.0.handle(Event::ManagerLost);
+    node.handle(Event::ManagerLost);
     assert_eq!(requests(&node.register()), 0, "it was answered");
 }
 
@@ -47,7 +50,7 @@ fn a_request_without_an_answer_is_told_again_after_a_reconnect() {
 #[test]
 fn a_request_that_is_made_while_the_manager_is_away_waits() {
     let mut node = Node::running(&[("A", 7), ("A", 9)]);
-    node.0.handle(Event::ManagerLost);
+    node.handle(Event::ManagerLost);
     assert_eq!(requests(&node.instance(7, REQUEST)), 0);
     assert_eq!(requests(&node.register()), 1);
 }
@@ -72,7 +75,7 @@ fn starting_and_ending_instances_are_reported_as_such() {
     let mut node = Node::running(&[("A", 7), ("A", 9)]);
     node.execute("redis", 8, "");
     node.manager("type: hard_shutdown_request ~ message_id: 50 ~ service_name: A ~ service_instance_id: 9");
-    let effects = node.0.handle(Event::ManagerUp);
+    let effects = node.handle(Event::ManagerUp);
     let items: Vec<String> =
         lines(&effects, "x_running")[0].split(" & ").map(|item| item.replace("in=", "")).collect();
     assert_eq!(items, ["A, 7, 54007, running", "redis, 8, 54008, starting", "A, 9, 54009, ending"]);
@@ -83,15 +86,14 @@ fn starting_and_ending_instances_are_reported_as_such() {
 fn an_instance_that_says_it_ends_is_told_of_when_it_is_gone_and_ended_if_it_is_not() {
     let mut node = Node::running(&[("A", 7)]);
     let effects = node.instance(7, ENDS);
-    let [Effect::EndWithin(InstanceId(7), _), Effect::ToManager(told)] = &effects[..] else {
-        panic!("{effects:?}")
-    };
+    let [Effect::ToManager(told)] = &effects[..] else { panic!("{effects:?}") };
+    assert!(node.pass(9_000).is_empty());
     assert_eq!((told.message.message_id(), told.extension("x_exiting")), (9.into(), Some("yes")));
     assert!(matches!(&node.instance(7, ENDS)[..], [Effect::ToManager(_)]), "said twice, it has one deadline");
-    assert_eq!(node.0.handle(Event::EndOverdue(InstanceId(7))), [Effect::End(InstanceId(7))]);
-    let effects = node.0.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()));
+    assert_eq!(node.pass(1_000), [Effect::End(InstanceId(7))]);
+    let effects = node.handle(Event::Exited(InstanceId(7), "exit status 0".into(), Vec::new()));
     assert_eq!(lines(&effects, "x_reason"), ["ended by itself"]);
-    assert!(node.0.handle(Event::EndOverdue(InstanceId(7))).is_empty());
+    assert!(node.pass(20_000).is_empty());
 }
 
 /// Seed 135: the Manager may have given the session up before its acknowledgement came.
@@ -108,7 +110,7 @@ fn an_acknowledgement_tells_all_of_its_session() {
 fn a_further_connection_of_an_adapted_program_is_told_as_it_is() {
     let mut node = Node::registered();
     node.execute("proxy", 7, "back, in, B");
-    let Some(Effect::ToManager(request)) = node.0.handle(Event::ManagerUp).pop() else { panic!("registers") };
+    let Some(Effect::ToManager(request)) = node.handle(Event::ManagerUp).pop() else { panic!("registers") };
     node.manager(&format!(
         "type: initiation_response ~ message_id: {} ~ status: 200 ~ x_manager: m",
         request.message.message_id()
@@ -116,10 +118,10 @@ fn a_further_connection_of_an_adapted_program_is_told_as_it_is() {
     let mut report = SessionReport::between(7, 9, "10.0.0.2:54009".parse().expect("an address"));
     let answer = node.0.asked.unanswered()[0].message.message_id();
     node.manager(&format!("type: session_response ~ message_id: {answer} ~ source_service_name: proxy ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: 9 ~ dest_socket_name: in ~ dest_service_instance_network_address: 10.0.0.2 ~ dest_socket_port: 54009 ~ status: 200"));
-    node.0.handle(Event::Listening(InstanceId(7)));
+    node.handle(Event::Listening(InstanceId(7)));
     for (port, asked_ahead) in [(40001, 1), (40002, 0)] {
         report.source = format!("10.0.0.1:{port}").parse().expect("an address");
-        let effects = node.0.handle(Event::Established(report.clone()));
+        let effects = node.handle(Event::Established(report.clone()));
         assert_eq!(requests(&effects), asked_ahead, "for the next connection, not for this one");
         let line = &lines(&effects, "x_live")[0];
         assert!(line.starts_with(&format!("7, {port}, 9, 10.0.0.2, 54009, ")), "{line}");
@@ -136,7 +138,7 @@ fn a_successor_tells_sessions_of_native_instances_too() {
         let redirection = if sees_all { Redirection::Kernel } else { Redirection::Off("off: no BTF".into()) };
         let redirects = Redirects { redirection, sees_all, observes: true, harmless: u32::MAX };
         let repository = parse("r", super::REPOSITORY, |_, _| None).expect("good");
-        let mut node = Node(Core::new(address, "n".into(), redirects, repository, Profiles::default()));
+        let mut node = Node(Core::new(address, "n".into(), redirects, repository, Profiles::default()), 0);
         let start = Start {
             id: InstanceId(7),
             service: ssmmp::Name::new("A").expect("a name"),
@@ -152,7 +154,7 @@ fn a_successor_tells_sessions_of_native_instances_too() {
         // The kernel gives a port twice, where the destinations differ.
         let mut other = SessionReport::between(7, 8, "10.0.0.2:54008".parse().expect("an address"));
         other.source = report.source;
-        node.0.handle(Event::Adopted(start, true, vec![report, other], Vec::new()));
+        node.handle(Event::Adopted(start, true, vec![report, other], Vec::new()));
         node.0.message_id();
         node.0.take_effects();
         let told = node.register();
@@ -173,28 +175,22 @@ fn a_repeated_request_keeps_its_first_answer() {
     assert_eq!(lines(&node.instance(7, ACK), "x_live"), ["7, 40000, 9, 10.0.0.1, 54009, 1000, P"]);
 }
 
-/// A connection of instance 7 from port 40000.
-fn ends(at: &str) -> SessionEnds {
-    (InstanceId(7), Port(40000), at.parse().expect("an address"))
-}
-
 /// A native program connects where it was told to, from port 40000.
 fn connect(node: &mut Node) -> Vec<Effect> {
     let mut report = SessionReport::between(7, 9, "10.0.0.1:54009".parse().expect("an address"));
     report.source = "10.0.0.1:40000".parse().expect("an address");
-    node.0.handle(Event::Established(report))
+    node.handle(Event::Established(report))
 }
 
 #[test]
 fn a_connection_that_is_never_acknowledged_is_told_of_and_ended() {
     let mut node = Node::running(&[("A", 7), ("A", 9)]);
     node.session(9, "10.0.0.1", "auto");
-    let within = Effect::AcknowledgeWithin(ends("10.0.0.1:54009"), ACKNOWLEDGE_LOOK);
-    let overdue = || Event::AcknowledgeOverdue(ends("10.0.0.1:54009"));
-    assert_eq!(connect(&mut node).first(), Some(&within));
+    connect(&mut node);
     // This agent may have been stopped itself: what the program said is looked for once more.
-    assert_eq!(node.0.handle(overdue()), [within]);
-    let effects = node.0.handle(overdue());
+    assert!(node.pass(LOOK).is_empty());
+    assert!(node.pass(LOOK - 1).is_empty());
+    let effects = node.pass(1);
     let [Effect::Notice(notice), Effect::Destroy(source, destination), Effect::ToManager(told)] =
         &effects[..]
     else {
@@ -205,7 +201,7 @@ fn a_connection_that_is_never_acknowledged_is_told_of_and_ended() {
     assert_eq!(*notice, Notice::NotAcknowledged { instance, source, destination });
     let Message::SessionAck(ack) = &told.message else { panic!("{told:?}") };
     assert_eq!((ack.message_id, ack.status), (1000.into(), ssmmp::Status::NO_ANSWER));
-    assert!(node.0.handle(overdue()).is_empty());
+    assert!(node.pass(LOOK).is_empty());
 }
 
 #[test]
@@ -215,10 +211,9 @@ fn a_connection_that_is_acknowledged_before_or_after_it_is_seen_stays() {
         node.session(9, "10.0.0.1", "auto");
         let acknowledged = if early { node.instance(7, ACK) } else { connect(&mut node) };
         let then = if early { connect(&mut node) } else { node.instance(7, ACK) };
-        assert_eq!(acknowledged.len() + then.len(), if early { 1 } else { 2 }, "{acknowledged:?} {then:?}");
+        assert_eq!(acknowledged.len() + then.len(), 1, "{acknowledged:?} {then:?}");
         for _ in 0..2 {
-            let overdue = Event::AcknowledgeOverdue(ends("10.0.0.1:54009"));
-            assert!(node.0.handle(overdue).is_empty(), "early: {early}");
+            assert!(node.pass(LOOK).is_empty(), "early: {early}");
         }
     }
 }
@@ -234,12 +229,12 @@ fn of_two_connections_from_one_port_the_one_that_is_not_acknowledged_is_ended() 
         node.manager(&format!("type: session_response ~ message_id: {id} ~ source_service_name: A ~ source_service_instance_id: 7 ~ dest_service_name: B ~ dest_service_instance_id: {id} ~ dest_socket_name: in ~ dest_service_instance_network_address: {address} ~ dest_socket_port: 54009 ~ status: 200"));
         let mut report = SessionReport::between(7, id, at.parse().expect("an address"));
         report.source = "10.0.0.1:40000".parse().expect("an address");
-        node.0.handle(Event::Established(report));
+        node.handle(Event::Established(report));
     }
     node.instance(7, ACK);
     let mut ended = Vec::new();
-    for at in [&acknowledged, &forgotten, &acknowledged, &forgotten] {
-        let effects = node.0.handle(Event::AcknowledgeOverdue(ends(at)));
+    for _ in 0..2 {
+        let effects = node.pass(LOOK);
         ended.extend(effects.iter().filter_map(|effect| match effect {
             Effect::Destroy(_, at) => Some(at.to_string()),
             _ => None,
@@ -254,7 +249,7 @@ fn an_acknowledgement_of_what_was_not_answered_is_none() {
     let mut node = Node::running(&[("A", 7), ("A", 9)]);
     node.instance(7, REQUEST);
     assert!(node.instance(7, ACK).is_empty());
-    node.0.handle(Event::ManagerLost);
+    node.handle(Event::ManagerLost);
     assert_eq!(requests(&node.register()), 1, "it waits");
 }
 
@@ -267,14 +262,14 @@ fn a_session_that_the_kernel_saw_end_is_told_no_more() {
     let mut report = SessionReport::between(7, 9, "10.0.0.1:54009".parse().expect("an address"));
     report.source = "10.0.0.1:40000".parse().expect("an address");
     let told = |node: &mut Node| {
-        node.0.handle(Event::ManagerLost);
+        node.handle(Event::ManagerLost);
         lines(&node.register(), "x_live").len()
     };
     assert_eq!(told(&mut node), 1);
-    node.0.handle(Event::Closed(report, Cause::SourceFinished));
+    node.handle(Event::Closed(report, Cause::SourceFinished));
     assert_eq!(told(&mut node), 0);
     // Nobody has said how it ended: its source's end says so.
-    let ended = node.0.handle(Event::Exited(InstanceId(7), "signal 9".into(), Vec::new()));
+    let ended = node.handle(Event::Exited(InstanceId(7), "signal 9".into(), Vec::new()));
     assert_eq!(super::statuses(&ended), [ssmmp::Status::BROKEN]);
 }
 
@@ -282,8 +277,8 @@ fn a_session_that_the_kernel_saw_end_is_told_no_more() {
 fn more_instances_than_fit_into_a_message_are_told_in_parts() {
     let many: Vec<(&str, u64)> = (1..=1_500).map(|id| ("A", id)).collect();
     let mut node = Node::running(&many);
-    node.0.handle(Event::ManagerLost);
-    let effects = node.0.handle(Event::ManagerUp);
+    node.handle(Event::ManagerLost);
+    let effects = node.handle(Event::ManagerUp);
     let told: Vec<u64> = lines(&effects, "x_running")
         .iter()
         .filter(|part| !part.is_empty())
