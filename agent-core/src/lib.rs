@@ -7,6 +7,7 @@ pub mod allowance;
 mod asked;
 mod closing;
 mod ending;
+pub mod engine;
 pub mod habit_names;
 mod health;
 mod instances;

@@ -8,7 +8,7 @@ use patchbay_agent_core::reports::Reports;
 use patchbay_agent_core::{Declare, Event, Redirects};
 use patchbay_ebpf_common::Reason;
 use ssmmp::extension::{self, Switch, Switched};
-use ssmmp::{Address, Envelope, InstanceId, MessageId, Repeated};
+use ssmmp::{InstanceId, Repeated};
 use tracing::{debug, info, warn};
 
 use crate::datapath::{Datapath, Declaration, Options, SessionEvent, SessionReport, Watch};
@@ -61,7 +61,6 @@ pub struct Redirection {
     /// Those of them that nothing is known of yet.
     learning: BTreeSet<(InstanceId, SocketAddr)>,
     observes: bool,
-    reports: Reports,
     /// What may be redirected once the self-test has passed; afterwards `None`.
     untested: Option<BTreeMap<(InstanceId, SocketAddr), Declare>>,
     /// Why nothing may be redirected, when it has failed.
@@ -141,7 +140,6 @@ impl Redirection {
             always: BTreeSet::new(),
             learning: BTreeSet::new(),
             observes: false,
-            reports: Reports::default(),
             untested: None,
             failure: None,
             refused: 0,
@@ -411,7 +409,7 @@ impl Redirection {
 
     /// The next thing the kernel tells; never, when there is no kernel part.
     pub async fn next_event(&mut self) -> Event {
-        let event = match &mut self.kind {
+        match &mut self.kind {
             Kind::Tcp(sessions, _) => sessions.next_event().await,
             Kind::Kernel(datapath) => match datapath.next_event().await {
                 Ok(SessionEvent::Established(report)) => Event::Established(report),
@@ -423,46 +421,27 @@ impl Redirection {
                     std::future::pending().await
                 }
             },
-        };
-        if let Event::Closed(report, _) = &event
-            && !report.uncounted
-        {
-            self.reports.ended(report.clone());
         }
-        event
     }
 
-    /// A session that the agent carried has ended.
-    pub fn ended(&mut self, session: SessionReport) {
-        self.reports.ended(session);
-    }
-
-    /// Counters that changed since the last report, in as many messages as they need; with the sessions that the
-    /// agent carries.
-    pub fn report(
-        &mut self,
-        address: Address,
-        carried: Vec<SessionReport>,
-        message_id: impl FnMut() -> MessageId,
-    ) -> Vec<Envelope> {
-        let mut live = match &mut self.kind {
-            Kind::Tcp(sessions, _) => sessions.sessions(),
+    /// The sessions that live, with their counters; nothing when they can't be read.
+    pub fn counted(&mut self, told_before: &Reports) -> Option<Vec<SessionReport>> {
+        match &mut self.kind {
+            Kind::Tcp(sessions, _) => Some(sessions.sessions()),
             Kind::Kernel(datapath) => match datapath.sessions() {
                 Ok(mut live) => {
                     add_plain_tcp(&mut live);
-                    add_unread(datapath, &mut live, &self.reports);
-                    live
+                    add_unread(datapath, &mut live, told_before);
+                    Some(live)
                 }
                 Err(error) => {
                     told(&NOT_COUNTED, |times| {
                         warn!(times, "the sessions' counters can't be read: {error}");
                     });
-                    return Vec::new();
+                    None
                 }
             },
-        };
-        live.extend(carried);
-        self.reports.changed(address, &live, crate::monotonic_time(), message_id)
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::claim::{Claim, Thing};
 use crate::datapath::{self, Datapath, Options, PlugAddresses};
 use crate::instance_listener::{self, Directory};
-use crate::node::{Ended, Node};
+use crate::node::{Ended, Node, NodeShell};
 use crate::plugs::Plugs;
 use crate::processes::{self, Places};
 use crate::redirection::Redirection;
@@ -195,8 +195,9 @@ pub async fn run(arguments: Run) -> Result<()> {
     core.number_messages_from(message_ids::first(&places.state));
     info!(node, address = %arguments.address, redirection = redirection.describe().text(), "ready");
     let plugs = Plugs::new(Some(&pins), events.clone());
-    let mut node =
-        Node::new(core, (redirection, plugs), directory.clone(), places, address, manager, events.clone());
+    let shell =
+        NodeShell::new((redirection, plugs), directory.clone(), places, address, manager, events.clone());
+    let mut node = Node::new(core, shell);
     node.reloads_from(arguments.repository.clone());
     node.adopt(adopted);
     node.wait_for(self_test);

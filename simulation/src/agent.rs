@@ -1,12 +1,18 @@
-//! An agent's shell: events to the real core, effects one by one, any of which may be the last.
+//! An agent's shell: the real engine does what its core decides, and any of it may be the last.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
-use patchbay_agent_core::reports::report_messages;
-use patchbay_agent_core::{Effect, Event, Start};
-use ssmmp::{Envelope, InstanceId, Status};
+use patchbay_agent_core::engine::{Engine, Shell};
+use patchbay_agent_core::profiles::Profiles;
+use patchbay_agent_core::reports::Reports;
+use patchbay_agent_core::repository::Entry;
+use patchbay_agent_core::session_report::SessionReport;
+use patchbay_agent_core::{Declare, Event, Lead, Notice, Start, Waiting};
+use ssmmp::extension::{Log, Switch};
+use ssmmp::{Envelope, InstanceId, Name, Status};
 
-use crate::node::REPORT_EVERY;
+use crate::node::{Agent, REPORT_EVERY};
 use crate::plugs::Handed;
 use crate::schedule::{Happening, Life, Millis};
 use crate::trace::Party;
@@ -23,34 +29,27 @@ impl World {
 
     /// An agent handles an event now, or when it is continued.
     pub fn agent_handles(&mut self, index: usize, event: Event) {
+        let now = self.schedule.now;
         let Some(agent) = &mut self.nodes[index].agent else { return };
         if agent.frozen {
             agent.waiting.push_back(event);
             return;
         }
-        if let Event::Closed(report, _) = &event {
-            agent.ended.push(report.clone());
+        if let Event::Exited(id, ..) | Event::StartFailed(id, ..) = &event {
+            agent.watched.remove(id);
         }
-        let gone = match &event {
-            Event::Exited(id, ..) | Event::StartFailed(id, ..) => Some(*id),
-            _ => None,
-        };
-        if let Some(id) = gone {
-            agent.watched.remove(&id);
-        }
-        let life = agent.life;
-        let effects = agent.core.handle(self.schedule.now, event);
-        for effect in effects {
-            if self.agent_crashes_now(index) {
-                return;
-            }
-            self.agent_performs(index, life, effect);
-        }
+        self.with_engine(index, |engine, shell| engine.handle(now, event, shell));
         self.plan_agent_tick(index);
-        if let (Some(id), Some(agent)) = (gone, &mut self.nodes[index].agent) {
-            agent.connected.remove(&id);
-            agent.early.remove(&id);
-            agent.prepared.remove(&id);
+    }
+
+    /// Has an agent's engine work, after which the agent may be gone.
+    fn with_engine(&mut self, index: usize, work: impl FnOnce(&mut Engine, &mut AgentShell<'_>)) {
+        let Some(agent) = &mut self.nodes[index].agent else { return };
+        let life = agent.life;
+        let mut engine = agent.engine.take().expect("an agent does one thing at a time");
+        work(&mut engine, &mut AgentShell { world: self, index, life });
+        if let Some(agent) = self.nodes[index].agent.as_mut().filter(|agent| agent.life == life) {
+            agent.engine = Some(engine);
         }
     }
 
@@ -66,7 +65,7 @@ impl World {
     fn plan_agent_tick(&mut self, index: usize) {
         let now = self.schedule.now;
         let Some(agent) = self.nodes[index].agent.as_mut().filter(|agent| !agent.frozen) else { return };
-        let Some(at) = agent.core.next_timeout().map(|due| due.max(now)) else { return };
+        let Some(at) = agent.core().next_timeout().map(|due| due.max(now)) else { return };
         if agent.tick.is_none_or(|planned| planned > at) {
             agent.tick = Some(at);
             self.schedule.at(at, Happening::AgentTick(index, agent.life, at));
@@ -85,76 +84,7 @@ impl World {
         true
     }
 
-    fn agent_performs(&mut self, index: usize, life: Life, effect: Effect) {
-        match effect {
-            // No instance is stopped here: those that hang are modelled as native ones that do not answer.
-            Effect::ToManager(envelope) | Effect::ToManagerIfAwake(_, envelope, _) => {
-                self.agent_sends(index, &envelope);
-            }
-            // Nobody asks for outputs here, and no byte goes any way.
-            Effect::TellOutput(..) | Effect::Redirect(_) | Effect::Notice(_) => {}
-            Effect::ReportThen(envelope) => {
-                self.agent_reports(index);
-                self.agent_sends(index, &envelope);
-            }
-            Effect::ToInstance(id, envelope) => self.agent_tells(index, id, &envelope),
-            Effect::AskInstance(id, envelope, absent) => {
-                let agent = self.nodes[index].agent.as_mut();
-                match agent.filter(|agent| !agent.connected.contains_key(&id)) {
-                    Some(agent) => {
-                        agent.core.health_answered(id, absent.message.message_id());
-                        self.agent_sends(index, &absent);
-                    }
-                    None => self.agent_tells(index, id, &envelope),
-                }
-            }
-            Effect::Prepare(start) => self.prepare(index, start.id),
-            Effect::Start(start) => self.execute(index, life, &start),
-            Effect::Abandon(start) => {
-                if let Some(agent) = &mut self.nodes[index].agent {
-                    agent.prepared.remove(&start.id);
-                }
-            }
-            Effect::End(id) => self.agent_ends(index, id),
-            Effect::Declare(declare) => {
-                let node = &mut self.nodes[index];
-                if node.agent.as_ref().is_some_and(|agent| agent.prepared.contains(&declare.source)) {
-                    node.declared.insert((declare.source, declare.at), declare.destination);
-                }
-            }
-            Effect::Withdraw(id) => {
-                self.nodes[index]
-                    .declared
-                    .retain(|(source, _), destination| *source != id && *destination != id);
-            }
-            Effect::Lead(id, plug, lead) => self.leads(index, id, plug, lead),
-            Effect::HandPlug { instance, plug, waiting, at, tries } => {
-                self.hands(index, instance, plug, at, Handed { waiting, tries });
-            }
-            Effect::RefusePlug(..) => {}
-            Effect::ReserveMessages(next) => self.nodes[index].first_message = next,
-            Effect::Destroy(local, remote) => self.destroy(local, remote),
-            Effect::Keep => {
-                if let Some(agent) = &mut self.nodes[index].agent {
-                    self.nodes[index].profiles = agent.core.profiles().clone();
-                }
-            }
-            Effect::Registered => self.note(Party::Agent(index), "is registered"),
-            Effect::Refused(status) => {
-                let text = format!("is refused ({status})");
-                self.note(Party::Agent(index), &text);
-            }
-        }
-    }
-
-    fn prepare(&mut self, index: usize, id: InstanceId) {
-        if let Some(agent) = &mut self.nodes[index].agent {
-            agent.prepared.insert(id);
-        }
-    }
-
     fn execute(&mut self, index: usize, life: Life, start: &Start) {
-        self.prepare(index, start.id);
         match self.process_starts(index, start) {
             Some(process) => {
                 if let Some(agent) = &mut self.nodes[index].agent {
@@ -180,7 +110,7 @@ impl World {
     }
 
     /// A connection is ended from outside its processes: both ends see it broken.
-    fn destroy(&mut self, local: std::net::SocketAddr, remote: std::net::SocketAddr) {
+    fn destroy(&mut self, local: SocketAddr, remote: SocketAddr) {
         let found = self
             .connections
             .iter()
@@ -198,40 +128,8 @@ impl World {
             return;
         }
         self.after(REPORT_EVERY, Happening::AgentReports(index, life));
-        let ready = self.nodes[index]
-            .agent
-            .as_ref()
-            .is_some_and(|a| !a.frozen && a.core.is_registered() && a.core.is_extended());
-        if ready {
-            self.agent_reports(index);
-        }
-    }
-
-    fn agent_reports(&mut self, index: usize) {
-        let address = self.nodes[index].address;
-        let Some(agent) = &mut self.nodes[index].agent else { return };
-        let live: Vec<_> = self
-            .connections
-            .values()
-            .filter(|c| c.nodes.0 == index && c.declared.is_some())
-            .map(crate::network::Connection::report)
-            .collect();
-        let ended = std::mem::take(&mut agent.ended);
-        let items = live
-            .iter()
-            .filter(|session| !agent.reported.contains(session))
-            .map(|session| (session, true))
-            .chain(ended.iter().map(|session| (session, false)));
-        let core = &mut agent.core;
-        let messages = report_messages(address, items, None, || core.message_id());
-        let effects = agent.core.take_effects();
-        agent.reported = live;
-        let life = agent.life;
-        for effect in effects {
-            self.agent_performs(index, life, effect);
-        }
-        for message in messages {
-            self.agent_sends(index, &message);
+        if self.nodes[index].agent.as_ref().is_some_and(|agent| !agent.frozen) {
+            self.with_engine(index, |engine, shell| engine.report_regularly(shell));
         }
     }
 
@@ -288,5 +186,134 @@ impl World {
             agent.tick = None;
             self.plan_agent_tick(index);
         }
+    }
+}
+
+/// A node's agent, doing what its core decides.
+struct AgentShell<'w> {
+    world: &'w mut World,
+    index: usize,
+    life: Life,
+}
+
+impl AgentShell<'_> {
+    fn agent(&mut self) -> Option<&mut Agent> {
+        self.world.nodes[self.index].agent.as_mut()
+    }
+}
+
+impl Shell for AgentShell<'_> {
+    fn lives(&mut self) -> bool {
+        let life = self.life;
+        self.agent().is_some_and(|agent| agent.life == life) && !self.world.agent_crashes_now(self.index)
+    }
+
+    fn reserve_messages(&mut self, next: u64) {
+        self.world.nodes[self.index].first_message = next;
+    }
+
+    fn keep(&mut self, profiles: &Profiles) {
+        self.world.nodes[self.index].profiles = profiles.clone();
+    }
+
+    fn notice(&mut self, _: Notice) {}
+
+    fn to_manager(&mut self, envelope: Envelope) {
+        self.world.agent_sends(self.index, &envelope);
+    }
+
+    fn registered(&mut self) {
+        self.world.note(Party::Agent(self.index), "is registered");
+    }
+
+    fn refused(&mut self, status: Status) {
+        self.world.note(Party::Agent(self.index), &format!("is refused ({status})"));
+    }
+
+    fn to_instance(&mut self, id: InstanceId, envelope: Envelope) {
+        self.world.agent_tells(self.index, id, &envelope);
+    }
+
+    fn is_connected(&self, id: InstanceId) -> bool {
+        self.world.nodes[self.index].agent.as_ref().is_some_and(|agent| agent.connected.contains_key(&id))
+    }
+
+    /// No instance is stopped here: those that hang are modelled as native ones that do not answer.
+    fn is_awake(&self, _: InstanceId) -> bool {
+        true
+    }
+
+    fn sessions(&mut self, _: &Reports) -> Option<Vec<SessionReport>> {
+        let live = self.world.connections.values();
+        let live = live.filter(|c| c.nodes.0 == self.index && c.declared.is_some());
+        Some(live.map(crate::network::Connection::report).collect())
+    }
+
+    fn monotonic_time(&self) -> Option<u64> {
+        None
+    }
+
+    /// Nobody asks for outputs here.
+    fn tell_output(&mut self, _: Log, _: Envelope) {}
+
+    /// No byte goes any way here.
+    fn switch(&mut self, _: &Switch) {}
+
+    fn prepare(&mut self, start: &Start, _: &Entry) {
+        let id = start.id;
+        if let Some(agent) = self.agent() {
+            agent.prepared.insert(id);
+        }
+    }
+
+    fn start(&mut self, start: &Start, entry: &Entry) -> String {
+        self.prepare(start, entry);
+        self.world.execute(self.index, self.life, start);
+        String::new()
+    }
+
+    fn abandon(&mut self, start: &Start) {
+        let id = start.id;
+        if let Some(agent) = self.agent() {
+            agent.prepared.remove(&id);
+        }
+    }
+
+    fn end(&mut self, id: InstanceId) {
+        self.world.agent_ends(self.index, id);
+    }
+
+    fn forget(&mut self, id: InstanceId) {
+        if let Some(agent) = self.agent() {
+            agent.connected.remove(&id);
+            agent.early.remove(&id);
+            agent.prepared.remove(&id);
+        }
+    }
+
+    fn declare(&mut self, declare: &Declare) {
+        let node = &mut self.world.nodes[self.index];
+        if node.agent.as_ref().is_some_and(|agent| agent.prepared.contains(&declare.source)) {
+            node.declared.insert((declare.source, declare.at), declare.destination);
+        }
+    }
+
+    fn withdraw(&mut self, id: InstanceId) {
+        let declared = &mut self.world.nodes[self.index].declared;
+        declared.retain(|(source, _), destination| *source != id && *destination != id);
+    }
+
+    fn lead(&mut self, id: InstanceId, plug: Name, lead: Option<Lead>) {
+        self.world.leads(self.index, id, plug, lead);
+    }
+
+    fn hand_plug(&mut self, (id, plug): (InstanceId, Name), waiting: Waiting, at: SocketAddr, tries: u8) {
+        self.world.hands(self.index, id, plug, at, Handed { waiting, tries });
+    }
+
+    fn refuse_plug(&mut self, _: Waiting, _: String) {}
+
+    fn destroy(&mut self, local: SocketAddr, remote: SocketAddr) {
+        self.world.destroy(local, remote);
     }
 }

@@ -68,12 +68,12 @@ impl World {
     fn nodes_agree(&self, core: &Core) -> Result<(), String> {
         for (index, node) in self.nodes.iter().enumerate() {
             let agent = node.agent.as_ref().ok_or_else(|| format!("agent {index} does not run"))?;
-            if !agent.core.is_registered() {
+            if !agent.core().is_registered() {
                 return Err(format!("agent {index} is not registered"));
             }
             let real: BTreeSet<InstanceId> =
                 self.processes.values().filter(|p| p.node == index).map(|p| p.start.id).collect();
-            let known: BTreeSet<InstanceId> = agent.core.instance_ids().into_iter().collect();
+            let known: BTreeSet<InstanceId> = agent.core().instance_ids().into_iter().collect();
             let believed: BTreeSet<InstanceId> = core
                 .every_instance()
                 .filter(|i| i.address == node.address && i.state.is_alive())

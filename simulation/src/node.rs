@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use patchbay_agent_core::engine::Engine;
 use patchbay_agent_core::profiles::Profiles;
 use patchbay_agent_core::repository::Repository;
 use patchbay_agent_core::session_report::SessionReport;
@@ -50,8 +51,8 @@ pub struct Node {
 
 /// A running agent: the real core and what its shell keeps.
 pub struct Agent {
-    /// The real core.
-    pub core: Core,
+    /// The real engine with the real core; away while it works.
+    pub engine: Option<Box<Engine>>,
     /// Which of the node's agents it is.
     pub life: Life,
     /// Whether it is stopped (SIGSTOP).
@@ -72,12 +73,15 @@ pub struct Agent {
     pub watched: BTreeMap<InstanceId, u64>,
     /// Instances with a cgroup.
     pub prepared: std::collections::BTreeSet<InstanceId>,
-    /// Ended sessions to report.
-    pub ended: Vec<SessionReport>,
-    /// Sessions reported as open.
-    pub reported: Vec<SessionReport>,
     /// Effects until it is killed.
     pub crash_in: Option<u32>,
+}
+
+impl Agent {
+    /// Its core, between two things that it does.
+    pub fn core(&self) -> &Core {
+        self.engine.as_ref().expect("it does nothing now").core()
+    }
 }
 
 impl Node {
@@ -163,7 +167,7 @@ impl World {
         );
         core.number_messages_from(node.first_message);
         node.agent = Some(Agent {
-            core,
+            engine: Some(Box::new(Engine::new(core, node.address))),
             life,
             frozen: false,
             tick: None,
@@ -174,8 +178,6 @@ impl World {
             early: BTreeMap::new(),
             watched: BTreeMap::new(),
             prepared: std::collections::BTreeSet::new(),
-            ended: Vec::new(),
-            reported: Vec::new(),
             crash_in: None,
         });
         node.kernel_told = self.schedule.now;

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use patchbay_agent_core::{Effect, Event, Lead, Start};
+use patchbay_agent_core::{Event, Lead, Start, Waiting};
 use ssmmp::{InstanceId, Name};
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -150,17 +150,18 @@ impl Plugs {
         plugs.map(|(name, own)| Ok((name.to_string(), (own.at, own.listener.try_clone()?)))).collect()
     }
 
-    /// Performs one of the effects for plugs.
-    pub fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Lead(id, plug, lead) => self.lead(id, &plug, lead),
-            Effect::HandPlug { waiting, at, tries, .. } => self.desk.tell(waiting, Verdict::Join(at, tries)),
-            Effect::RefusePlug(waiting, why) => self.desk.tell(waiting, Verdict::Refuse(why)),
-            _ => {}
-        }
+    /// Joins a connection that waits at the agent with a destination; `tries` were tried before.
+    pub fn hand(&mut self, waiting: Waiting, at: SocketAddr, tries: u8) {
+        self.desk.tell(waiting, Verdict::Join(at, tries));
     }
 
-    fn lead(&mut self, id: InstanceId, plug: &Name, lead: Option<Lead>) {
+    /// Resets a connection that waits at the agent, for a reason.
+    pub fn refuse(&mut self, waiting: Waiting, why: String) {
+        self.desk.tell(waiting, Verdict::Refuse(why));
+    }
+
+    /// Leads a plug's connections to a destination, or to the agent.
+    pub fn lead(&mut self, id: InstanceId, plug: &Name, lead: Option<Lead>) {
         let Some(of) = self.instances.get(&id) else { return };
         let Some(own) = of.plugs.get(plug) else { return };
         let address = own.address(of.cgroup);
