@@ -25,7 +25,7 @@ impl Core {
         self.ending = Some(within);
         self.tell_ending();
         let waiting: Vec<InstanceId> =
-            self.instances.iter().filter(|(_, i)| i.stage == Stage::Plugs).map(|(id, _)| *id).collect();
+            self.instances.iter().filter(|(_, i)| i.stage() == Stage::Plugs).map(|(id, _)| *id).collect();
         for id in waiting {
             self.start_failed(id, Status::UNAVAILABLE, WHY, &[]);
         }

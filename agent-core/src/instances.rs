@@ -23,7 +23,7 @@ impl Core {
         if let Some(instance) = self.instances.get_mut(&id) {
             let is_same = instance.start.service == request.service_name
                 && has_same_sockets(&instance.start.sockets, &request.socket_configuration);
-            match (is_same, instance.stage) {
+            match (is_same, instance.stage()) {
                 (false, _) => {
                     let reason = format!("the id is in use by an instance of `{}`", instance.start.service);
                     self.execution_answer(request.message_id, Status::CONFLICT, &reason, &[])
@@ -64,17 +64,7 @@ impl Core {
         };
         let waits_for_plugs = kind == Kind::Adapted && !start.plugs.0.is_empty();
         let stage = if waits_for_plugs { Stage::Plugs } else { Stage::Starting };
-        let instance = Instance {
-            start: start.clone(),
-            kind,
-            tested,
-            stage,
-            execution: Some(request.message_id),
-            graceful: None,
-            hard: None,
-            unlimited: String::new(),
-            exiting: None,
-        };
+        let instance = Instance::new(start.clone(), (kind, tested), stage, Some(request.message_id));
         self.instances.insert(id, instance);
         if waits_for_plugs {
             self.effect(Effect::Prepare(start));
@@ -98,10 +88,10 @@ impl Core {
     }
 
     pub(super) fn listening(&mut self, id: InstanceId) {
-        let Some(instance) = self.instances.get_mut(&id).filter(|i| i.stage == Stage::Starting) else {
+        let Some(instance) = self.instances.get_mut(&id).filter(|i| i.stage() == Stage::Starting) else {
             return;
         };
-        instance.stage = Stage::Running;
+        instance.becomes(Stage::Running);
         if let Some(execution) = instance.execution {
             self.execution_done(id, execution);
         }
@@ -137,7 +127,7 @@ impl Core {
             self.effect(Effect::End(id));
             return;
         };
-        let (kind, tested, execution) = (entry.kind, entry.tested, None);
+        let (kind, tested) = (entry.kind, entry.tested);
         if kind == Kind::Adapted {
             self.adopt_plugs(&start, leads);
         }
@@ -149,17 +139,7 @@ impl Core {
         // Without the kernel's table, sessions of before are not known.
         self.knows_all_sessions &= self.redirects.sees_all;
         let stage = if listens { Stage::Running } else { Stage::Starting };
-        let instance = Instance {
-            start,
-            kind,
-            tested,
-            stage,
-            execution,
-            graceful: None,
-            hard: None,
-            unlimited: String::new(),
-            exiting: None,
-        };
+        let instance = Instance::new(start, (kind, tested), stage, None);
         self.instances.insert(id, instance);
     }
 
@@ -171,7 +151,8 @@ impl Core {
     }
 
     pub(super) fn start_failed(&mut self, id: InstanceId, status: Status, reason: &str, output: &[String]) {
-        let is_asked = |instance: &Instance| instance.stage != Stage::Running && instance.execution.is_some();
+        let is_asked =
+            |instance: &Instance| instance.stage() != Stage::Running && instance.execution.is_some();
         if !self.instances.get(&id).is_some_and(is_asked) {
             // Nobody waits for the answer to its execution: this is its end.
             self.ended(id, reason, output);
@@ -181,7 +162,7 @@ impl Core {
         self.withdraw(id);
         self.forget_plugs(id);
         self.unready_for(id);
-        if instance.stage == Stage::Plugs {
+        if instance.stage() == Stage::Plugs {
             self.effect(Effect::Abandon(instance.start.clone()));
         }
         self.asked.forget(id);
@@ -195,7 +176,7 @@ impl Core {
 
     /// The process is gone: what it did not say itself is said for it.
     pub(super) fn exited(&mut self, id: InstanceId, reason: &str, output: &[String]) {
-        let starting = self.instances.get(&id).is_some_and(|i| i.stage == Stage::Starting);
+        let starting = self.instances.get(&id).is_some_and(|i| i.stage() == Stage::Starting);
         if starting {
             self.start_failed(id, Status::INTERNAL, reason, output);
         } else {
@@ -271,7 +252,7 @@ impl Core {
             return;
         }
         if instance.hard.is_none() {
-            instance.stage = Stage::Running;
+            instance.becomes(Stage::Running);
         }
         self.send_for(Some(id), envelope);
     }
@@ -294,9 +275,9 @@ impl Core {
         }
         self.unready_for(id);
         let Some(instance) = self.instances.get_mut(&id) else { return };
-        let native = instance.kind == Kind::Native && instance.stage == Stage::Running;
+        let native = instance.kind == Kind::Native && instance.stage() == Stage::Running;
         let service_name = instance.start.service.clone();
-        let (stage, execution) = (instance.stage, instance.execution);
+        let (stage, execution) = (instance.stage(), instance.execution);
         if matches!(stage, Stage::Plugs | Stage::Starting) {
             let reason = "it was shut down before it ran";
             if let Some(execution) = execution {
@@ -308,7 +289,7 @@ impl Core {
             return;
         }
         if let Some(instance) = self.instances.get_mut(&id) {
-            instance.stage = Stage::Ending;
+            instance.becomes(Stage::Ending);
         }
         if graceful && native {
             let request = GracefulShutdownRequest { message_id, service_name, service_instance_id: id };

@@ -133,7 +133,7 @@ impl Core {
         let (Some(name), answered) = (of_it, self.asked.remove(id, request)) else { return };
         let Some(plug) = self.plugs.get_mut(&(id, name.clone())) else { return };
         let ahead = plug.asked.take().is_some_and(|asked| asked.ahead);
-        let stage = self.instances.get(&id).map(|instance| instance.stage);
+        let stage = self.instances.get(&id).map(|instance| instance.stage());
         match answered.and_then(|asked| asked.answer).filter(|_| status.is_success()) {
             Some(live) => {
                 plug.unready();
@@ -161,7 +161,7 @@ impl Core {
 
     fn start_with_plugs(&mut self, id: InstanceId) {
         let Some(instance) = self.instances.get_mut(&id) else { return };
-        instance.stage = Stage::Starting;
+        instance.becomes(Stage::Starting);
         let start = instance.start.clone();
         self.effect(Effect::Start(start));
     }
@@ -198,7 +198,7 @@ impl Core {
             return;
         }
         self.effect(Effect::Lead(id, name.clone(), None));
-        match self.instances.get(&id).map(|instance| instance.stage) {
+        match self.instances.get(&id).map(|instance| instance.stage()) {
             // Its start waits for an answer.
             Some(Stage::Plugs) => self.ask_for(id, name, false),
             Some(_) if ask => self.ask_for(id, name, true),

@@ -23,7 +23,7 @@ impl Core {
                 service: instance.start.service.clone(),
                 id: *id,
                 sockets: instance.start.sockets.0.clone(),
-                stage: match instance.stage {
+                stage: match instance.stage() {
                     Stage::Plugs | Stage::Starting => extension::Stage::Starting,
                     Stage::Running => extension::Stage::Running,
                     Stage::Ending => extension::Stage::Ending,

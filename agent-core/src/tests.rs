@@ -1,5 +1,6 @@
 //! Scenarios of the core, through one helper.
 
+mod any_sequence;
 mod ending;
 mod peers;
 mod plain;
