@@ -1,11 +1,13 @@
 //! The book's examples run, and its reference pages say what the programs say.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use patchbay_agent::repository;
 use patchbay_tests::{HELLO, Node};
+use ssmmp::Envelope;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -38,6 +40,20 @@ fn a_native_service_in_python_asks_answers_closes_and_ends() {
     node.wait("it ends when it is asked", |node| {
         node.instances().iter().any(|i| i.id == gateway.id && i.state == "ended")
     });
+}
+
+/// Somebody who writes a service from the page alone sends these lines.
+#[test]
+fn the_messages_of_native_services_are_whole() {
+    let (mut said, mut heard) = (BTreeSet::new(), BTreeSet::new());
+    for line in blocks(&page("native-services.md"), "ssmmp").iter().flat_map(|block| block.lines()) {
+        let envelope = Envelope::parse(line).unwrap_or_else(|problem| panic!("{problem}: {line}"));
+        assert_eq!(envelope.encode().trim_end(), line);
+        assert!(envelope.extensions.is_empty(), "unknown lines in {line}");
+        let by_instance = !line.contains("sub_type: agent_to");
+        if by_instance { &mut said } else { &mut heard }.insert(envelope.message.message_type().as_str());
+    }
+    assert_eq!((said.len(), heard.len()), (9, 5), "{said:?} {heard:?}");
 }
 
 #[test]
@@ -89,7 +105,7 @@ fn the_page_of_the_http_api_has_every_path() {
     let sources = ["manager/src/http.rs", "manager/src/http"].map(|place| root().join(place));
     let mut files = vec![sources[0].clone()];
     files.extend(fs::read_dir(&sources[1]).expect("there").flatten().map(|entry| entry.path()));
-    let mut paths = std::collections::BTreeSet::new();
+    let mut paths = BTreeSet::new();
     for file in files {
         let text = fs::read_to_string(file).expect("readable");
         let routes =
