@@ -12,7 +12,6 @@ pub mod datapath;
 pub mod declared;
 pub mod detach;
 pub mod instance_listener;
-pub mod log_lines;
 pub mod manager_link;
 pub mod manager_route;
 pub mod message_ids;

@@ -1,21 +1,24 @@
 //! The agent's program: flags, logs, start and end.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use patchbay_agent::detach::{self, Detach};
-use patchbay_agent::log_lines;
 use patchbay_agent::output;
 use patchbay_agent::probe::{self, Probe};
 use patchbay_agent::profile_table::{self, ProfileTable};
-use patchbay_agent::run::{self, LogFormat, Run, read_repository};
+use patchbay_agent::run::{self, Run, read_repository};
 use patchbay_agent::scope::{self, Exec, Standalone};
 use patchbay_agent::signals;
 use patchbay_agent::switch::{self, Redirect};
 use patchbay_agent::trace::{self, Trace};
+use patchbay_logging::{self as logging, LogFormat};
+
+/// What is logged unless RUST_LOG says otherwise.
+const LOGGED: &str = "info";
 
 /// The Patchbay agent: executes service instances on this node and redirects their sessions.
 #[derive(Parser)]
@@ -77,11 +80,11 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Task::Check { repository } => check(&repository).map(|()| ExitCode::SUCCESS),
         Task::Run(arguments) => {
-            start_logging(arguments.log_format);
+            logging::start(arguments.log_format, LOGGED);
             in_runtime(run::run(arguments)).map(|()| ExitCode::SUCCESS)
         }
         Task::Exec(exec) => {
-            start_logging(LogFormat::Text);
+            logging::start(LogFormat::Text, LOGGED);
             in_runtime(scope::exec(&exec))
         }
         Task::Probe(probe) => in_runtime(probe::run(&probe)).map(|()| ExitCode::SUCCESS),
@@ -94,7 +97,7 @@ fn main() -> ExitCode {
         Task::Detach(detach) => in_runtime(detach::run(&detach)).map(|()| ExitCode::SUCCESS),
         Task::Profiles(profiles) => profile_table::print(&profiles).map(|()| ExitCode::SUCCESS),
         Task::Standalone(standalone) => {
-            start_logging(LogFormat::Text);
+            logging::start(LogFormat::Text, LOGGED);
             in_runtime(scope::standalone(&standalone)).map(|()| ExitCode::SUCCESS)
         }
     };
@@ -113,20 +116,6 @@ fn in_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     // A thread that waits without end, for a process that can't begin say, must not be waited for.
     runtime.shutdown_background();
     done
-}
-
-fn start_logging(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // A log that can't be written, on a full disk say, must not end the program: this would print, and panic.
-        .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => builder.fmt_fields(log_lines::fields()).init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }
 
 fn check(file: &Path) -> Result<()> {

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use patchbay_agent_core::Core;
 use patchbay_agent_core::repository::Repository;
+use patchbay_logging::LogFormat;
 use ssmmp::AGENT_PORT;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -94,15 +95,6 @@ enum Switch {
 enum Dialect {
     /// Fields joined by `;`, as the public Java implementation sends them
     Semi,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
 }
 
 fn host_and_port(text: &str) -> Result<String, String> {

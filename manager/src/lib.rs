@@ -3,7 +3,6 @@
 
 pub mod dns;
 pub mod http;
-pub mod log_lines;
 pub mod maintenance;
 pub mod managers_file;
 pub mod metrics;

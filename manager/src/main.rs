@@ -1,6 +1,6 @@
 //! The Manager's program: flags, logs, listeners.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use hickory_server::proto::rr::Name;
+use patchbay_logging::LogFormat;
 use patchbay_manager::dns::{Listeners, Names, Zone};
 use patchbay_manager::http::gate::Gate;
 use patchbay_manager::http::socket::Socket;
 use patchbay_manager::http::tokens::Tokens;
 use patchbay_manager::maintenance::Task;
 use patchbay_manager::store::{ENDED_WITHIN, Fsync, History, Kept, Store, TRY_EVERY};
-use patchbay_manager::{http, log_lines, managers_file, server, shell};
+use patchbay_manager::{http, managers_file, server, shell};
 use patchbay_manager_core::{Config, Core};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -123,12 +124,6 @@ enum Dialect {
     Semi,
 }
 
-#[derive(Clone, clap::ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.task {
@@ -145,27 +140,12 @@ fn main() -> ExitCode {
 }
 
 fn run_manager(arguments: Arguments) -> Result<()> {
-    start_logging(&arguments.log_format);
+    patchbay_logging::start(arguments.log_format, DEFAULT_FILTER);
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("the runtime can't be started")
         .and_then(|runtime| runtime.block_on(run(arguments)))
-}
-
-fn start_logging(format: &LogFormat) {
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| DEFAULT_FILTER.into());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // A log that can't be written, on a full disk say, must not end the program: this would print, and panic.
-        .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => builder.fmt_fields(log_lines::fields()).init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }
 
 async fn run(arguments: Arguments) -> Result<()> {

@@ -1,11 +1,39 @@
-//! Log lines for people: whatever a peer or a program said stands in them with its control characters escaped.
+//! How the agent and the Manager write their logs. In lines for people whatever a peer or a program said stands with its
+//! control characters escaped.
 
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::debug_fn;
 
+/// How log lines look.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Begins to log to the standard error: what `RUST_LOG` says, or `filter` without it.
+pub fn start(format: LogFormat, filter: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| filter.into());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // A log that can't be written, on a full disk say, must not end the program: this would print, and panic.
+        .log_internal_errors(false)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => builder.fmt_fields(fields()).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
 /// The fields of a log line, the message first.
-pub fn fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
+fn fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
     debug_fn(|out, field, value| {
         let text = format!("{value:?}");
         let text = ssmmp::printable(&text);
