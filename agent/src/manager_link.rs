@@ -6,17 +6,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use patchbay_agent_core::Event;
+use patchbay_link::{Backoff, Heard};
 use ssmmp::extension::{Epoch, Secret, Time, Version};
-use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Malformed, Message, Speaker};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Message, Speaker};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::manager_route::Route;
 
-/// First pause after a failed connection; it doubles.
+/// First pause after a failed connection.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -26,18 +25,12 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const SILENT_AFTER: Duration = Duration::from_secs(18);
 /// A Manager that leaves a registration unanswered for so long is looked for again: it probes another agent for 2 s.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// A Manager that takes none of what is written for so long is looked for again.
-const WRITE_WITHIN: Duration = Duration::from_secs(10);
 /// Messages that may wait for the Manager; further ones are lost until it reconciles.
 pub const MAX_UNSENT: usize = 65_536;
 /// Messages that may wait for the Manager before instances are read further.
 pub const MAX_AHEAD: usize = 1_024;
 /// How often the last messages are looked at.
 const LEFT_CHECK: Duration = Duration::from_millis(5);
-/// Bytes read at once.
-const READ_BYTES: usize = 16 * 1024;
-/// Bytes written at once, about.
-const WRITE_BYTES: usize = 64 * 1024;
 
 /// Messages to the Manager on their way to its connection.
 #[derive(Debug, Clone)]
@@ -92,7 +85,7 @@ pub async fn run(
     events: mpsc::Sender<Event>,
     mut outbound: Outbound,
 ) {
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut told = false;
     let mut route = Route::new(manager);
     loop {
@@ -113,7 +106,7 @@ pub async fn run(
                 }
                 // One that refused this agent is not tried again in a hurry.
                 if route.has_registered() {
-                    pause = FIRST_PAUSE;
+                    backoff.reset();
                 }
             }
             failed => {
@@ -128,8 +121,7 @@ pub async fn run(
                 route.unreachable();
             }
         }
-        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 
@@ -149,7 +141,8 @@ async fn talk(
 ) -> String {
     let _ = stream.set_nodelay(true);
     notice_silence(&stream);
-    let (mut reader, mut writer) = stream.into_split();
+    let conversation = Conversation::new(Speaker::Server, MAX_MESSAGE_BYTES);
+    let (mut reader, mut writer) = patchbay_link::over(stream.into_split(), conversation, "the Manager");
     let answered = AtomicBool::new(false);
     let answering = async {
         tokio::time::sleep(answer_within).await;
@@ -160,65 +153,46 @@ async fn talk(
     };
     // Peers that know no extension are told none.
     let is_extended = AtomicBool::new(false);
+    let told = |envelope| from_here(envelope, secret, is_extended.load(Ordering::Relaxed));
+    let Outbound { receiver, room } = outbound;
     let writing = async {
-        let mut text = String::new();
-        while let Some(envelope) = outbound.receiver.recv().await {
-            text.clear();
-            from_here(envelope, secret, is_extended.load(Ordering::Relaxed)).encode_into(&mut text);
-            while text.len() < WRITE_BYTES
-                && let Ok(more) = outbound.receiver.try_recv()
-            {
-                from_here(more, secret, is_extended.load(Ordering::Relaxed)).encode_into(&mut text);
-            }
-            outbound.room.notify_one();
-            match timeout(WRITE_WITHIN, writer.write_all(text.as_bytes())).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return format!("writing failed: {error}"),
-                Err(_) => return "it does not read its messages".to_owned(),
+        while let Some(envelope) = receiver.recv().await {
+            let waiting = || {
+                room.notify_one();
+                receiver.try_recv().ok().map(told)
+            };
+            if let Err(reason) = writer.write(told(envelope), waiting).await {
+                return reason;
             }
         }
         "the agent ends".to_owned()
     };
     let reading = async {
-        let mut conversation = Conversation::new(Speaker::Server, MAX_MESSAGE_BYTES);
-        let mut bytes = vec![0; READ_BYTES];
-        let mut malformed = Malformed::default();
         loop {
-            match reader.read(&mut bytes).await {
-                Ok(0) => return "the Manager closed it".to_owned(),
-                Ok(length) => conversation.push(&bytes[..length]),
-                Err(error) => return format!("reading failed: {error}"),
-            }
-            while let Some(message) = conversation.next_message() {
-                let event = match message {
-                    Ok(envelope) => {
-                        malformed.understood();
-                        if envelope.line::<Epoch>().is_some() {
-                            is_extended.store(true, Ordering::Relaxed);
-                        }
-                        if let Err(elsewhere) = route.answered(&envelope) {
-                            return elsewhere;
-                        }
-                        if matches!(envelope.message, Message::InitiationResponse(_)) {
-                            answered.store(true, Ordering::Relaxed);
-                        }
-                        Event::FromManager(envelope)
+            let event = match reader.next().await {
+                Ok(Heard::Message(Ok(envelope))) => {
+                    reader.understood();
+                    if envelope.line::<Epoch>().is_some() {
+                        is_extended.store(true, Ordering::Relaxed);
                     }
-                    Err(problem) => {
-                        let verdict = malformed.count();
-                        if let Some(reason) = verdict.end {
-                            return reason;
-                        }
-                        if verdict.is_logged {
-                            warn!("refused a message of the Manager: {problem}");
-                        }
-                        let Some(refusal) = problem.refusal else { continue };
-                        Event::Refusal(*refusal)
+                    if let Err(elsewhere) = route.answered(&envelope) {
+                        return elsewhere;
                     }
-                };
-                if events.send(event).await.is_err() {
-                    return "the agent ends".to_owned();
+                    if matches!(envelope.message, Message::InitiationResponse(_)) {
+                        answered.store(true, Ordering::Relaxed);
+                    }
+                    Event::FromManager(envelope)
                 }
+                Ok(Heard::Message(Err(problem))) => match reader.refuse(problem) {
+                    (_, Some(reason)) => return reason,
+                    (Some(refusal), None) => Event::Refusal(refusal),
+                    (None, None) => continue,
+                },
+                Ok(Heard::All { .. }) => continue,
+                Err(reason) => return reason,
+            };
+            if events.send(event).await.is_err() {
+                return "the agent ends".to_owned();
             }
         }
     };
@@ -263,8 +237,9 @@ fn notice_silence(stream: &TcpStream) {
 #[cfg(test)]
 mod tests {
     use ssmmp::{Address, Hop, InitiationRequest, MessageId, NameList};
-    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
     use tokio::net::TcpListener;
+    use tokio::time::timeout;
 
     use super::*;
 

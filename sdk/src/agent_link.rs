@@ -4,26 +4,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use patchbay_link::{Backoff, Heard};
 use ssmmp::extension::{Extensions, Reason};
 use ssmmp::{
     Conversation, Envelope, Hop, InstanceId, MAX_MESSAGE_BYTES, Message, MessageId,
     ServiceInstanceHealthResponse, Speaker, Status,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::registry::{Registry, lock};
 
-/// First pause after the connection was lost; it doubles.
+/// First pause after the connection was lost.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long a session may go on after it was asked to close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
-/// Bytes read at once.
-const READ_BYTES: usize = 4_096;
 
 /// Keeps the connection; sessions go on while it is away.
 pub async fn run(
@@ -32,12 +30,12 @@ pub async fn run(
     registry: Arc<Registry>,
     mut outbound: mpsc::Receiver<Envelope>,
 ) {
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut unsent = None;
     loop {
         match TcpStream::connect(&agent).await {
             Ok(stream) => {
-                pause = FIRST_PAUSE;
+                backoff.reset();
                 talk(stream, id, &registry, &mut outbound, &mut unsent).await;
                 if registry.to_agent.is_closed() {
                     return;
@@ -46,8 +44,7 @@ pub async fn run(
             }
             Err(error) => warn!(agent, "the agent can't be reached: {error}"),
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 
@@ -59,42 +56,49 @@ async fn talk(
     unsent: &mut Option<Envelope>,
 ) {
     let _ = stream.set_nodelay(true);
-    let (mut reader, mut writer) = stream.into_split();
+    let conversation = Conversation::new(Speaker::Server, MAX_MESSAGE_BYTES);
+    let (mut reader, mut writer) = patchbay_link::over(stream.into_split(), conversation, "the agent");
     // The first message, so that the agent can reach an instance that never asks for a session.
-    let mut first = health(registry, MessageId::from(1), id).with(Extensions).encode();
-    for waiting in lock(&registry.waiting).values() {
-        first.push_str(&waiting.request.encode());
-    }
+    let first = health(registry, MessageId::from(1), id).with(Extensions);
+    let requests =
+        lock(&registry.waiting).values().map(|waiting| waiting.request.clone()).collect::<Vec<_>>();
     // After a lost connection: the agent may be another one, which did not see these sessions begin.
-    for acknowledgement in registry.acknowledgements() {
-        first.push_str(&acknowledgement.encode());
-    }
+    let mut again = requests.into_iter().chain(registry.acknowledgements());
     let writing = async {
-        if writer.write_all(first.as_bytes()).await.is_err() {
-            return;
+        let mut next = Some(first);
+        while let Some(envelope) = next {
+            if writer.write(envelope, || again.next()).await.is_err() {
+                return;
+            }
+            next = again.next();
         }
         loop {
             if unsent.is_none() {
                 *unsent = outbound.recv().await;
             }
             // What could not be written is written to the next connection; agents take repetitions.
-            let Some(envelope) = &*unsent else { return };
-            if writer.write_all(envelope.encode().as_bytes()).await.is_err() {
+            let Some(envelope) = unsent.clone() else { return };
+            if writer.write(envelope, || None).await.is_err() {
                 return;
             }
             *unsent = None;
         }
     };
     let reading = async {
-        let mut conversation = Conversation::new(Speaker::Server, MAX_MESSAGE_BYTES);
-        let mut bytes = vec![0; READ_BYTES];
-        while let Ok(length @ 1..) = reader.read(&mut bytes).await {
-            conversation.push(&bytes[..length]);
-            while let Some(message) = conversation.next_message() {
-                match message {
-                    Ok(envelope) => take(envelope, id, registry),
-                    Err(problem) => warn!("refused a message of the agent: {problem}"),
+        loop {
+            match reader.next().await {
+                Ok(Heard::Message(Ok(envelope))) => {
+                    reader.understood();
+                    take(envelope, id, registry);
                 }
+                // An agent gets no refusals.
+                Ok(Heard::Message(Err(problem))) => {
+                    if reader.refuse(problem).1.is_some() {
+                        return;
+                    }
+                }
+                Ok(Heard::All { .. }) => {}
+                Err(_) => return,
             }
         }
     };

@@ -1,19 +1,19 @@
 //! One agent's connection: read, understood, answered, ended.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use patchbay_link::{Heard, Reader, Shared};
 use ssmmp::extension::{Reason, RunningMore};
 use ssmmp::{
-    Address, Conversation, Envelope, Hop, InitiationRequest, InitiationResponse, MAX_MESSAGE_BYTES,
-    Malformed, Message, ParseError, Problem, Speaker, Status,
+    Address, Conversation, Envelope, Hop, InitiationRequest, InitiationResponse, MAX_MESSAGE_BYTES, Message,
+    ParseError, Problem, Speaker, Status,
 };
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::places::Place;
 use super::way::{WeakWay, Written, way};
@@ -24,8 +24,6 @@ use patchbay_manager_core::{Connection, Event};
 /// Messages of one connection that may wait for the core; it is not read meanwhile, so that a flood
 /// waits for itself and others only wait for so many of it.
 const MAX_WAITING: usize = 256;
-/// Bytes read at once.
-const READ_BYTES: usize = 16 * 1024;
 
 /// Serves a connection until it ends; returns why.
 pub(super) async fn serve(
@@ -41,13 +39,14 @@ pub(super) async fn serve(
     let conversation = Conversation::new(Speaker::Agent, MAX_MESSAGE_BYTES)
         .accepting_semi(options.accept_semi)
         .extended_on_request();
-    let conversation = Arc::new(Mutex::new(conversation));
-    let (way, written) = way(writer, conversation.clone());
+    let shared = Shared::new(conversation);
+    let (way, written) = way(writer, shared.clone());
+    let reader = Reader::new(reader, shared, format!("the peer {peer}"));
     let refusals = way.downgrade();
     if handle.deliver(Input::Connected(connection, way)).await.is_err() {
         return "the Manager is shutting down".into();
     }
-    let agent = Agent { peer, connection, handle, options, conversation, refusals };
+    let agent = Agent { peer, connection, handle, options, refusals };
     tokio::select! {
         reason = agent.write(written) => reason,
         reason = agent.read(reader, place) => reason,
@@ -59,7 +58,6 @@ struct Agent<'a> {
     connection: Connection,
     handle: &'a Handle,
     options: &'a Options,
-    conversation: Arc<Mutex<Conversation>>,
     refusals: WeakWay,
 }
 
@@ -67,15 +65,10 @@ struct Agent<'a> {
 #[derive(Default)]
 struct Record {
     address: Option<Address>,
-    malformed: Malformed,
     ignored: u64,
 }
 
 impl Agent<'_> {
-    fn conversation(&self) -> MutexGuard<'_, Conversation> {
-        self.conversation.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn write(&self, mut written: Written) -> String {
         loop {
             let answers = match written.write(self.options.write_within).await {
@@ -101,55 +94,56 @@ impl Agent<'_> {
         waiting.clone().acquire_owned().await.ok()
     }
 
-    async fn read(&self, mut reader: OwnedReadHalf, place: &mut Place) -> String {
-        let mut bytes = vec![0; READ_BYTES];
+    async fn read(&self, mut reader: Reader<OwnedReadHalf>, place: &mut Place) -> String {
         let mut record = Record::default();
         let waiting = Arc::new(Semaphore::new(MAX_WAITING));
         let register_until = Instant::now() + self.options.register_within;
         loop {
-            let read = match place.is_registered() {
-                true => reader.read(&mut bytes).await,
-                false => match timeout_at(register_until, reader.read(&mut bytes)).await {
-                    Ok(read) => read,
+            let heard = match place.is_registered() {
+                true => reader.next().await,
+                false => match timeout_at(register_until, reader.next()).await {
+                    Ok(heard) => heard,
                     Err(_) => return "it did not register in time".into(),
                 },
             };
-            let length = match read {
-                Ok(length) => length,
-                Err(error) => return format!("reading failed: {error}"),
+            let message = match heard {
+                Ok(Heard::Message(message)) => message,
+                Ok(Heard::All { more }) => {
+                    // All that was read is one transaction.
+                    self.handle.turn();
+                    if more {
+                        // It says more than is read at once: others come first.
+                        tokio::task::yield_now().await;
+                    }
+                    continue;
+                }
+                Err(reason) => {
+                    self.handle.turn();
+                    return reason;
+                }
             };
-            self.conversation().push(&bytes[..length]);
-            while let Some(message) = self.next() {
-                let envelope = match message.and_then(|envelope| self.check(envelope, &mut record)) {
-                    Ok(envelope) => envelope,
-                    Err(problem) => match self.refuse(problem, &mut record) {
-                        Some(reason) => return reason,
-                        None => continue,
-                    },
-                };
-                let is_whole = envelope.line::<RunningMore>().is_none();
-                if is_whole && matches!(envelope.message, Message::InitiationRequest(_)) {
-                    place.register();
-                }
-                let Some(permit) = self.wait(&waiting).await else { break };
-                if self.handle.deliver(Input::Message(self.connection, envelope, permit)).await.is_err() {
-                    return "the Manager is shutting down".into();
-                }
+            let envelope = match message.and_then(|envelope| self.check(envelope, &mut record)) {
+                Ok(envelope) => envelope,
+                Err(problem) => match self.refuse(problem, &mut reader) {
+                    Ok(()) => continue,
+                    Err(reason) => return reason,
+                },
+            };
+            reader.understood();
+            COUNTERS.add_many(Counter::Ignored, reader.ignored() - record.ignored);
+            record.ignored = reader.ignored();
+            let is_whole = envelope.line::<RunningMore>().is_none();
+            if is_whole && matches!(envelope.message, Message::InitiationRequest(_)) {
+                place.register();
             }
-            // All that was read is one transaction.
-            self.handle.turn();
-            if length == bytes.len() {
-                // It says more than is read at once: others come first.
-                tokio::task::yield_now().await;
-            }
-            if length == 0 {
-                return "the peer closed it".into();
+            // The semaphore is never closed.
+            let Some(permit) = self.wait(&waiting).await else {
+                return "the Manager is shutting down".into();
+            };
+            if self.handle.deliver(Input::Message(self.connection, envelope, permit)).await.is_err() {
+                return "the Manager is shutting down".into();
             }
         }
-    }
-
-    fn next(&self) -> Option<Result<Envelope, ParseError>> {
-        self.conversation().next_message()
     }
 
     /// What the connection itself says about a message.
@@ -157,7 +151,6 @@ impl Agent<'_> {
         if let Message::InitiationRequest(request) = &mut envelope.message {
             self.check_address(request, record)?;
         }
-        record.malformed.understood();
         COUNTERS.add_message(envelope.message.message_type());
         let unknown = envelope.unknown_fields();
         if unknown > 0 {
@@ -167,9 +160,6 @@ impl Agent<'_> {
             COUNTERS.add(Counter::OtherHop);
             debug!(peer = %self.peer, hop = ?envelope.hop, "a message names another hop");
         }
-        let ignored = self.conversation().ignored();
-        COUNTERS.add_many(Counter::Ignored, ignored - record.ignored);
-        record.ignored = ignored;
         Ok(envelope)
     }
 
@@ -210,19 +200,16 @@ impl Agent<'_> {
         Ok(())
     }
 
-    /// Answers a message that was not understood; says why the connection is to end, if it is.
-    fn refuse(&self, problem: ParseError, record: &mut Record) -> Option<String> {
-        let verdict = record.malformed.count();
+    /// Answers a message that was not understood.
+    ///
+    /// # Errors
+    /// Why the connection is to end.
+    fn refuse(&self, problem: ParseError, reader: &mut Reader<OwnedReadHalf>) -> Result<(), String> {
         COUNTERS.add(if problem.refusal.is_some() { Counter::Refused } else { Counter::Dropped });
-        if verdict.is_logged {
-            warn!(peer = %self.peer, "refused: {problem}");
+        let (refusal, end) = reader.refuse(problem);
+        if let Some(refusal) = refusal {
+            self.refusals.send(refusal);
         }
-        if verdict.is_last_logged {
-            warn!(peer = %self.peer, "further malformed messages of this connection are only counted");
-        }
-        if let Some(refusal) = problem.refusal {
-            self.refusals.send(*refusal);
-        }
-        verdict.end
+        end.map_or(Ok(()), Err)
     }
 }

@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ssmmp::{Conversation, Envelope};
+use patchbay_link::Shared;
+use ssmmp::Envelope;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -46,7 +47,7 @@ pub struct Unread;
 #[derive(Debug)]
 struct Out {
     half: OwnedWriteHalf,
-    conversation: Arc<Mutex<Conversation>>,
+    conversation: Shared,
     /// Items that wait or are being written. Held while something is written past the queue, so that nothing
     /// gets between.
     waiting: Mutex<usize>,
@@ -60,7 +61,7 @@ enum Item {
 }
 
 /// The way to a connection in its dialect, and its end for the task that writes.
-pub(super) fn way(half: OwnedWriteHalf, conversation: Arc<Mutex<Conversation>>) -> (Way, Written) {
+pub(super) fn way(half: OwnedWriteHalf, conversation: Shared) -> (Way, Written) {
     let (sender, queue) = mpsc::channel(MAX_UNSENT);
     let out = Arc::new(Out { half, conversation, waiting: Mutex::new(0) });
     (Way { out: out.clone(), queue: sender }, Written { out, queue })
@@ -86,7 +87,7 @@ impl Way {
             return Ok(answers);
         }
         text.clear();
-        let mut conversation = lock(&self.out.conversation);
+        let mut conversation = self.out.conversation.lock();
         answers.extend(envelopes.iter().filter_map(|envelope| conversation.encode(envelope, text)));
         drop(conversation);
         // What goes wrong is found again, and told, by the writing task.
@@ -129,7 +130,7 @@ impl Written {
                 Item::Rest(rest) => bytes.extend(rest),
                 Item::Message(envelope) => {
                     let mut text = String::new();
-                    answers.extend(lock(&self.out.conversation).encode(&envelope, &mut text));
+                    answers.extend(self.out.conversation.lock().encode(&envelope, &mut text));
                     bytes.extend(text.into_bytes());
                 }
             }
