@@ -29,7 +29,8 @@ const RECENT: usize = 8;
 pub(super) type Plugs = BTreeMap<(InstanceId, Name), Plug>;
 
 /// A connection that the agent has accepted for a plug, numbered by it.
-pub type Waiting = u64;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Waiting(pub u64);
 
 /// Where a plug's connections lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

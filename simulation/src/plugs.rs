@@ -40,7 +40,7 @@ impl World {
         // Without an agent it waits in the kernel, here for ever.
         if self.nodes[node].agent.is_some() {
             self.waited += 1;
-            let waits = Event::PlugWaits(id, plug.clone(), self.waited);
+            let waits = Event::PlugWaits(id, plug.clone(), Waiting(self.waited));
             self.kernel_event(node, waits);
         }
     }

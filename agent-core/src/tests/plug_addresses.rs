@@ -4,7 +4,7 @@
 use ssmmp::{InstanceId, Message, Name};
 
 use super::{Node, SessionReport};
-use crate::{Effect, Event, Lead, MAX_WAITING};
+use crate::{Effect, Event, Lead, MAX_WAITING, Waiting};
 
 /// A proxy, instance 7, whose plug `back` leads to redis, instance 8, on this node.
 fn running() -> Node {
@@ -41,7 +41,7 @@ impl Node {
     }
 
     fn waits(&mut self, waiting: u64) -> Vec<Effect> {
-        self.handle(Event::PlugWaits(InstanceId(7), back(), waiting))
+        self.handle(Event::PlugWaits(InstanceId(7), back(), Waiting(waiting)))
     }
 
     fn close_request(&mut self, id: u64, from: u16) -> Vec<Effect> {
@@ -74,7 +74,7 @@ fn leads(effects: &[Effect]) -> Vec<Option<(u64, bool)>> {
 
 fn handed(effects: &[Effect]) -> Vec<(u64, String)> {
     let hand = |effect: &Effect| match effect {
-        Effect::HandPlug { waiting, at, .. } => Some((*waiting, at.to_string())),
+        Effect::HandPlug { waiting: Waiting(waiting), at, .. } => Some((*waiting, at.to_string())),
         _ => None,
     };
     effects.iter().filter_map(hand).collect()
@@ -82,7 +82,7 @@ fn handed(effects: &[Effect]) -> Vec<(u64, String)> {
 
 fn refused(effects: &[Effect]) -> Vec<u64> {
     let refuse = |effect: &Effect| match effect {
-        Effect::RefusePlug(waiting, _) => Some(*waiting),
+        Effect::RefusePlug(Waiting(waiting), _) => Some(*waiting),
         _ => None,
     };
     effects.iter().filter_map(refuse).collect()
@@ -150,7 +150,7 @@ fn a_destination_that_does_not_answer_gives_way_to_another_a_few_times() {
         let effects = node.answer(9, "10.0.0.2", 54009);
         assert_eq!(handed(&effects).len(), 1);
         let at = "10.0.0.2:54009".parse().expect("an address");
-        let effects = node.handle(Event::PlugFailed(InstanceId(7), back(), 1, at, tries));
+        let effects = node.handle(Event::PlugFailed(InstanceId(7), back(), Waiting(1), at, tries));
         assert_eq!(leads(&effects), [None]);
         assert!(
             effects.iter().any(|e| matches!(e, Effect::ToManager(e) if matches!(&e.message, Message::SessionAck(a) if a.status == ssmmp::Status::CONNECT_FAILED))),
@@ -213,7 +213,7 @@ fn those_who_wait_are_bounded_and_forgotten() {
         assert!(refused(&node.waits(waiting)).is_empty());
     }
     assert_eq!(refused(&node.waits(9_999)), [9_999]);
-    node.handle(Event::PlugGaveUp(InstanceId(7), back(), 0));
+    node.handle(Event::PlugGaveUp(InstanceId(7), back(), Waiting(0)));
     assert!(refused(&node.waits(9_999)).is_empty());
     assert_eq!(handed(&node.answer(9, "10.0.0.2", 54009)).len(), MAX_WAITING);
 }

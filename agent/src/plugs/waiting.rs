@@ -103,7 +103,7 @@ impl Desk {
                 self.refuse(&owner, stream, &why);
                 continue;
             }
-            let waiting = self.next.fetch_add(1, Ordering::Relaxed);
+            let waiting = Waiting(self.next.fetch_add(1, Ordering::Relaxed));
             let (sender, verdicts) = mpsc::channel(VERDICTS);
             self.waiting().insert(waiting, sender);
             let (desk, owner) = (self.clone(), owner.clone());
