@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use libfuzzer_sys::fuzz_target;
 use patchbay_fuzz::Script;
 use patchbay_manager_core::graph::Graph;
-use patchbay_manager_core::{Command, Config, Connection, Core, Effect, Event, Millis};
+use patchbay_manager_core::{Apply, Command, Config, Connection, Core, Effect, Event, Millis, Ticket};
 use ssmmp::{Conversation, Envelope, InstanceId, MAX_MESSAGE_BYTES, Message, MessageId, Speaker};
 
 const GRAPH: &str = include_str!("../../manager-core/src/tests/gate-store.toml");
@@ -65,7 +65,8 @@ impl Cluster {
     fn apply(&mut self) {
         static READ: OnceLock<Graph> = OnceLock::new();
         let graph = READ.get_or_init(|| Graph::read(GRAPH).expect("good").0);
-        self.handle(Event::Apply(graph.clone(), GRAPH.into()));
+        let apply = Apply { graph: graph.clone(), text: GRAPH.into(), warnings: Vec::new(), seen: None };
+        self.handle(Event::Apply(Ticket(0), apply.into()));
     }
 
     fn handle(&mut self, event: Event) {
@@ -255,7 +256,7 @@ fuzz_target!(|bytes: &[u8]| {
             4 => cluster.apply(),
             5 | 6 => {
                 let command = command(&mut script);
-                cluster.handle(Event::Command(1, command));
+                cluster.handle(Event::Command(Ticket(1), command));
             }
             _ => cluster.plausible(agent, &mut script),
         }

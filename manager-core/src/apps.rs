@@ -2,13 +2,30 @@
 
 use ssmmp::InstanceId;
 
-use super::{App, Core, Effect, ServiceState};
+use super::row::Key;
+use super::{App, Apply, Core, Effect, ServiceState, Ticket};
 use crate::graph::{Graph, State};
 
 impl Core {
+    /// Applies a graph with what its plan says, or nothing when a plan was seen that is out of date.
+    pub(super) fn apply_planned(&mut self, ticket: Ticket, apply: Apply) {
+        let Apply { graph, text, warnings, seen } = apply;
+        let plan = self.plan(&graph, &text, warnings);
+        let answer = if seen.is_some_and(|seen| seen != plan.seen) {
+            let app = &plan.app;
+            Err(format!(
+                "the graph or the application {app} is another one than the plan saw; nothing was changed, plan again"
+            ))
+        } else {
+            self.apply(graph, text);
+            Ok(plan)
+        };
+        self.effect(Effect::Applied(ticket, answer));
+    }
+
     /// Makes an application what its graph says: minimums are started; what was executed by an earlier
     /// graph and differs is replaced, one at a time; services that are gone are stopped after that.
-    pub(super) fn apply(&mut self, graph: Graph, text: String) {
+    fn apply(&mut self, graph: Graph, text: String) {
         let name = graph.app.clone();
         let earlier = self.apps.remove(&name);
         let changes =
@@ -22,9 +39,9 @@ impl Core {
             app.state_mut(service).replacing = true;
         }
         self.apps.insert(name.clone(), app);
-        self.effect(Effect::SaveApp(name.clone()));
+        self.save(Key::App(name.clone()));
         for service in services {
-            self.effect(Effect::SaveService(name.clone(), service));
+            self.save(Key::Service(name.clone(), service));
         }
         self.publish("app-applied", format!("app {name}"), format!("applied with {changes} changes"));
         self.settle_app(&name);
@@ -40,7 +57,7 @@ impl Core {
         for request in waiting {
             self.refuse_request(&request, ssmmp::Status::UNAVAILABLE, "the application is being stopped");
         }
-        self.effect(Effect::SaveApp(name.to_owned()));
+        self.save(Key::App(name.to_owned()));
         self.publish("app-stopped", format!("app {name}"), "stopped on request".into());
         let instances: Vec<InstanceId> =
             self.inventory.of_app(name).flat_map(|(_, instances)| instances.alive.iter().copied()).collect();

@@ -7,7 +7,8 @@ use patchbay_api::Done;
 use ssmmp::{Address, InstanceId};
 
 use super::redirecting::Redirected;
-use super::{Core, Effect, Instance, InstanceState, Leaving, SessionState};
+use super::row::Key;
+use super::{Core, Instance, InstanceState, Leaving, SessionState};
 use crate::graph::{Kind, State};
 
 /// A change of what runs.
@@ -108,7 +109,7 @@ impl Core {
             Command::Undrain(node) => {
                 let address = self.drained_node(node)?;
                 if self.drained.remove(&address) {
-                    self.effect(Effect::SaveNode(address));
+                    self.save(Key::Node(address));
                     self.publish("node-undrained", format!("node {node}"), "it may execute again".into());
                     let now = self.now;
                     let services = self.apps.values_mut().flat_map(|app| app.services.values_mut());
@@ -266,7 +267,7 @@ impl Core {
             (instance.app.to_string(), instance.service.to_string())
         });
         if let Some((app, service)) = of {
-            self.effect(Effect::SaveInstance(id));
+            self.save(Key::Instance(id));
             self.look_through(&app, &service);
             self.settle(&app, &service);
         }
@@ -276,7 +277,7 @@ impl Core {
     fn begin_drain(&mut self, node: &str) -> Result<(), Refusal> {
         let address = self.known_node(node)?;
         if self.drained.insert(address) {
-            self.effect(Effect::SaveNode(address));
+            self.save(Key::Node(address));
             self.publish("node-draining", format!("node {node}"), "what runs there moves away".into());
             self.look_through_node(address);
             self.settle_all();
@@ -293,7 +294,7 @@ impl Core {
         }
         state.scaled = replicas;
         state.changed = now;
-        self.effect(Effect::SaveService(app.to_owned(), service.to_owned()));
+        self.save(Key::Service(app.to_owned(), service.to_owned()));
         let text =
             replicas.map_or_else(|| "its load decides".into(), |number| format!("{number} on request"));
         self.publish("service-scaled", format!("service {service}"), text);

@@ -4,8 +4,9 @@ use patchbay_api::Traffic;
 use ssmmp::extension::{self, Latest, Live, LiveComplete, Redirection, SessionCounters, Sessions};
 use ssmmp::{Address, AgentHealthControlRequest, Envelope, Status};
 
+use super::row::Key;
 use super::session::Details;
-use super::{Connection, Core, Effect, Millis, Outstanding, Timer};
+use super::{Connection, Core, Effect, Millis, Outstanding, Ticket, Timer};
 
 /// How long fresh counters are waited for, milliseconds.
 const REFRESH_WAIT: Millis = 1_000;
@@ -57,7 +58,7 @@ impl Core {
     }
 
     /// Asks all agents for fresh counters.
-    pub(super) fn refresh(&mut self, ticket: u64) {
+    pub(super) fn refresh(&mut self, ticket: Ticket) {
         let nodes: Vec<Address> =
             self.inventory.nodes().filter(|n| n.connection.is_some()).map(|n| n.address).collect();
         self.refreshing.insert(ticket, nodes.len());
@@ -72,7 +73,7 @@ impl Core {
         }
     }
 
-    pub(super) fn refreshed(&mut self, ticket: u64) {
+    pub(super) fn refreshed(&mut self, ticket: Ticket) {
         if self.refreshing.remove(&ticket).is_some() {
             self.effect(Effect::Refreshed(ticket));
         }
@@ -101,7 +102,7 @@ impl Core {
                 }));
             }
         });
-        self.effect(Effect::SaveSession(id));
+        self.save(Key::Session(id));
         if !counters.is_open {
             self.session_closed(id, Status::CLOSED);
         }

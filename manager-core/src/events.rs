@@ -1,12 +1,41 @@
 //! What goes into the core and what comes out.
 
 use patchbay_api as api;
-use ssmmp::{Address, Envelope, InstanceId};
+use ssmmp::Envelope;
 
 use super::commands::{Command, Refusal};
 use super::outputs::OutputQuestion;
+use super::row::Row;
 use super::state::Connection;
 use crate::graph::Graph;
+
+/// The number of something that is to be answered, given by who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// A graph to apply.
+#[derive(Debug)]
+pub struct Apply {
+    /// The checked graph.
+    pub graph: Graph,
+    /// The file that it was read from, which is kept.
+    pub text: String,
+    /// What was found in it.
+    pub warnings: Vec<api::Problem>,
+    /// What the plan that is to be carried out had seen; without it whatever follows is meant.
+    pub seen: Option<String>,
+}
+
+impl Apply {
+    /// A graph file's text, whatever follows from it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_text(text: &str) -> Result<Self, Vec<api::Problem>> {
+        let (graph, warnings) = Graph::read(text)?;
+        Ok(Self { graph, text: text.to_owned(), warnings, seen: None })
+    }
+}
 
 /// What happens to the Manager.
 #[derive(Debug)]
@@ -15,14 +44,14 @@ pub enum Event {
     Message(Connection, Envelope),
     /// An agent's connection ended.
     Lost(Connection),
-    /// Somebody applies a checked graph; its text is kept.
-    Apply(Graph, String),
+    /// Somebody applies a graph; answered by [`Effect::Applied`] with the same ticket.
+    Apply(Ticket, Box<Apply>),
     /// Somebody changes what runs; answered by [`Effect::Answer`] with the same ticket.
-    Command(u64, Command),
+    Command(Ticket, Command),
     /// Somebody wants fresh counters; answered by [`Effect::Refreshed`].
-    Refresh(u64),
+    Refresh(Ticket),
     /// Somebody wants lines of an instance's output; answered by [`Effect::Output`] with the same ticket.
-    Output(u64, OutputQuestion),
+    Output(Ticket, OutputQuestion),
     /// The time that [`super::Core::next_deadline`] asked for has come.
     Tick,
 }
@@ -30,48 +59,20 @@ pub enum Event {
 /// What the Manager does. Rows first, then everything else: the truth is on disk before it is spoken.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
+    /// Write a row.
+    Save(Row),
     /// Send a message to an agent.
     Send(Connection, Envelope),
     /// End an agent's connection.
     Close(Connection),
-    /// Write an application's row, or remove it.
-    SaveApp(String),
-    /// Write an instance's row.
-    SaveInstance(InstanceId),
-    /// Write a session's row.
-    SaveSession(u64),
-    /// Write what is kept of a service besides its graph: application and service.
-    SaveService(String, String),
-    /// Write what is kept of a node.
-    SaveNode(Address),
-    /// Write which message ids may be in use.
-    SaveMessageIds,
     /// Keep and publish an event; its sequence number is given when it is kept.
     Publish(api::Event),
     /// All agents have told their counters.
-    Refreshed(u64),
+    Refreshed(Ticket),
     /// Lines of an output, or why there are none.
-    Output(u64, Result<api::Log, Refusal>),
+    Output(Ticket, Result<api::Log, Refusal>),
     /// A command was begun, or refused.
-    Answer(u64, Result<api::Done, Refusal>),
-}
-
-impl Effect {
-    /// Whether it is written to disk before anything is spoken.
-    pub fn is_row(&self) -> bool {
-        match self {
-            Self::SaveApp(_)
-            | Self::SaveInstance(_)
-            | Self::SaveSession(_)
-            | Self::SaveService(..)
-            | Self::SaveNode(_)
-            | Self::SaveMessageIds => true,
-            Self::Send(..)
-            | Self::Close(_)
-            | Self::Publish(_)
-            | Self::Refreshed(_)
-            | Self::Output(..)
-            | Self::Answer(..) => false,
-        }
-    }
+    Answer(Ticket, Result<api::Done, Refusal>),
+    /// A graph was applied with what the plan says, or why not.
+    Applied(Ticket, Result<api::Plan, String>),
 }

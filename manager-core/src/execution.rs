@@ -9,9 +9,8 @@ use ssmmp::{
 };
 
 use super::placing::Placed;
-use super::{
-    Core, Effect, Instance, InstanceState, LONGEST_TEXT, Millis, Outstanding, Timer, first, output_of,
-};
+use super::row::{InstanceRow, Key};
+use super::{Core, Instance, InstanceState, LONGEST_TEXT, Millis, Outstanding, Timer, first, output_of};
 use crate::graph::policy::time;
 use crate::graph::{Service, State};
 
@@ -60,18 +59,29 @@ impl Core {
         };
         let id = self.instance_id();
         let node = self.inventory.node(address).map(|node| node.name.clone()).unwrap_or_default();
-        let state = InstanceState::Starting;
-        let mut instance =
-            Instance::restored(id, app_name, name, address, node.clone(), sockets, state, self.now);
-        instance.program = program.clone();
-        instance.recipe = recipe;
-        instance.replaces = start.replaces;
+        let mut instance = Instance::from(InstanceRow {
+            id,
+            app: app_name,
+            service: name,
+            address,
+            node: node.clone(),
+            sockets,
+            state: InstanceState::Starting,
+            created: self.now,
+            ended: None,
+            reason: None,
+            output: Vec::new(),
+            program,
+            recipe,
+            leaving: None,
+            replaces: start.replaces,
+        });
         instance.tried = start.tried;
         instance.tried.insert(address);
         let known = self.apps.get(app).and_then(|app| app.state(service));
         instance.restarts = known.map_or(0, |state| state.failures.recent());
         self.inventory.add(instance);
-        self.effect(Effect::SaveInstance(id));
+        self.save(Key::Instance(id));
         self.publish("instance-starting", format!("instance {id} ({service})"), format!("on node {node}"));
         self.execute_again(id);
         Begun::Yes
@@ -159,7 +169,7 @@ impl Core {
         });
         let Some((address, node)) = running else { return };
         self.plan_instance_polls(id);
-        self.effect(Effect::SaveInstance(id));
+        self.save(Key::Instance(id));
         self.publish("instance-running", format!("instance {id} ({service})"), format!("on node {node}"));
         if let Some(known) = self.apps.get_mut(app) {
             let is_bound = known.service(service).is_some_and(|vertex| vertex.state == State::Node);
@@ -167,7 +177,7 @@ impl Core {
             state.failures.recovered();
             if is_bound && state.home != Some(address) {
                 state.home = Some(address);
-                self.effect(Effect::SaveService(app.to_owned(), service.to_owned()));
+                self.save(Key::Service(app.to_owned(), service.to_owned()));
             }
         }
         self.serve_waiting(app, service);
@@ -289,7 +299,7 @@ impl Core {
         });
         let Some(((app, service, address), sessions)) = ended else { return };
         self.continue_later();
-        self.effect(Effect::SaveInstance(id));
+        self.save(Key::Instance(id));
         let kind = if state == InstanceState::Failed { "instance-failed" } else { "instance-ended" };
         self.publish(kind, format!("instance {id} ({service})"), format!("{reason}{last_line}"));
         for session in sessions {

@@ -1,5 +1,7 @@
 //! The state as tests and simulations see it.
 
+use ssmmp::Address;
+
 use super::{App, Core, Instance, Node, Session};
 
 impl Core {
@@ -11,6 +13,16 @@ impl Core {
     /// Every node that has ever registered or has instances.
     pub fn every_node(&self) -> impl Iterator<Item = &Node> {
         self.inventory.nodes()
+    }
+
+    /// A node, connected or lost.
+    pub fn node(&self, address: Address) -> Option<&Node> {
+        self.inventory.node(address)
+    }
+
+    /// Whether nothing is executed on a node.
+    pub fn is_drained(&self, address: Address) -> bool {
+        self.drained.contains(&address)
     }
 
     /// Every instance, the remembered ones too.

@@ -10,6 +10,7 @@ mod config;
 mod counters;
 mod delayed;
 mod ending;
+pub mod engine;
 mod events;
 mod execution;
 pub mod graph;
@@ -17,6 +18,7 @@ mod health;
 mod inspect;
 mod interned;
 pub mod inventory;
+pub mod memory;
 mod message_ids;
 mod nodes;
 mod outputs;
@@ -30,6 +32,8 @@ mod replacing;
 mod requests;
 mod restoring;
 mod resync;
+mod row;
+mod saving;
 mod scaling;
 mod secret;
 mod session;
@@ -52,13 +56,13 @@ use closing::Closings;
 pub use commands::{Command, Refusal};
 pub use config::Config;
 use delayed::{Delayed, STARTS_AT_ONCE};
-pub use events::{Effect, Event};
+pub use events::{Apply, Effect, Event, Ticket};
 use inventory::Inventory;
 pub use outputs::OutputQuestion;
 pub use ownership::{Identity, Ownership, Peer};
 use patchbay_api as api;
 pub use redirecting::Redirected;
-pub use restoring::Saved;
+pub use row::{AppRow, InstanceRow, NodeRow, Row, Saved, ServiceRow};
 pub use secret::SecretHash;
 pub use session::{Edge, Session, SessionKey, SessionState};
 pub use session_table::SessionTable;
@@ -91,9 +95,9 @@ pub struct Core {
     pub(crate) inventory: Inventory,
     pub(crate) sessions: SessionTable,
     pub(crate) answers: Answers,
-    pub(crate) refreshing: HashMap<u64, usize>,
+    pub(crate) refreshing: HashMap<Ticket, usize>,
     /// Questions for outputs that wait for their agents.
-    pub(crate) asking: BTreeSet<u64>,
+    pub(crate) asking: BTreeSet<Ticket>,
     /// Sessions confirmed by agents that have not told all of theirs yet.
     pub(crate) told: HashMap<Connection, HashSet<u64>>,
     /// Nodes where nothing is executed.
@@ -115,6 +119,8 @@ pub struct Core {
     pub(crate) refusals: (u64, u32),
     pub(crate) now: Millis,
     effects: Vec<Effect>,
+    /// What this event has changed of what is kept on disk.
+    changed: Vec<row::Key>,
 }
 
 impl Core {
@@ -146,6 +152,7 @@ impl Core {
             refusals: (0, 0),
             now,
             effects: Vec::new(),
+            changed: Vec::new(),
         }
     }
 
@@ -157,7 +164,7 @@ impl Core {
         match event {
             Event::Message(connection, envelope) => self.message(connection, envelope),
             Event::Lost(connection) => self.connection_lost(connection),
-            Event::Apply(graph, text) => self.apply(graph, text),
+            Event::Apply(ticket, apply) => self.apply_planned(ticket, *apply),
             Event::Command(ticket, command) => {
                 let answer = self.command(&command);
                 self.effect(Effect::Answer(ticket, answer));
@@ -167,9 +174,11 @@ impl Core {
             Event::Tick => {}
         }
         self.run_timers();
-        let mut effects = std::mem::take(&mut self.effects);
-        effects.sort_by_key(|effect| !effect.is_row());
-        effects.dedup();
+        let mut effects = self.take_rows();
+        self.sessions.forget_ended();
+        self.inventory.forget_ended();
+        self.effects.dedup();
+        effects.append(&mut self.effects);
         effects
     }
 
@@ -301,7 +310,7 @@ impl Core {
     pub(crate) fn message_id(&mut self) -> MessageId {
         let (id, is_new_reservation) = self.message_ids.take();
         if is_new_reservation {
-            self.effect(Effect::SaveMessageIds);
+            self.save(row::Key::MessageIds);
         }
         MessageId::from(id)
     }

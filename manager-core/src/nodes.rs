@@ -8,6 +8,7 @@ use ssmmp::extension::{
 };
 use ssmmp::{Address, Envelope, Hop, InitiationResponse, InstanceId, Message, MessageId, Name, Status};
 
+use super::row::Key;
 use super::{Connection, Core, Effect, Identity, Node, SecretHash, Timer};
 
 /// Nodes that are known at once; a new one beyond is refused with 503.
@@ -136,7 +137,7 @@ impl Core {
             self.answers.forget(address);
         }
         self.inventory.put_node(node);
-        self.effect(Effect::SaveNode(address));
+        self.save(Key::Node(address));
         self.plan_node_polls(address);
         self.accept(connection, message_id, Status::OK);
         let kind = if again { "node-changed" } else { "node-up" };
@@ -253,7 +254,7 @@ impl Core {
         }
         // It has another address now: the earlier one is nobody's.
         self.inventory.unbind(elsewhere);
-        self.effect(Effect::SaveNode(elsewhere));
+        self.save(Key::Node(elsewhere));
         Ok(secret)
     }
 
@@ -263,13 +264,13 @@ impl Core {
         self.lost_with_node(lost, "its node was forgotten on request");
         self.inventory.forget_node(address);
         self.drained.remove(&address);
-        self.effect(Effect::SaveNode(address));
+        self.save(Key::Node(address));
     }
 
     /// Lost nodes are remembered for people, so many of them.
     pub(super) fn forget_lost_nodes(&mut self) {
         for address in self.inventory.forget_lost(MAX_LOST) {
-            self.effect(Effect::SaveNode(address));
+            self.save(Key::Node(address));
         }
     }
 

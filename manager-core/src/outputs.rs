@@ -4,7 +4,7 @@ use patchbay_api as api;
 use ssmmp::extension::{Extension as _, Log, LogLines, LogMore, Reason};
 use ssmmp::{AgentHealthControlRequest, Envelope, Hop, InstanceId};
 
-use super::{Core, Effect, Millis, Outstanding, Refusal, Timer};
+use super::{Core, Effect, Millis, Outstanding, Refusal, Ticket, Timer};
 
 /// How long an agent may take to answer, milliseconds.
 const ANSWER_WITHIN: Millis = 5_000;
@@ -24,13 +24,13 @@ pub struct OutputQuestion {
 
 impl Core {
     /// Somebody asks for an instance's output.
-    pub(super) fn ask_output(&mut self, ticket: u64, question: OutputQuestion) {
+    pub(super) fn ask_output(&mut self, ticket: Ticket, question: OutputQuestion) {
         if let Err(refusal) = self.begin_to_ask(ticket, question) {
             self.effect(Effect::Output(ticket, Err(refusal)));
         }
     }
 
-    fn begin_to_ask(&mut self, ticket: u64, question: OutputQuestion) -> Result<(), Refusal> {
+    fn begin_to_ask(&mut self, ticket: Ticket, question: OutputQuestion) -> Result<(), Refusal> {
         let OutputQuestion { instance: id, after, lines } = question;
         let instance = self.inventory.instance(id).ok_or_else(|| {
             Refusal::Unknown(format!(
@@ -58,7 +58,7 @@ impl Core {
     }
 
     /// An agent has answered.
-    pub(super) fn output_told(&mut self, ticket: u64, envelope: &Envelope) {
+    pub(super) fn output_told(&mut self, ticket: Ticket, envelope: &Envelope) {
         if !self.asking.remove(&ticket) {
             return;
         }
@@ -79,7 +79,7 @@ impl Core {
     }
 
     /// An agent has not answered in time, or is gone.
-    pub(super) fn output_overdue(&mut self, ticket: u64) {
+    pub(super) fn output_overdue(&mut self, ticket: Ticket) {
         if self.asking.remove(&ticket) {
             let text = format!("its agent has not answered within {} s", ANSWER_WITHIN / 1_000);
             self.effect(Effect::Output(ticket, Err(Refusal::Conflict(text))));

@@ -6,7 +6,8 @@ use ssmmp::InstanceId;
 
 use super::execution::{Begun, Start};
 use super::inventory::Offer;
-use super::{Core, Effect, Instance, InstanceState};
+use super::row::Key;
+use super::{Core, Instance, InstanceState};
 use crate::graph::{Service, State};
 
 /// What is to be done next to replace what is unwanted of a service.
@@ -171,7 +172,7 @@ impl Core {
             instance.service.clone()
         });
         if let Some(service) = service {
-            self.effect(Effect::SaveInstance(id));
+            self.save(Key::Instance(id));
             self.publish(
                 "instance-stays",
                 format!("instance {id} ({service})"),

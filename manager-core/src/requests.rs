@@ -5,6 +5,7 @@ use ssmmp::extension::{self, Allow};
 use ssmmp::{Address, Envelope, Hop, InstanceId, Name, Port, SessionRequest, SessionResponse, Status};
 
 use super::policy::choice::{self, Turn};
+use super::row::Key;
 use super::waiting::{MAX_PENDING_OF_ONE, MAX_SESSIONS, MAX_SESSIONS_OF_ONE};
 use super::{Connection, Core, Edge, Effect, Instance, Session, SessionState, Waiting};
 use crate::graph::Target;
@@ -147,7 +148,7 @@ impl Core {
         let (app, service) = (session.edge.app.clone(), session.edge.destination.clone());
         let id = self.session_id();
         self.add_session(Session { id, ..session });
-        self.effect(Effect::SaveSession(id));
+        self.save(Key::Session(id));
         self.answer(waiting, id);
         self.weigh_after_session(app.as_str(), service.as_str());
     }

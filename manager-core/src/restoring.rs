@@ -4,31 +4,8 @@ use std::collections::HashMap;
 
 use ssmmp::{Address, InstanceId};
 
-use super::{App, Core, Instance, InstanceState, Millis, Node, ServiceState, Session, SessionState, Timer};
-use crate::graph::Graph;
-
-/// What was on disk.
-#[derive(Debug, Default)]
-pub struct Saved {
-    /// Applications that were not stopped: graph, text, when applied.
-    pub apps: Vec<(Graph, String, Millis)>,
-    /// What is kept of their services: application, service, state.
-    pub services: Vec<(String, String, ServiceState)>,
-    /// Message ids below this may be in use.
-    pub message_ids: Option<u64>,
-    /// Nodes that had registered.
-    pub nodes: Vec<Node>,
-    /// Nodes where nothing is executed.
-    pub drained: Vec<Address>,
-    /// Instances that had not ended, and those that ended last.
-    pub instances: Vec<Instance>,
-    /// Sessions that had not ended, acknowledged or not.
-    pub sessions: Vec<Session>,
-    /// The largest id ever given to an instance.
-    pub last_instance: u64,
-    /// The largest id ever given to a session.
-    pub last_session: u64,
-}
+use super::row::Saved;
+use super::{App, Core, Instance, InstanceState, Millis, Node, SessionState, Timer};
 
 impl Core {
     /// Takes back what an earlier run had on disk: instances wait for their agents to return; moves,
@@ -44,15 +21,18 @@ impl Core {
             }
             self.apps.insert(app.graph.app.clone(), app);
         }
-        for (app, service, state) in saved.services {
-            if let Some(app) = self.apps.get_mut(&app) {
-                app.services.insert(service, ServiceState { replacing: true, ..state });
+        for row in saved.services {
+            if let Some(app) = self.apps.get_mut(&row.app) {
+                let state = app.state_mut(&row.service);
+                (state.scaled, state.home, state.replacing) = (row.scaled, row.home, true);
             }
         }
         if let Some(reserved) = saved.message_ids {
             self.message_ids.resume(reserved);
         }
-        for node in saved.nodes {
+        for row in saved.nodes {
+            let mut node = Node::lost(row.address, row.first);
+            (node.name, node.secret) = (row.name, row.secret);
             self.inventory.put_node(node);
         }
         self.drained = saved.drained.into_iter().collect();
@@ -64,7 +44,7 @@ impl Core {
                 of_instance.entry(end).or_default().push(session.id);
             }
         }
-        let mut instances = saved.instances;
+        let mut instances: Vec<Instance> = saved.instances.into_iter().map(Instance::from).collect();
         // The old before the new, as they were started.
         instances.sort_by_key(|instance| instance.id);
         for mut instance in instances {
@@ -82,6 +62,7 @@ impl Core {
                 self.plan_instance_polls(id);
             }
         }
+        self.inventory.forget_ended();
         let now = self.now;
         self.sessions.restore(saved.sessions.into_iter().map(|mut session| {
             if session.state == SessionState::Pending {
@@ -102,20 +83,5 @@ impl Core {
             self.inventory.disconnect(address, self.now);
             self.at(self.now + self.config.agent_grace, Timer::NodeGrace(address));
         }
-    }
-
-    /// Ids of the Manager's messages below this may be in use.
-    pub fn reserved_message_ids(&self) -> u64 {
-        self.message_ids.reserved()
-    }
-
-    /// A node, connected or lost.
-    pub fn node(&self, address: Address) -> Option<&Node> {
-        self.inventory.node(address)
-    }
-
-    /// Whether nothing is executed on a node.
-    pub fn is_drained(&self, address: Address) -> bool {
-        self.drained.contains(&address)
     }
 }

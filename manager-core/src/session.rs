@@ -37,7 +37,7 @@ pub enum SessionState {
 }
 
 /// A session.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Session {
     /// The Manager's number.
     pub id: u64,
@@ -80,7 +80,7 @@ pub struct Session {
 }
 
 /// The directions of a session, as the kernel saw them last; there and back.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Details {
     /// The path of the latest message.
     pub paths: [Arc<str>; 2],
@@ -93,6 +93,11 @@ pub struct Details {
 }
 
 impl Session {
+    /// As it is kept on disk.
+    pub(crate) fn without_details(&self) -> Self {
+        Self { details: None, ..self.clone() }
+    }
+
     /// Its key, once it is acknowledged.
     pub fn key(&self) -> Option<SessionKey> {
         self.source_port.is_known().then_some((

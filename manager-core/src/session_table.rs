@@ -175,12 +175,16 @@ impl SessionTable {
             SessionState::Closed => return None,
         }
         self.ended.push_back(id);
+        Some(before)
+    }
+
+    /// Those that are over beyond [`ENDED_KEPT`] are on disk only, once they are there.
+    pub fn forget_ended(&mut self) {
         while self.ended.len() > ENDED_KEPT {
             if let Some(oldest) = self.ended.pop_front() {
                 self.forget(oldest);
             }
         }
-        Some(before)
     }
 
     /// What of a session no index is made of changes through this: its path and its counters.

@@ -3,7 +3,8 @@
 use ssmmp::extension::Live;
 use ssmmp::{Address, Message, Port, SessionAck, Status};
 
-use super::{Connection, Core, Effect, Session, SessionState};
+use super::row::Key;
+use super::{Connection, Core, Session, SessionState};
 
 impl Core {
     /// A session that is new: both its instances have it from now on.
@@ -64,7 +65,7 @@ impl Core {
             edge.source, session.source, edge.plug, edge.destination, session.destination, edge.socket
         );
         let ends = [session.source, session.destination];
-        self.effect(Effect::SaveSession(id));
+        self.save(Key::Session(id));
         self.publish("session-opened", format!("session {id}"), text);
         // It was promised before its end was decided.
         for end in ends {
@@ -130,7 +131,7 @@ impl Core {
                 }
             });
         }
-        self.effect(Effect::SaveSession(id));
+        self.save(Key::Session(id));
         if before == SessionState::Open {
             // Broken is what an end sees of a close that was asked for: no failure (C9).
             let why = if was_asked_for { ", as it was asked to" } else { "" };

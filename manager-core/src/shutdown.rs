@@ -4,7 +4,8 @@
 
 use ssmmp::{GracefulShutdownRequest, HardShutdownRequest, InstanceId};
 
-use super::{Core, Effect, InstanceState, Millis, Outstanding, SessionState, Stopping, Timer};
+use super::row::Key;
+use super::{Core, InstanceState, Millis, Outstanding, SessionState, Stopping, Timer};
 
 /// Sessions of one instance that are being closed at the same time.
 const CLOSE_AT_ONCE: usize = 8;
@@ -24,7 +25,7 @@ impl Core {
             instance.state = InstanceState::Stopping;
             instance.reason = Some(reason.to_owned());
         });
-        self.effect(Effect::SaveInstance(id));
+        self.save(Key::Instance(id));
         self.resume_stop(id);
     }
 
@@ -138,7 +139,7 @@ impl Core {
             instance.stopping.by_force = true;
             instance.stopping.asked_to_end = false;
         });
-        self.effect(Effect::SaveInstance(id));
+        self.save(Key::Instance(id));
         self.at(self.now + within, Timer::Force(id));
         for session in sessions {
             self.ask_to_close(session, Some(id));

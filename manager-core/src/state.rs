@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use ssmmp::{Address, InstanceId, MessageId, Name, Port, SessionRequest};
 
 use super::policy::restarts::Failures;
+use super::row::InstanceRow;
 use super::secret::SecretHash;
 use crate::graph::{Graph, Service};
 
@@ -70,13 +71,6 @@ impl Default for ServiceState {
             weighed: 0,
             underused: None,
         }
-    }
-}
-
-impl ServiceState {
-    /// As it is read back from disk.
-    pub fn restored(scaled: Option<u32>, home: Option<Address>) -> Self {
-        Self { scaled, home, ..Self::default() }
     }
 }
 
@@ -150,7 +144,7 @@ pub struct Polls {
 
 impl Node {
     /// A node whose agent is not connected, known since `now`, milliseconds since 1970.
-    pub fn lost(address: Address, now: Millis) -> Self {
+    pub(crate) fn lost(address: Address, now: Millis) -> Self {
         Self {
             address,
             name: address.to_string(),
@@ -292,36 +286,26 @@ pub struct Stopping {
     pub(crate) failed: bool,
 }
 
-impl Instance {
-    /// An instance as it is read back from disk.
-    #[expect(clippy::too_many_arguments, reason = "one argument a column")]
-    pub fn restored(
-        id: InstanceId,
-        app: Name,
-        service: Name,
-        address: Address,
-        node: String,
-        sockets: Vec<(Name, Port)>,
-        state: InstanceState,
-        created: Millis,
-    ) -> Self {
+impl From<InstanceRow> for Instance {
+    /// As it was kept, or as it begins: nothing is known of it besides.
+    fn from(row: InstanceRow) -> Self {
         Self {
-            id,
-            app,
-            program: service.clone(),
-            service,
-            address,
-            node,
-            sockets,
-            state,
-            created,
-            ended: None,
-            reason: None,
-            output: Vec::new(),
+            id: row.id,
+            app: row.app,
+            service: row.service,
+            address: row.address,
+            node: row.node,
+            sockets: row.sockets,
+            state: row.state,
+            created: row.created,
+            ended: row.ended,
+            reason: row.reason,
+            output: row.output,
+            program: row.program,
+            recipe: row.recipe,
+            leaving: row.leaving,
+            replaces: row.replaces,
             restarts: 0,
-            recipe: String::new(),
-            leaving: None,
-            replaces: None,
             overloaded: false,
             unlimited: None,
             overloads: 0,
@@ -329,12 +313,14 @@ impl Instance {
             execution: None,
             polls: Polls::default(),
             stopping: Stopping::default(),
-            idle_since: created,
+            idle_since: row.created,
             sessions: BTreeSet::new(),
             accepted: 0,
         }
     }
+}
 
+impl Instance {
     pub(crate) fn port(&self, socket: &str) -> Option<Port> {
         self.sockets.iter().find(|(name, _)| name.as_str() == socket).map(|(_, port)| *port)
     }

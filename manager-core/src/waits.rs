@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use ssmmp::{Address, InstanceId, MessageId};
 
+use super::events::Ticket;
 use super::state::Millis;
 
 /// How long an answer is waited for at most, milliseconds; what still comes then is ignored.
@@ -30,8 +31,8 @@ pub(crate) enum Timer {
     Graceful(InstanceId),
     Force(InstanceId),
     Hard(InstanceId, u32),
-    Refresh(u64),
-    Output(u64),
+    Refresh(Ticket),
+    Output(Ticket),
 }
 
 /// A request of ours that waits for its answer.
@@ -41,8 +42,8 @@ pub(crate) enum Outstanding {
     CloseSession(u64),
     Graceful(InstanceId),
     Hard(InstanceId),
-    Counters(u64),
-    Output(u64),
+    Counters(Ticket),
+    Output(Ticket),
     Probe(Address),
 }
 

@@ -20,10 +20,9 @@ use serde::Deserialize;
 use ssmmp::InstanceId;
 
 use self::gate::Gate;
-use crate::shell::{self, Apply, Handle, NoAnswer};
+use crate::shell::{self, Handle, NoAnswer};
 use crate::store::History;
-use patchbay_manager_core::graph::Graph;
-use patchbay_manager_core::{Command, Page, Redirected, Refusal};
+use patchbay_manager_core::{Apply, Command, Page, Redirected, Refusal};
 
 /// A failed call.
 struct Failure {
@@ -114,21 +113,21 @@ impl Filter {
 }
 
 async fn status(State(handle): State<Handle>) -> Answer<api::ManagerStatus> {
-    let status = handle.ask(|core, _| core.status()).await?;
+    let status = handle.ask(|core| core.status()).await?;
     Ok(Json(api::ManagerStatus { time_ms: shell::now(), clock_set_ms: shell::clock_set(), ..status }))
 }
 
 async fn apps(State(handle): State<Handle>) -> Answer<Vec<api::App>> {
-    Ok(Json(handle.ask(|core, _| core.apps()).await?))
+    Ok(Json(handle.ask(|core| core.apps()).await?))
 }
 
 async fn nodes(State(handle): State<Handle>) -> Answer<Vec<api::Node>> {
-    Ok(Json(handle.ask(|core, _| core.nodes()).await?))
+    Ok(Json(handle.ask(|core| core.nodes()).await?))
 }
 
 async fn instances(State(handle): State<Handle>, Query(filter): Query<Filter>) -> Answer<Vec<api::Instance>> {
     let page = filter.page();
-    Ok(Json(handle.ask(move |core, _| core.instances(filter.app.as_deref(), filter.ended, page)).await?))
+    Ok(Json(handle.ask(move |core| core.instances(filter.app.as_deref(), filter.ended, page)).await?))
 }
 
 async fn sessions(State(handle): State<Handle>, Query(filter): Query<Filter>) -> Answer<Vec<api::Session>> {
@@ -137,26 +136,23 @@ async fn sessions(State(handle): State<Handle>, Query(filter): Query<Filter>) ->
     if page.after == 0 {
         handle.refresh().await?;
     }
-    Ok(Json(handle.ask(move |core, _| core.sessions(filter.app.as_deref(), filter.ended, page)).await?))
+    Ok(Json(handle.ask(move |core| core.sessions(filter.app.as_deref(), filter.ended, page)).await?))
 }
 
-fn read(body: &Bytes) -> Result<(Graph, String, Vec<api::Problem>), Failure> {
+fn read(body: &Bytes) -> Result<Apply, Failure> {
     let text = std::str::from_utf8(body)
         .map_err(|_| failure(StatusCode::BAD_REQUEST, "the graph is not UTF-8".into()))?;
-    match Graph::read(text) {
-        Ok((graph, warnings)) => Ok((graph, text.to_owned(), warnings)),
-        Err(problems) => {
-            let message = format!("the graph has {} problem(s); nothing was changed", problems.len());
-            let error = api::Error { message, problems };
-            Err(Failure { status: StatusCode::UNPROCESSABLE_ENTITY, error, location: None })
-        }
-    }
+    Apply::of_text(text).map_err(|problems| {
+        let message = format!("the graph has {} problem(s); nothing was changed", problems.len());
+        let error = api::Error { message, problems };
+        Failure { status: StatusCode::UNPROCESSABLE_ENTITY, error, location: None }
+    })
 }
 
 /// Refuses what another Manager owns, and says where that is (P3).
 async fn require_own(handle: &Handle, app: &str, path: &str) -> Result<(), Failure> {
     let name = app.to_owned();
-    let Some(owner) = handle.ask(move |core, _| core.ownership.of_app(&name).cloned()).await? else {
+    let Some(owner) = handle.ask(move |core| core.ownership.of_app(&name).cloned()).await? else {
         return Ok(());
     };
     let message =
@@ -166,9 +162,9 @@ async fn require_own(handle: &Handle, app: &str, path: &str) -> Result<(), Failu
 }
 
 async fn plan(State(handle): State<Handle>, body: Bytes) -> Answer<api::Plan> {
-    let (graph, text, warnings) = read(&body)?;
+    let Apply { graph, text, warnings, .. } = read(&body)?;
     require_own(&handle, &graph.app, "/v1/plan").await?;
-    Ok(Json(handle.ask(move |core, _| core.plan(&graph, &text, warnings)).await?))
+    Ok(Json(handle.ask(move |core| core.plan(&graph, &text, warnings)).await?))
 }
 
 #[derive(Deserialize)]
@@ -182,9 +178,9 @@ async fn apply(
     Query(Seen { seen }): Query<Seen>,
     body: Bytes,
 ) -> Answer<api::Plan> {
-    let (graph, text, warnings) = read(&body)?;
-    require_own(&handle, &graph.app, "/v1/apps").await?;
-    let applied = handle.apply(Apply { graph, text, warnings, seen }).await?;
+    let apply = Apply { seen, ..read(&body)? };
+    require_own(&handle, &apply.graph.app, "/v1/apps").await?;
+    let applied = handle.apply(apply).await?;
     applied.map(Json).map_err(|refusal| failure(StatusCode::CONFLICT, refusal))
 }
 
@@ -218,7 +214,7 @@ struct RedirectQuery {
 /// Carries a command out, or only says what it would do.
 async fn command(handle: &Handle, command: Command, dry_run: bool) -> Answer<api::Done> {
     let answer = match dry_run {
-        true => handle.ask(move |core, _| core.preview(&command)).await?,
+        true => handle.ask(move |core| core.preview(&command)).await?,
         false => handle.command(command).await?,
     };
     answer.map(Json).map_err(refused)

@@ -85,7 +85,7 @@ fn of_work(registry: &mut Registry, handle: &Handle) {
 
 /// The core says nothing while the database can't be written; then these are absent.
 async fn of_state(registry: &mut Registry, handle: &Handle) {
-    let Ok(status) = handle.ask(|core, _| core.status()).await else { return };
+    let Ok(status) = handle.ask(|core| core.status()).await else { return };
     gauge(registry, "nodes", "Nodes that are connected", status.nodes);
     gauge(registry, "apps", "Applications", status.apps);
     gauge(registry, "instances", "Instances that run", status.instances);

@@ -299,7 +299,7 @@ const KEPT: u64 = 25_000;
 
 /// Returns the time of the first one.
 fn with_events(folder: &TempDir) -> u64 {
-    use patchbay_manager_core::{Config, Core, Effect};
+    use patchbay_manager_core::Effect;
     let mut store = patchbay_manager::store::Store::open(&folder.path().join("manager.db")).expect("opened");
     let begin = patchbay_manager::shell::now() - 2 * KEPT;
     let event = |number| patchbay_api::Event {
@@ -310,7 +310,7 @@ fn with_events(folder: &TempDir) -> u64 {
         text: String::new(),
     };
     let mut effects: Vec<Effect> = (0..KEPT).map(|number| Effect::Publish(event(number))).collect();
-    store.write(&Core::new(Config::default(), 1, 0), &mut effects).expect("written");
+    store.write(&mut effects).expect("written");
     begin
 }
 

@@ -57,7 +57,7 @@ impl World {
     /// # Errors
     /// What does not hold.
     pub fn at_rest(&self) -> Result<(), String> {
-        let core = self.manager.core.as_ref().ok_or("the Manager does not run")?;
+        let core = self.manager.core().ok_or("the Manager does not run")?;
         self.nodes_agree(core)?;
         self.sessions_agree(core)?;
         self.all_are_answered(core)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use patchbay_manager::store::Store;
-use patchbay_manager_core::{Core, SessionState};
+use patchbay_manager_core::{Core, Saved, SessionState};
 
 use crate::manager::Manager;
 
@@ -16,7 +16,21 @@ pub fn same_after_restart(before: &Core, database: &Path) -> Result<(), String> 
     let store = Store::open(database).map_err(|problem| problem.to_string())?;
     let mut after = Core::new(Manager::config(), 1, 0);
     store.restore(&mut after).map_err(|problem| problem.to_string())?;
-    let (before, after) = (lines(before), lines(&after));
+    compare(before, &after)
+}
+
+/// The same of a Manager that gets these rows.
+///
+/// # Errors
+/// The first differences, for people.
+pub fn same(before: &Core, saved: Saved) -> Result<(), String> {
+    let mut after = Core::new(Manager::config(), 1, 0);
+    after.restore(saved);
+    compare(before, &after)
+}
+
+fn compare(before: &Core, after: &Core) -> Result<(), String> {
+    let (before, after) = (lines(before), lines(after));
     let lost: Vec<_> = before.difference(&after).take(3).collect();
     let new: Vec<_> = after.difference(&before).take(3).collect();
     match lost.is_empty() && new.is_empty() {

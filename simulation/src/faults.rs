@@ -49,7 +49,8 @@ impl World {
             }
             FaultKind::ManagerCrash => {
                 let effects = self.random(0, 20) as u32;
-                self.manager.crash_in.get_or_insert(effects);
+                let crash_in = &self.manager.fate.crash_in;
+                crash_in.set(crash_in.get().or(Some(effects)));
             }
             FaultKind::NodeCrash => self.node_crashes(node),
             FaultKind::InstanceCrash => {
@@ -71,6 +72,19 @@ impl World {
                 self.manager.clock_ahead += hours * 3_600_000;
                 let text = format!("its clock jumps by {hours} hours, to be seen at its next start");
                 self.note(Party::Manager, &text);
+            }
+            FaultKind::FullDisk => {
+                let time = self.random(100, 8_000);
+                self.note(Party::Manager, &format!("its disk is full for {time} ms"));
+                self.manager.fate.disk_full.set(true);
+                self.after(time, Happening::DiskHasRoom);
+            }
+            FaultKind::Unread => {
+                let link = self.nodes[node].agent.as_ref().and_then(|agent| agent.link);
+                if let Some(link) = link.and_then(|link| self.links.get_mut(&link)) {
+                    link.unread = true;
+                    self.note(Party::Agent(node), "leaves too much unread");
+                }
             }
             FaultKind::BadStarts | FaultKind::Misbehaviour | FaultKind::Delays => {}
         }
@@ -122,7 +136,7 @@ impl World {
             0 => Command::StopApp(name),
             1..=3 => Command::StopInstance(instance?),
             4 => {
-                let open: Vec<u64> = self.manager.core.as_ref()?.every_session().map(|s| s.id).collect();
+                let open: Vec<u64> = self.manager.core()?.every_session().map(|s| s.id).collect();
                 let last = open.len().checked_sub(1)?;
                 Command::CloseSession(open[self.random(0, last as u64) as usize])
             }
@@ -166,7 +180,8 @@ impl World {
         self.quiet = true;
         self.quiet_since = self.schedule.now;
         self.note(Party::Outside, "from here on nothing goes wrong");
-        self.manager.crash_in = None;
+        self.manager.fate.crash_in.set(None);
+        self.manager.fate.disk_full.set(false);
         self.manager_starts();
         self.manager_thaws(self.manager.life);
         for node in 0..self.nodes.len() {

@@ -26,6 +26,8 @@ pub struct Link {
     pub at_agent: bool,
     /// Whether the Manager's end is open.
     pub at_manager: bool,
+    /// Whether more waits to be read by the agent than may: the next message cuts it off.
+    pub unread: bool,
     /// When the last line reaches the Manager.
     up: Millis,
     /// When the last line reaches the agent.
@@ -37,7 +39,7 @@ impl World {
     pub fn agent_connects(&mut self, index: usize, life: Life) {
         let node = &self.nodes[index];
         let parted = node.parted_until > self.schedule.now;
-        let reachable = self.manager.core.is_some() && !parted;
+        let reachable = self.manager.runs && !parted;
         let Some(agent) = self.nodes[index].agent.as_mut().filter(|agent| agent.life == life) else { return };
         if agent.link.is_some() {
             return;
@@ -54,8 +56,10 @@ impl World {
         let number = self.links_made;
         agent.link = Some(number);
         let now = self.schedule.now;
-        self.links
-            .insert(number, Link { node: index, life, at_agent: true, at_manager: true, up: now, down: now });
+        self.links.insert(
+            number,
+            Link { node: index, life, at_agent: true, at_manager: true, unread: false, up: now, down: now },
+        );
         self.agent_handles(index, AgentEvent::ManagerUp);
     }
 

@@ -1,13 +1,15 @@
-//! The Manager's shell: events to the real core, rows to the real store, then effects one by one, any of
-//! which may be the last.
+//! What is around the Manager's engine here: the real engine, core and store, with virtual time, links for
+//! sockets, a disk that is full at times, and effects one by one, any of which may be the last.
 
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use patchbay_manager::store::Store;
-use patchbay_manager_core::graph::Graph;
-use patchbay_manager_core::{Command, Config, Core, Effect, Event, Identity};
+use patchbay_manager::store::{Store, StoreError};
+use patchbay_manager_core::engine::{self, Engine, Outside};
+use patchbay_manager_core::memory::Memory;
+use patchbay_manager_core::{Apply, Command, Config, Connection, Core, Effect, Event, Identity, Ticket};
 use ssmmp::{InstanceId, Message};
 
 use crate::durable;
@@ -17,8 +19,11 @@ use crate::world::World;
 
 /// The Manager's clock when the simulation begins, milliseconds since 1970.
 const BEGIN: i64 = 1_750_000_000_000;
-/// Events handled in one transaction at most.
+/// Events handled in one transaction at most: fewer than the engine's own bound, so that there are more
+/// transactions to be killed between.
 const BATCH: u64 = 8;
+/// Before a refused write is tried again, milliseconds.
+const WRITE_RETRY: Millis = 500;
 
 /// What people ask for, and what they were told.
 #[derive(Debug, Clone)]
@@ -39,29 +44,95 @@ impl Call {
     }
 }
 
-enum Input {
-    Event(Box<Event>),
-    Call(Call),
+/// What may happen at any moment to a program that writes: shared with its store.
+#[derive(Default)]
+pub struct Fate {
+    /// Effects until it is killed.
+    pub crash_in: Cell<Option<u32>>,
+    /// Whether its disk is full.
+    pub disk_full: Cell<bool>,
+    /// It was killed.
+    crashed: Cell<Option<Crash>>,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Crash {
+    BeforeWriting,
+    AfterWriting,
+}
+
+impl Fate {
+    /// Whether it is killed at this step.
+    fn strikes(&self, crash: Crash) -> bool {
+        match self.crash_in.get().map(|left| left.checked_sub(1)) {
+            Some(Some(fewer)) => self.crash_in.set(Some(fewer)),
+            Some(None) => self.crashed.set(Some(crash)),
+            None => {}
+        }
+        self.crashed.get().is_some()
+    }
+}
+
+/// The real store, on a disk that may be full, in a program that may be killed.
+pub struct Disk {
+    store: Store,
+    /// The same rows once more, to be looked at while the database is in use.
+    shadow: Rc<RefCell<Memory>>,
+    fate: Rc<Fate>,
+}
+
+/// Why nothing was written.
+pub enum Refused {
+    /// The program was killed.
+    Killed,
+    /// The disk is full.
+    Full,
+    /// The store says why.
+    Broken(StoreError),
+}
+
+impl engine::Store for Disk {
+    type Error = Refused;
+
+    fn commit(&mut self, effects: &mut [Effect]) -> Result<(), Refused> {
+        if self.fate.strikes(Crash::BeforeWriting) {
+            return Err(Refused::Killed);
+        }
+        if self.fate.disk_full.get() {
+            return Err(Refused::Full);
+        }
+        self.store.write(effects).map_err(Refused::Broken)?;
+        self.shadow.borrow_mut().keep(effects);
+        Ok(())
+    }
+}
+
+type Input = engine::Input<()>;
 
 /// The Manager's program, running or not.
 pub struct Manager {
-    /// The real core, while it runs.
-    pub core: Option<Core>,
+    /// The real engine, while the Manager runs and is not just handling something.
+    engine: Option<Engine<Disk, ()>>,
+    /// Whether it runs.
+    pub runs: bool,
     /// Which start of the Manager it is.
     pub life: Life,
     /// Whether it is stopped (SIGSTOP).
     pub frozen: bool,
-    /// Effects until it is killed.
-    pub crash_in: Option<u32>,
+    /// What may happen to it.
+    pub fate: Rc<Fate>,
     /// How much its clock is ahead, from its next start on.
     pub clock_ahead: i64,
     /// Applications as people were told: the text, or `None` once stopped.
     pub promised: BTreeMap<String, Option<String>>,
     clock: i64,
     database: PathBuf,
-    store: Option<Store>,
+    shadow: Rc<RefCell<Memory>>,
     inbox: VecDeque<Input>,
+    /// Inputs that it still takes in this transaction.
+    takes: u64,
+    calls: BTreeMap<Ticket, Call>,
+    asked: u64,
     works_planned: bool,
     tick: Option<Millis>,
     /// Requests sent, by id: none means two things.
@@ -74,16 +145,20 @@ impl Manager {
     /// One that has not started; its database is made at its first start.
     pub fn new(database: PathBuf) -> Self {
         Self {
-            core: None,
+            engine: None,
+            runs: false,
             life: 0,
             frozen: false,
-            crash_in: None,
+            fate: Rc::default(),
             clock_ahead: 0,
             promised: BTreeMap::new(),
             clock: BEGIN,
             database,
-            store: None,
+            shadow: Rc::default(),
             inbox: VecDeque::new(),
+            takes: 0,
+            calls: BTreeMap::new(),
+            asked: 0,
             works_planned: false,
             tick: None,
             sent: BTreeMap::new(),
@@ -102,6 +177,11 @@ impl Manager {
         }
     }
 
+    /// The real core, while it runs.
+    pub fn core(&self) -> Option<&Core> {
+        self.engine.as_ref().map(Engine::core)
+    }
+
     /// What the Manager's clock shows.
     pub fn clock(&self, now: Millis) -> Millis {
         (now as i64 + self.clock).max(0) as Millis
@@ -111,7 +191,7 @@ impl Manager {
 impl World {
     /// The Manager starts, with what its database holds.
     pub fn manager_starts(&mut self) {
-        if self.manager.core.is_some() {
+        if self.manager.runs {
             return;
         }
         self.lives += 1;
@@ -126,11 +206,12 @@ impl World {
             let identity = store.identify(manager.clock(self.schedule.now))?;
             core.identity = Some(Identity { id: "simulated".into(), ..identity });
             store.restore(&mut core)?;
-            Ok::<_, patchbay_manager::store::StoreError>((store, core))
+            let disk = Disk { store, shadow: manager.shadow.clone(), fate: manager.fate.clone() };
+            Ok::<_, StoreError>(Engine::new(core, disk))
         })();
         match started {
-            Ok((store, core)) => {
-                (manager.store, manager.core) = (Some(store), Some(core));
+            Ok(engine) => {
+                (manager.engine, manager.runs) = (Some(engine), true);
                 self.note(Party::Manager, "starts");
                 self.check_promises();
                 self.plan_tick();
@@ -141,7 +222,7 @@ impl World {
 
     /// An event for the Manager, if it runs.
     pub fn manager_gets(&mut self, event: Event) {
-        self.input(Input::Event(Box::new(event)));
+        self.input(Input::Event(event));
     }
 
     /// Somebody uses the API.
@@ -150,15 +231,28 @@ impl World {
         if let Some(app) = call.app() {
             *self.calls_under_way.entry(app.clone()).or_default() += 1;
         }
-        self.input(Input::Call(call));
+        self.manager.asked += 1;
+        let ticket = Ticket(self.manager.asked);
+        let event = match &call {
+            Call::Apply(_, text) => {
+                let Ok(apply) = Apply::of_text(text) else { return };
+                Event::Apply(ticket, apply.into())
+            }
+            Call::Command(command) => Event::Command(ticket, command.clone()),
+        };
+        if self.manager.runs {
+            self.manager.calls.insert(ticket, call);
+            self.input(Input::Event(event));
+            // Whoever looks behind it sees what it began.
+            self.input(Input::Question(()));
+        }
     }
 
     fn input(&mut self, input: Input) {
-        if self.manager.core.is_none() {
-            return;
+        if self.manager.runs {
+            self.manager.inbox.push_back(input);
+            self.plan_work();
         }
-        self.manager.inbox.push_back(input);
-        self.plan_work();
     }
 
     fn plan_work(&mut self) {
@@ -171,32 +265,15 @@ impl World {
 
     /// The Manager handles a batch of what waits: one transaction, then its effects.
     pub fn manager_works(&mut self, life: Life) {
-        let manager = &mut self.manager;
-        if manager.life != life || manager.frozen {
+        if self.manager.life != life || self.manager.frozen {
             return;
         }
-        manager.works_planned = false;
-        let Some(core) = &mut manager.core else { return };
-        let clock = (self.schedule.now as i64 + manager.clock).max(0) as Millis;
-        let mut effects = Vec::new();
-        let mut calls = Vec::new();
-        let batch = rand::Rng::random_range(&mut self.rng, 1..=BATCH);
-        for _ in 0..batch {
-            match manager.inbox.pop_front() {
-                Some(Input::Event(event)) => effects.extend(core.handle(clock, *event)),
-                Some(Input::Call(call)) => {
-                    if let Some(event) = event_of(&call) {
-                        effects.extend(core.handle(clock, event));
-                        calls.push(call);
-                    }
-                    // The answer may reveal what is not on disk yet.
-                    break;
-                }
-                None => break,
-            }
-        }
-        self.manager_performs(effects, calls);
-        if self.manager.core.is_some() && !self.manager.inbox.is_empty() {
+        self.manager.works_planned = false;
+        self.manager.takes = self.random(1, BATCH);
+        let Some(mut engine) = self.manager.engine.take() else { return };
+        let result = engine.batch(self).map(drop);
+        self.manager_is(engine, result);
+        if self.manager.runs && !self.manager.inbox.is_empty() {
             self.plan_work();
         }
         self.plan_tick();
@@ -209,16 +286,36 @@ impl World {
             return;
         }
         manager.tick = None;
-        let clock = manager.clock(self.schedule.now);
-        let Some(core) = &mut manager.core else { return };
-        let effects = core.handle(clock, Event::Tick);
-        self.manager_performs(effects, Vec::new());
+        let Some(mut engine) = manager.engine.take() else { return };
+        let result = engine.tick(self);
+        self.manager_is(engine, result);
         self.plan_tick();
+    }
+
+    /// What has become of the Manager while it worked.
+    fn manager_is(&mut self, engine: Engine<Disk, ()>, result: Result<(), Refused>) {
+        if let Some(crash) = self.manager.fate.crashed.take() {
+            self.manager_crashes(engine, crash);
+            return;
+        }
+        self.manager.engine = Some(engine);
+        match result {
+            Ok(()) | Err(Refused::Killed) => {}
+            Err(Refused::Full) => {
+                // Nothing else is done before.
+                self.manager.works_planned = true;
+                self.after(WRITE_RETRY, Happening::ManagerWorks(self.manager.life));
+            }
+            Err(Refused::Broken(problem)) => {
+                self.violated(format!("the store refuses to be written: {problem}"));
+            }
+        }
     }
 
     fn plan_tick(&mut self) {
         let manager = &mut self.manager;
-        let Some(due) = manager.core.as_ref().and_then(Core::next_deadline) else { return };
+        let Some(engine) = manager.engine.as_ref().filter(|engine| !engine.has_unwritten()) else { return };
+        let Some(due) = engine.core().next_deadline() else { return };
         let at = (due as i64 - manager.clock).max(self.schedule.now as i64) as Millis;
         if manager.tick.is_none_or(|planned| planned > at) {
             manager.tick = Some(at);
@@ -226,55 +323,48 @@ impl World {
         }
     }
 
-    fn manager_performs(&mut self, mut effects: Vec<Effect>, calls: Vec<Call>) {
-        if self.manager_crashes_now(false) {
+    fn manager_performs(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send(connection, envelope) => {
+                self.check_sent(connection.0, &envelope.message);
+                match self.links.get(&connection.0).is_some_and(|link| link.unread) {
+                    // Too much waits for an agent that does not read: this message is lost with its link.
+                    true => self.manager_closes(connection),
+                    false => self.send_down(connection.0, Rc::from(envelope.encode())),
+                }
+            }
+            Effect::Close(connection) => self.manager_closes(connection),
+            Effect::Publish(event) => {
+                let text = format!("{} {}: {}", event.kind, event.subject, event.text);
+                self.note(Party::Manager, &text);
+            }
+            Effect::Answer(ticket, answer) => self.told(ticket, answer.err().map(|r| format!("{r:?}"))),
+            Effect::Applied(ticket, answer) => self.told(ticket, answer.err()),
+            Effect::Save(_) | Effect::Refreshed(_) | Effect::Output(..) => {}
+        }
+    }
+
+    fn manager_closes(&mut self, connection: Connection) {
+        self.link_ends_at_manager(connection.0);
+        self.manager_gets(Event::Lost(connection));
+    }
+
+    /// Somebody who has used the API is answered.
+    fn told(&mut self, ticket: Ticket, refused: Option<String>) {
+        let Some(call) = self.manager.calls.remove(&ticket) else { return };
+        if let Some(calls) = call.app().and_then(|app| self.calls_under_way.get_mut(app)) {
+            *calls -= 1;
+        }
+        if let Some(refusal) = refused {
+            self.note(Party::Outside, &format!("is refused: {refusal}"));
             return;
         }
-        if let (Some(core), Some(store)) = (&self.manager.core, &mut self.manager.store)
-            && let Err(problem) = store.write(core, &mut effects)
-        {
-            self.violated(format!("the store refuses to be written: {problem}"));
+        self.note(Party::Outside, &format!("is told 200: {}", describe(&call)));
+        match call {
+            Call::Apply(app, text) => drop(self.manager.promised.insert(app, Some(text))),
+            Call::Command(Command::StopApp(app)) => drop(self.manager.promised.insert(app, None)),
+            Call::Command(_) => {}
         }
-        let mut refused = false;
-        for effect in effects {
-            if self.manager_crashes_now(true) {
-                return;
-            }
-            match effect {
-                Effect::Send(connection, envelope) => {
-                    self.check_sent(connection.0, &envelope.message);
-                    self.send_down(connection.0, Rc::from(envelope.encode()));
-                }
-                Effect::Close(connection) => {
-                    self.link_ends_at_manager(connection.0);
-                    self.manager_gets(Event::Lost(connection));
-                }
-                Effect::Publish(event) => {
-                    let text = format!("{} {}: {}", event.kind, event.subject, event.text);
-                    self.note(Party::Manager, &text);
-                }
-                Effect::Answer(_, Err(refusal)) => {
-                    self.note(Party::Outside, &format!("is refused: {refusal:?}"));
-                    refused = true;
-                }
-                _ => {}
-            }
-        }
-        for call in calls {
-            if !refused {
-                self.note(Party::Outside, &format!("is told 200: {}", describe(&call)));
-            }
-            if let Some(calls) = call.app().and_then(|app| self.calls_under_way.get_mut(app)) {
-                *calls -= 1;
-            }
-            match call {
-                _ if refused => {}
-                Call::Apply(app, text) => drop(self.manager.promised.insert(app, Some(text))),
-                Call::Command(Command::StopApp(app)) => drop(self.manager.promised.insert(app, None)),
-                Call::Command(_) => {}
-            }
-        }
-        self.looks_due = true;
     }
 
     /// Every request has an id of its own, every instance too.
@@ -297,32 +387,24 @@ impl World {
         }
     }
 
-    fn manager_crashes_now(&mut self, written: bool) -> bool {
-        let Some(left) = &mut self.manager.crash_in else { return false };
-        if let Some(fewer) = left.checked_sub(1) {
-            *left = fewer;
-            return false;
-        }
-        self.manager_crashes(written);
-        true
-    }
-
     /// The Manager is killed. What it had written is on disk; when it had written all, it is the same
     /// after it has started again.
-    pub fn manager_crashes(&mut self, written: bool) {
+    fn manager_crashes(&mut self, engine: Engine<Disk, ()>, crash: Crash) {
+        let (core, disk) = engine.into_parts();
         let manager = &mut self.manager;
-        manager.crash_in = None;
-        let Some(core) = manager.core.take() else { return };
-        manager.frozen = false;
+        drop(disk);
+        manager.fate.crash_in.set(None);
+        (manager.runs, manager.frozen) = (false, false);
         (manager.tick, manager.works_planned) = (None, false);
         manager.inbox.clear();
-        manager.store = None;
-        self.note(Party::Manager, if written { "is killed" } else { "is killed before it writes" });
+        manager.calls.clear();
+        let is_written = crash == Crash::AfterWriting;
+        self.note(Party::Manager, if is_written { "is killed" } else { "is killed before it writes" });
         let links: Vec<u64> = self.links.keys().copied().collect();
         for link in links {
             self.link_ends_at_manager(link);
         }
-        if written && let Err(difference) = durable::same_after_restart(&core, &self.manager.database) {
+        if is_written && let Err(difference) = durable::same_after_restart(&core, &self.manager.database) {
             self.violated(format!(
                 "after a crash the Manager would not know what it had acknowledged: {difference}"
             ));
@@ -338,7 +420,7 @@ impl World {
                 self.manager.promised.remove(&app);
             }
         }
-        let Some(core) = &self.manager.core else { return };
+        let Some(core) = self.manager.core() else { return };
         let broken = self.manager.promised.iter().find(|(name, text)| match (core.app(name), text) {
             (Some(app), Some(text)) => app.stopped || app.text != **text,
             (None, Some(_)) => true,
@@ -352,7 +434,7 @@ impl World {
 
     /// The Manager is stopped for a while.
     pub fn manager_freezes(&mut self) {
-        if self.manager.core.is_none() || self.manager.frozen {
+        if !self.manager.runs || self.manager.frozen {
             return;
         }
         self.manager.frozen = true;
@@ -374,10 +456,39 @@ impl World {
     }
 }
 
-fn event_of(call: &Call) -> Option<Event> {
-    match call {
-        Call::Apply(_, text) => Some(Event::Apply(Graph::read(text).ok()?.0, text.clone())),
-        Call::Command(command) => Some(Event::Command(0, command.clone())),
+impl Outside for World {
+    type Question = ();
+
+    fn now(&self) -> u64 {
+        self.manager.clock(self.schedule.now)
+    }
+
+    fn next(&mut self) -> Option<Input> {
+        if self.manager.fate.crashed.get().is_some() {
+            return None;
+        }
+        self.manager.takes = self.manager.takes.checked_sub(1)?;
+        self.manager.inbox.pop_front()
+    }
+
+    fn speak(&mut self, _: &Core, effects: Vec<Effect>) {
+        for effect in effects {
+            if self.manager.fate.strikes(Crash::AfterWriting) {
+                return;
+            }
+            self.manager_performs(effect);
+        }
+        self.looks_due = true;
+    }
+
+    /// What anybody could see now is on disk.
+    fn answer(&mut self, (): (), core: &Core) {
+        let saved = self.manager.shadow.borrow().saved();
+        if self.manager.fate.crashed.get().is_none()
+            && let Err(difference) = durable::same(core, saved)
+        {
+            self.violated(format!("somebody could see what is not on disk: {difference}"));
+        }
     }
 }
 

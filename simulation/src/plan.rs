@@ -35,11 +35,15 @@ pub enum FaultKind {
     Misbehaviour,
     /// Messages take seconds now and then.
     Delays,
+    /// The Manager's disk is full for a while.
+    FullDisk,
+    /// An agent leaves more unread than may wait, and is cut off.
+    Unread,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::LinkCut,
         Self::Partition,
         Self::AgentCrash,
@@ -51,6 +55,8 @@ impl FaultKind {
         Self::BadStarts,
         Self::Misbehaviour,
         Self::Delays,
+        Self::FullDisk,
+        Self::Unread,
     ];
 
     /// Its name on the command line.
@@ -67,6 +73,8 @@ impl FaultKind {
             Self::BadStarts => "bad-starts",
             Self::Misbehaviour => "misbehaviour",
             Self::Delays => "delays",
+            Self::FullDisk => "full-disk",
+            Self::Unread => "unread",
         }
     }
 

@@ -28,6 +28,8 @@ pub enum Happening {
     ManagerWorks(Life),
     /// The Manager's next deadline, as it was planned.
     ManagerTick(Life, Millis),
+    /// The Manager's disk has room again.
+    DiskHasRoom,
     /// The Manager is started again.
     ManagerStarts,
     /// The Manager is continued (SIGCONT).

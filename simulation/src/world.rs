@@ -158,6 +158,7 @@ impl World {
             Happening::LostAtAgent(link) => self.lost_at_agent(link),
             Happening::ManagerWorks(life) => self.manager_works(life),
             Happening::ManagerTick(life, at) => self.manager_ticks(life, at),
+            Happening::DiskHasRoom => self.manager.fate.disk_full.set(false),
             Happening::ManagerStarts => self.manager_starts(),
             Happening::ManagerThaws(life) => self.manager_thaws(life),
             Happening::AgentConnects(node, life) => self.agent_connects(node, life),
@@ -187,7 +188,7 @@ impl World {
 
     fn look(&mut self) {
         self.after(LOOK_EVERY, Happening::Look);
-        if let Some(core) = self.manager.core.as_ref().filter(|_| self.looks_due)
+        if let Some(core) = self.manager.core().filter(|_| self.looks_due)
             && let Err(problem) = checks::at_every_moment(core)
         {
             self.violated(problem);

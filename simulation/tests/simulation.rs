@@ -71,6 +71,8 @@ fn every_kind_of_fault_shows_in_some_trace() {
         (FaultKind::ClockJump, "its clock jumps"),
         (FaultKind::BadStarts, "it can't be started"),
         (FaultKind::Misbehaviour, "starts, Habits"),
+        (FaultKind::FullDisk, "its disk is full"),
+        (FaultKind::Unread, "leaves too much unread"),
     ];
     for (kind, sign) in signs {
         let seen = (0..8).any(|seed| {

@@ -1,25 +1,65 @@
 //! The Manager's core: a gateway and a store that run, and sessions between them that come and go.
 
+use std::convert::Infallible;
 use std::hint::black_box;
 
-use patchbay_manager_core::graph::Graph;
-use patchbay_manager_core::{Config, Connection, Core, Effect, Event};
+use patchbay_manager_core::engine::{Engine, Input, Outside, Store};
+use patchbay_manager_core::{Apply, Config, Connection, Core, Effect, Event, Ticket};
 use ssmmp::{Envelope, Message};
 
 const GRAPH: &str = include_str!("../../../manager-core/src/tests/gate-store.toml");
 
-struct Manager(Core, u64);
+/// The engine with a store that keeps nothing.
+struct Manager {
+    engine: Engine<Nothing, ()>,
+    around: Around,
+}
+
+struct Nothing;
+
+impl Store for Nothing {
+    type Error = Infallible;
+
+    fn commit(&mut self, _: &mut [Effect]) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Around {
+    now: u64,
+    input: Option<Event>,
+    said: Vec<Message>,
+}
+
+impl Outside for Around {
+    type Question = ();
+
+    fn now(&self) -> u64 {
+        self.now
+    }
+
+    fn next(&mut self) -> Option<Input<()>> {
+        self.input.take().map(Input::Event)
+    }
+
+    fn speak(&mut self, _: &Core, effects: Vec<Effect>) {
+        self.said.extend(effects.into_iter().filter_map(|effect| match effect {
+            Effect::Send(_, envelope) => Some(envelope.message),
+            _ => None,
+        }));
+    }
+
+    fn answer(&mut self, (): (), _: &Core) {}
+}
 
 impl Manager {
     /// Takes an event; returns the messages that follow from it.
     fn handle(&mut self, event: Event) -> Vec<Message> {
-        self.1 += 1;
-        let effects = self.0.handle(self.1, event);
-        let sent = effects.into_iter().filter_map(|effect| match effect {
-            Effect::Send(_, envelope) => Some(envelope.message),
-            _ => None,
-        });
-        sent.collect()
+        self.around.now += 1;
+        self.around.input = Some(event);
+        let Ok(_) = self.engine.batch(&mut self.around);
+        std::mem::take(&mut self.around.said)
     }
 
     fn told(&mut self, line: &str) -> Vec<Message> {
@@ -51,12 +91,15 @@ fn asked(gate: u64, id: u64) -> String {
 
 /// A session is asked for, acknowledged and closed.
 pub fn session(times: u32) {
-    let mut manager = Manager(Core::new(Config::default(), 1, 0), 0);
+    let mut manager = Manager {
+        engine: Engine::new(Core::new(Config::default(), 1, 0), Nothing),
+        around: Around::default(),
+    };
     manager.told(
         "type: initiation_request ~ message_id: 1 ~ agent_network_address: 10.0.0.1 ~ service_repository: (gate, store)",
     );
-    let (graph, _) = Graph::read(GRAPH).expect("a good graph");
-    let messages = manager.handle(Event::Apply(graph, GRAPH.into()));
+    let apply = Apply::of_text(GRAPH).expect("a good graph");
+    let messages = manager.handle(Event::Apply(Ticket(0), apply.into()));
     let gate = *manager.execute(&messages).first().expect("the gateway is executed");
     let messages = manager.told(&asked(gate, 999));
     let store = *manager.execute(&messages).first().expect("the store is executed on demand");

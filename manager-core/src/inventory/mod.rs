@@ -291,7 +291,6 @@ impl Inventory {
         of_app.entry(instance.service.clone()).or_default().newest = id;
         self.instances.insert(id, Box::new(instance));
         self.ended.push_back(id);
-        self.forget_ended();
     }
 
     /// An instance that may run though it counts as over: its ports are taken.
@@ -361,11 +360,10 @@ impl Inventory {
         if lives(was) && !lives(is) {
             self.ended.push_back(id);
         }
-        self.forget_ended();
     }
 
-    /// Ended instances beyond [`ENDED_KEPT`] are on disk only.
-    fn forget_ended(&mut self) {
+    /// Ended instances beyond [`ENDED_KEPT`] are on disk only, once they are there.
+    pub fn forget_ended(&mut self) {
         while self.ended.len() > ENDED_KEPT {
             if let Some(oldest) = self.ended.pop_front() {
                 self.instances.remove(&oldest);

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use ssmmp::Port;
 
 use super::*;
+use crate::InstanceRow;
 use crate::graph::policy::{Balance, Near};
 use crate::policy::choice::tests::{Candidate, naive};
 use crate::policy::choice::{Turn, choose};
@@ -71,9 +72,23 @@ fn node(number: u8, connection: Option<u64>, services: &[&str]) -> Node {
 }
 
 fn instance(id: u64, service: &str, on: u8, port: u16) -> Instance {
-    let sockets = vec![(name("s"), Port(port))];
-    let state = InstanceState::Starting;
-    Instance::restored(InstanceId(id), name("a"), name(service), address(on), "n".into(), sockets, state, 0)
+    Instance::from(InstanceRow {
+        id: InstanceId(id),
+        app: name("a"),
+        service: name(service),
+        address: address(on),
+        node: "n".into(),
+        sockets: vec![(name("s"), Port(port))],
+        state: InstanceState::Starting,
+        created: 0,
+        ended: None,
+        reason: None,
+        output: Vec::new(),
+        program: name(service),
+        recipe: String::new(),
+        leaving: None,
+        replaces: None,
+    })
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Nobody becomes a node by its address or name without the secret of its agent.
 
-use super::{Cluster, Command, Connection, Event};
+use super::{Cluster, Command, Connection, Event, Ticket};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const OTHER: &str = "fedcba9876543210fedcba9876543210";
@@ -27,7 +27,6 @@ fn with_secret(name: &str, secret: &str) -> String {
 /// n0 has registered with its secret, and its agent is away.
 fn away() -> Cluster {
     let mut cluster = Cluster::new();
-    cluster.keep();
     assert_eq!(register(&mut cluster, 1, "10.0.0.1", &with_secret("n0", SECRET)).0, 200);
     cluster.handle(Event::Lost(Connection(1)));
     cluster
@@ -65,11 +64,12 @@ fn a_frozen_agent_is_not_displaced_by_somebody_else() {
     // The first one is not even asked whether it lives.
     assert_eq!(register(&mut cluster, 2, "10.0.0.1", &with_secret("n0", OTHER)).0, 403);
     cluster.pass(2_500);
-    assert_eq!(cluster.core.nodes()[0].state, "up");
+    assert_eq!(cluster.engine.core.nodes()[0].state, "up");
     // Its own agent, started again, takes over when the first one says nothing.
     assert_eq!(register(&mut cluster, 3, "10.0.0.1", &with_secret("n0", SECRET)).0, 0);
     cluster.pass(2_500);
-    let node = cluster.core.node(cluster.core.every_node().next().expect("one").address).cloned();
+    let node =
+        cluster.engine.core.node(cluster.engine.core.every_node().next().expect("one").address).cloned();
     assert_eq!(node.and_then(|node| node.connection), Some(Connection(3)));
 }
 
@@ -92,7 +92,7 @@ fn a_node_keeps_its_name_at_another_address_and_is_one_node_only() {
     let mut cluster = away();
     assert_eq!(register(&mut cluster, 2, "10.0.0.9", &with_secret("n0", SECRET)).0, 200, "it has moved");
     let names: Vec<(String, String)> =
-        cluster.core.nodes().into_iter().map(|node| (node.name, node.state)).collect();
+        cluster.engine.core.nodes().into_iter().map(|node| (node.name, node.state)).collect();
     assert_eq!(names, [("10.0.0.1".into(), "lost".into()), ("n0".into(), "up".into())]);
     let (status, reason) = register(&mut cluster, 3, "10.0.0.1", &with_secret("n0", SECRET));
     assert_eq!(status, 409, "{reason}");
@@ -107,10 +107,10 @@ fn a_node_keeps_its_name_at_another_address_and_is_one_node_only() {
 #[test]
 fn people_let_a_node_whose_secret_is_lost_register_again() {
     let mut cluster = away();
-    cluster.handle(Event::Command(1, Command::Forget("n0".into())));
+    cluster.handle(Event::Command(Ticket(1), Command::Forget("n0".into())));
     assert!(cluster.answers.pop().expect("answered").is_ok());
     assert_eq!(register(&mut cluster, 2, "10.0.0.1", &with_secret("n0", OTHER)).0, 200);
-    cluster.handle(Event::Command(2, Command::Forget("n0".into())));
+    cluster.handle(Event::Command(Ticket(2), Command::Forget("n0".into())));
     let refused = cluster.answers.pop().expect("answered");
     assert!(refused.is_err(), "it is connected: {refused:?}");
 }

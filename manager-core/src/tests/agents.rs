@@ -82,7 +82,7 @@ impl Cluster {
     pub(super) fn live(&mut self, time: Millis) {
         let end = self.now + time;
         self.obey();
-        while let Some(at) = self.core.next_deadline().filter(|at| *at <= end) {
+        while let Some(at) = self.engine.core.next_deadline().filter(|at| *at <= end) {
             self.now = self.now.max(at);
             self.handle(Event::Tick);
             self.obey();
@@ -190,7 +190,7 @@ impl Cluster {
         let wanted = Wanted { plug: plug.into(), service: service.into(), socket: socket.into() };
         self.agents.asked.insert((source, id), wanted.clone());
         let Wanted { plug, service, socket } = wanted;
-        let of = self.core.instance(source.0).map_or_else(|| "gate".into(), |i| i.service.to_string());
+        let of = self.engine.core.instance(source.0).map_or_else(|| "gate".into(), |i| i.service.to_string());
         self.message(agent, &format!(
             "type: session_request ~ message_id: {id} ~ sub_type: agent_to_Manager ~ source_service_name: {of} ~ source_service_instance_id: {source} ~ source_service_instance_network_address: 10.0.0.{agent} ~ source_plug_name: {plug} ~ dest_service_name: {service} ~ dest_socket_name: {socket}"
         ));
@@ -229,13 +229,14 @@ impl Cluster {
 
     /// Running instances of a service: id and node, in order.
     pub(super) fn of(&self, service: &str) -> Vec<(u64, String)> {
-        let instances = self.core.instances(None, false, Page::ALL).into_iter();
+        let instances = self.engine.core.instances(None, false, Page::ALL).into_iter();
         instances.filter(|i| i.service == service && i.state == "running").map(|i| (i.id, i.node)).collect()
     }
 
     /// Open sessions to an instance's sockets.
     pub(super) fn accepted(&self, id: u64) -> usize {
-        self.core
+        self.engine
+            .core
             .sessions(None, false, Page::ALL)
             .iter()
             .filter(|session| session.destination.instance == id)
@@ -243,7 +244,7 @@ impl Cluster {
     }
 
     pub(super) fn command(&mut self, command: Command) -> Result<patchbay_api::Done, Refusal> {
-        self.handle(Event::Command(7, command));
+        self.handle(Event::Command(Ticket(7), command));
         self.answers.pop().expect("every command is answered")
     }
 

@@ -82,8 +82,8 @@ fn take(cluster: &mut Cluster, step: &Step) {
 
 /// Never true, however things stand.
 fn check_always(cluster: &Cluster) -> Result<(), TestCaseError> {
-    cluster.core.inventory.assert_recount();
-    let alive = || cluster.core.inventory.instances().filter(|instance| instance.state.is_alive());
+    cluster.engine.core.inventory.assert_recount();
+    let alive = || cluster.engine.core.inventory.instances().filter(|instance| instance.state.is_alive());
     let stores = alive().filter(|instance| instance.service.as_str() == "store").count();
     prop_assert!(stores <= 1, "two would share the state");
     let ports: Vec<_> = alive().flat_map(|i| i.sockets.iter().map(|(_, port)| (i.address, *port))).collect();
@@ -116,7 +116,6 @@ proptest! {
     #[test]
     fn any_commands_come_to_rest(steps in steps()) {
         let mut cluster = Cluster::new();
-        cluster.keep();
         for (programs, number) in NODES.iter().zip(1..) {
             cluster.register(number, &format!("10.0.0.{number}"), programs);
         }
@@ -131,16 +130,16 @@ proptest! {
         }
         cluster.live(200_000);
         check_always(&cluster)?;
-        let alive: Vec<&Instance> = cluster.core.inventory.instances().filter(|i| i.state.is_alive()).collect();
+        let alive: Vec<&Instance> = cluster.engine.core.inventory.instances().filter(|i| i.state.is_alive()).collect();
         for instance in &alive {
             prop_assert_eq!(instance.state, InstanceState::Running, "{:?}", instance);
-            prop_assert!(cluster.core.unwanted(instance).is_none(), "{:?}", instance);
+            prop_assert!(cluster.engine.core.unwanted(instance).is_none(), "{:?}", instance);
         }
         let ids: BTreeSet<InstanceId> = alive.iter().map(|instance| instance.id).collect();
         let really: BTreeSet<InstanceId> = cluster.agents.running.keys().copied().collect();
         prop_assert_eq!(ids, really);
         prop_assert_eq!(cluster.of("gate").len(), 1);
-        let (least, most) = cluster.core.bounds("t", "middle");
+        let (least, most) = cluster.engine.core.bounds("t", "middle");
         let middle = cluster.of("middle").len() as u32;
         prop_assert!((least..=most).contains(&middle), "{middle} of {least} to {most}");
         let restarted = steps.iter().any(|step| matches!(step, Step::Restart));

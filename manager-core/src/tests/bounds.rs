@@ -40,7 +40,7 @@ fn an_agent_tells_so_many_services_and_unknown_instances_and_no_more() {
     assert!(reason.is_some_and(|reason| reason.contains(&MAX_STRANGERS.to_string())), "{reason:?}");
     // It registers anew: what it told before does not count twice.
     assert_eq!(tell(&mut cluster, 1, MAX_SERVICES, MAX_STRANGERS), 200);
-    cluster.core.inventory.assert_recount();
+    cluster.engine.core.inventory.assert_recount();
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn nodes_that_come_and_go_are_forgotten_before_those_that_have_been_here() {
         cluster.sent.clear();
     }
     cluster.pass(20_000);
-    let nodes = cluster.core.nodes();
+    let nodes = cluster.engine.core.nodes();
     assert_eq!(nodes.len(), MAX_LOST);
     assert!(nodes.iter().any(|node| node.address == address(0)), "the first one is remembered");
 }
@@ -112,16 +112,16 @@ fn sessions_that_can_not_be_are_not_adopted() {
     let (mut cluster, gate) = Cluster::running();
     cluster.request(1, gate, 1000, "store");
     let (store, _) = cluster.execute("store", 200);
-    let port = cluster.core.instance(store.0).expect("it runs").sockets[0].1;
+    let port = cluster.engine.core.instance(store.0).expect("it runs").sockets[0].1;
     let mut live = |item: String| {
         let text =
             format!("type: agent_health_control_response ~ message_id: 5 ~ status: 200 ~ x_live: {item}");
         cluster.message(1, &text);
-        cluster.core.sessions(None, false, crate::Page::ALL).len()
+        cluster.engine.core.sessions(None, false, crate::Page::ALL).len()
     };
     assert_eq!(live(format!("{gate}, 40001, {store}, 10.9.9.9, {port}, 7, store")), 0, "not its address");
     assert_eq!(live(format!("{gate}, 40001, {store}, 10.0.0.1, {port}, 7, made-up")), 1);
     assert_eq!(live(format!("{gate}, 40001, {store}, 10.0.0.1, {port}, 8, store")), 1, "the same one");
-    let plug = cluster.core.sessions(None, false, crate::Page::ALL)[0].source.name.clone();
+    let plug = cluster.engine.core.sessions(None, false, crate::Page::ALL)[0].source.name.clone();
     assert_eq!(plug, "store", "a plug of the graph, not a text of the agent's");
 }

@@ -21,7 +21,7 @@ fn types(cluster: &Cluster, from: usize) -> Vec<String> {
 #[test]
 fn one_session_all_of_a_connection_or_all_of_an_instance_can_be_closed() {
     let (mut cluster, gate, store) = connected(3);
-    let id = cluster.core.sessions(None, false, Page::ALL)[0].id;
+    let id = cluster.engine.core.sessions(None, false, Page::ALL)[0].id;
     assert_eq!(cluster.command(Command::CloseSession(id)).map(|done| done.sessions), Ok(1));
     cluster.obey();
     assert_eq!((cluster.agents.closed, cluster.accepted(store)), (1, 3), "it was asked for again");
@@ -58,18 +58,18 @@ fn the_destination_is_asked_when_the_sources_agent_is_gone() {
     let (mut cluster, ..) = connected(1);
     cluster.handle(Event::Lost(Connection(1)));
     let from = cluster.sent.len();
-    let id = cluster.core.sessions(None, false, Page::ALL)[0].id;
+    let id = cluster.engine.core.sessions(None, false, Page::ALL)[0].id;
     cluster.command(Command::CloseSession(id)).expect("it is open");
     assert_eq!(types(&cluster, from), ["dest_service_session_close_request"]);
     cluster.obey();
-    assert!(cluster.core.sessions(None, false, Page::ALL).is_empty());
+    assert!(cluster.engine.core.sessions(None, false, Page::ALL).is_empty());
 }
 
 #[test]
 fn a_source_that_never_answers_gives_way_to_the_destination_then_the_session_counts_as_broken() {
     let (mut cluster, _, _) = connected(1);
     cluster.agents.frozen = [1, 2].into();
-    let (from, id) = (cluster.sent.len(), cluster.core.sessions(None, false, Page::ALL)[0].id);
+    let (from, id) = (cluster.sent.len(), cluster.engine.core.sessions(None, false, Page::ALL)[0].id);
     cluster.command(Command::CloseSession(id)).expect("it is open");
     cluster.command(Command::CloseSession(id)).expect("asking again changes nothing");
     let closing = |cluster: &Cluster| -> Vec<String> {
@@ -85,9 +85,9 @@ fn a_source_that_never_answers_gives_way_to_the_destination_then_the_session_cou
             "source_service_session_close_request"
         ]
     );
-    assert!(!cluster.core.sessions(None, false, Page::ALL).is_empty());
+    assert!(!cluster.engine.core.sessions(None, false, Page::ALL).is_empty());
     cluster.pass(7_000);
-    assert!(cluster.core.sessions(None, false, Page::ALL).is_empty());
+    assert!(cluster.engine.core.sessions(None, false, Page::ALL).is_empty());
     assert!(cluster.has_event("session-forced", "no end of it answers"));
 }
 
@@ -95,14 +95,17 @@ fn a_source_that_never_answers_gives_way_to_the_destination_then_the_session_cou
 fn the_agents_force_is_told() {
     let (mut cluster, gate, _) = connected(1);
     cluster.agents.deaf.insert(gate);
-    let id = cluster.core.sessions(None, false, Page::ALL)[0].id;
+    let id = cluster.engine.core.sessions(None, false, Page::ALL)[0].id;
     cluster.command(Command::CloseSession(id)).expect("it is open");
     let (_, request) = cluster.sent.last().cloned().expect("it was asked");
     assert_eq!(request.extension("x_within"), Some("5000"));
     let request = request.message.message_id();
     cluster.message(1, &format!("type: source_service_session_close_response ~ message_id: {request} ~ status: 200 ~ x_forced: the kernel did"));
     assert!(cluster.has_event("session-forced", "the kernel did"));
-    assert_eq!(cluster.core.session(id).and_then(|session| session.status), Some(ssmmp::Status::BROKEN));
+    assert_eq!(
+        cluster.engine.core.session(id).and_then(|session| session.status),
+        Some(ssmmp::Status::BROKEN)
+    );
 }
 
 #[test]

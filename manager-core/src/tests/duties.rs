@@ -47,7 +47,7 @@ fn a_second_agent_takes_over_from_a_silent_or_lost_one() {
             false => cluster.live(2_000),
         }
         assert_eq!(registrations(&cluster, 9), [200], "lost: {lost}");
-        let nodes = cluster.core.nodes();
+        let nodes = cluster.engine.core.nodes();
         assert!(nodes.iter().any(|node| node.services == ["other"] && node.state == "up"));
     }
 }
@@ -87,7 +87,7 @@ fn an_instance_that_does_not_end_when_it_is_asked_to_is_forced() {
 fn when_a_node_is_lost_the_surviving_ends_close_and_ask_again_elsewhere() {
     let (mut cluster, _, middle) = serving(4);
     let lost: u64 =
-        cluster.core.instance(middle).expect("known").node.trim_start_matches('n').parse().expect("n");
+        cluster.engine.core.instance(middle).expect("known").node.trim_start_matches('n').parse().expect("n");
     cluster.agents.frozen.insert(lost);
     cluster.handle(Event::Lost(Connection(lost)));
     cluster.live(14_000);
@@ -103,7 +103,7 @@ fn when_a_node_is_lost_the_surviving_ends_close_and_ask_again_elsewhere() {
 fn the_surviving_ends_of_a_lost_node_are_closed_a_few_at_a_time() {
     use crate::closing::MAX_ENDS_AT_ONCE;
     let (mut cluster, _, middle) = serving(3 * MAX_ENDS_AT_ONCE);
-    let node = cluster.core.instance(middle).expect("known").node.clone();
+    let node = cluster.engine.core.instance(middle).expect("known").node.clone();
     let lost: u64 = node.trim_start_matches('n').parse().expect("n");
     cluster.agents.frozen.insert(lost);
     cluster.handle(Event::Lost(Connection(lost)));
@@ -143,16 +143,17 @@ fn an_application_with_a_service_that_no_node_can_execute_is_degraded() {
     let (graph, _) = Graph::read(CHAIN).expect("good");
     assert!(
         cluster
+            .engine
             .core
             .steps(&graph)
             .contains(&"store: waits for a node that has `store` in its repository".into())
     );
     cluster.apply_text(CHAIN);
     cluster.live(100);
-    let app = &cluster.core.apps()[0];
+    let app = &cluster.engine.core.apps()[0];
     assert_eq!(app.state, "degraded");
     cluster.register(2, "10.0.0.2", "store");
-    assert_eq!(cluster.core.apps()[0].state, "running");
+    assert_eq!(cluster.engine.core.apps()[0].state, "running");
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn announce(cluster: &mut Cluster, agent: u64) {
 }
 
 fn state_of(cluster: &Cluster, node: &str) -> String {
-    cluster.core.nodes().into_iter().find(|found| found.name == node).expect("known").state
+    cluster.engine.core.nodes().into_iter().find(|found| found.name == node).expect("known").state
 }
 
 #[test]
@@ -117,6 +117,6 @@ fn a_repository_that_is_told_again_loses_no_execution_on_its_way() {
     cluster.obey();
     assert_eq!(cluster.of("gate").len(), 1);
     assert!(!cluster.has_event("instance-ended", ""), "{:?}", cluster.events);
-    let nodes = cluster.core.nodes();
+    let nodes = cluster.engine.core.nodes();
     assert_eq!((nodes[0].services.len(), nodes[0].state.as_str()), (2, "up"));
 }

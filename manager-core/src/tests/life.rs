@@ -15,7 +15,7 @@ fn a_gateway_starts_with_its_application_and_everything_else_on_demand() {
     let (store, _) = cluster.execute("store", 200);
     assert_eq!(cluster.responses(), [200, 200]);
     cluster.message(1, &format!("type: session_ack ~ message_id: 1000 ~ source_service_name: gate ~ source_service_instance_id: {gate} ~ source_plug_port: 40000 ~ dest_socket_new_port: 54000 ~ status: 200"));
-    let sessions = cluster.core.sessions(None, false, Page::ALL);
+    let sessions = cluster.engine.core.sessions(None, false, Page::ALL);
     assert_eq!(sessions.len(), 1);
     assert_eq!((sessions[0].destination.instance, sessions[0].source.port), (store.0, 40000));
 }
@@ -44,7 +44,7 @@ fn a_failed_start_is_tried_elsewhere_and_then_refused() {
 fn a_gateway_that_dies_is_started_again_with_growing_pauses() {
     let (mut cluster, gate) = Cluster::running();
     cluster.message(1, &format!("type: service_instance_termination_info ~ message_id: 5 ~ service_name: gate ~ service_instance_id: {gate} ~ x_reason: exit status 1 ~ x_output: a | last"));
-    let failed = cluster.core.instances(None, true, Page::ALL);
+    let failed = cluster.engine.core.instances(None, true, Page::ALL);
     assert_eq!((failed[0].reason.as_deref(), failed[0].output.len()), (Some("exit status 1"), 2));
     assert_eq!(cluster.executions(), 2, "one that had run is replaced at once");
     cluster.execute("gate", 500);
@@ -63,7 +63,7 @@ fn a_gateway_that_dies_is_started_again_with_growing_pauses() {
 fn one_that_wrote_nothing_has_no_output_to_show() {
     let (mut cluster, gate) = Cluster::running();
     cluster.message(1, &format!("type: service_instance_termination_info ~ message_id: 5 ~ service_name: gate ~ service_instance_id: {gate} ~ x_reason: signal 9 ~ x_output: "));
-    let ended = cluster.core.instances(None, true, Page::ALL);
+    let ended = cluster.engine.core.instances(None, true, Page::ALL);
     assert_eq!((ended[0].reason.as_deref(), ended[0].output.len()), (Some("signal 9"), 0));
 }
 
@@ -81,9 +81,9 @@ fn the_second_report_of_a_closed_session_changes_nothing() {
     );
     cluster.message(1, &source);
     cluster.message(1, &dest);
-    let sessions = cluster.core.sessions(None, true, Page::ALL);
+    let sessions = cluster.engine.core.sessions(None, true, Page::ALL);
     assert_eq!((sessions.len(), sessions[0].status), (1, Some(111)));
-    assert!(cluster.core.sessions(None, false, Page::ALL).is_empty());
+    assert!(cluster.engine.core.sessions(None, false, Page::ALL).is_empty());
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn stopping_closes_sessions_first_then_asks_then_forces() {
     let (store, _) = cluster.execute("store", 200);
     cluster.message(1, &format!("type: session_ack ~ message_id: 1000 ~ source_service_name: gate ~ source_service_instance_id: {gate} ~ source_plug_port: 40000 ~ status: 200"));
     cluster.sent.clear();
-    cluster.handle(Event::Command(1, Command::StopInstance(store)));
+    cluster.handle(Event::Command(Ticket(1), Command::StopInstance(store)));
     let id = match &cluster.sent[..] {
         [(_, envelope)] if matches!(envelope.message, Message::SourceServiceSessionCloseRequest(_)) => {
             envelope.message.message_id()
@@ -106,7 +106,7 @@ fn stopping_closes_sessions_first_then_asks_then_forces() {
     cluster.pass(11_000);
     assert!(cluster.sent.iter().any(|(_, e)| matches!(e.message, Message::HardShutdownRequest(_))));
     cluster.pass(31_000);
-    assert_eq!(cluster.core.instance(store.0).map(|i| i.state), Some(InstanceState::Ended));
+    assert_eq!(cluster.engine.core.instance(store.0).map(|i| i.state), Some(InstanceState::Ended));
 }
 
 #[test]
@@ -115,12 +115,12 @@ fn an_agent_that_returns_is_reconciled() {
     cluster.handle(Event::Lost(Connection(1)));
     cluster.pass(5_000);
     cluster.message(2, &format!("type: initiation_request ~ message_id: 1 ~ agent_network_address: 10.0.0.1 ~ service_repository: (gate, store) ~ x_running: gate, {gate}, http=8080 & store, 77, api=54009"));
-    assert_eq!(cluster.core.instance(gate.0).map(|i| i.state), Some(InstanceState::Running));
+    assert_eq!(cluster.engine.core.instance(gate.0).map(|i| i.state), Some(InstanceState::Running));
     let stranger = cluster.sent.iter().any(|(_, e)| matches!(&e.message, Message::HardShutdownRequest(r) if r.service_instance_id == InstanceId(77)));
     assert!(stranger, "an instance nobody knows is ended");
     cluster.handle(Event::Lost(Connection(2)));
     cluster.pass(20_000);
-    assert_eq!(cluster.core.instance(gate.0).map(|i| i.state), Some(InstanceState::Ended));
+    assert_eq!(cluster.engine.core.instance(gate.0).map(|i| i.state), Some(InstanceState::Ended));
 }
 
 #[test]
@@ -131,12 +131,12 @@ fn lists_are_told_page_by_page() {
     let gate = InstanceId(cluster.of("gate")[0].0);
     cluster.sessions(7, gate, "middle", "middle", "api");
     let all: Vec<u64> =
-        cluster.core.sessions(None, false, Page::ALL).iter().map(|session| session.id).collect();
+        cluster.engine.core.sessions(None, false, Page::ALL).iter().map(|session| session.id).collect();
     assert_eq!(all.len(), 7);
     let mut paged = Vec::new();
     loop {
         let page = Page { after: paged.last().copied().unwrap_or(0), limit: 3 };
-        let told = cluster.core.sessions(Some("t"), false, page);
+        let told = cluster.engine.core.sessions(Some("t"), false, page);
         assert!(told.len() <= 3);
         if told.is_empty() {
             break;
@@ -144,7 +144,7 @@ fn lists_are_told_page_by_page() {
         paged.extend(told.iter().map(|session| session.id));
     }
     assert_eq!(paged, all);
-    let instances = cluster.core.instances(None, false, Page { after: gate.0, limit: 10 });
+    let instances = cluster.engine.core.instances(None, false, Page { after: gate.0, limit: 10 });
     assert!(instances.iter().all(|instance| instance.id > gate.0) && !instances.is_empty());
 }
 
@@ -184,7 +184,11 @@ fn a_node_has_a_bounded_number_of_starts_under_way_and_the_rest_does_not_time_ou
         cluster.pass(9_000);
     }
     assert!(waves >= 4, "{waves}: the last ones waited for longer than a start may take");
-    assert_eq!((cluster.executions(), cluster.core.status().instances), (101, 101), "none was tried again");
+    assert_eq!(
+        (cluster.executions(), cluster.engine.core.status().instances),
+        (101, 101),
+        "none was tried again"
+    );
     assert!(!cluster.events.iter().any(|(kind, _)| kind == "instance-failed"), "{:?}", cluster.events);
 }
 
@@ -211,7 +215,7 @@ fn an_instance_that_says_it_ends_counts_until_its_agent_says_that_it_is_gone() {
         );
         cluster.sent.clear();
         if is_asked {
-            cluster.handle(Event::Command(1, Command::StopInstance(gate)));
+            cluster.handle(Event::Command(Ticket(1), Command::StopInstance(gate)));
             let [(_, request)] = &cluster.sent[..] else { panic!("{:?}", cluster.sent) };
             let id = request.message.message_id();
             cluster.message(
@@ -223,8 +227,9 @@ fn an_instance_that_says_it_ends_counts_until_its_agent_says_that_it_is_gone() {
         } else {
             cluster.message(1, &format!("{info} ~ x_exiting: yes"));
         }
-        let ended =
-            |cluster: &Cluster| cluster.core.instance(gate.0).map(|i| i.state) == Some(InstanceState::Ended);
+        let ended = |cluster: &Cluster| {
+            cluster.engine.core.instance(gate.0).map(|i| i.state) == Some(InstanceState::Ended)
+        };
         assert!(!ended(&cluster), "asked: {is_asked}");
         cluster.message(1, &format!("{info} ~ x_reason: exit status 0"));
         assert!(ended(&cluster), "asked: {is_asked}");

@@ -7,7 +7,6 @@ mod any_commands;
 mod any_sequence;
 mod bounds;
 mod closing;
-mod disk;
 mod duties;
 mod ending;
 mod leaving;
@@ -22,12 +21,15 @@ mod scaling;
 
 use ssmmp::{Address, Envelope, InstanceId, Message};
 
+use super::engine::{Engine, Input, Outside};
+use super::memory::Memory;
 use super::{
-    Command, Config, Connection, Core, Effect, Event, Instance, InstanceState, Millis, Page, Refusal,
+    Apply, Command, Config, Connection, Core, Effect, Event, Instance, InstanceState, Millis, Page, Refusal,
+    Ticket,
 };
 use crate::graph::Graph;
 
-const GRAPH: &str = include_str!("gate-store.toml");
+pub(super) const GRAPH: &str = include_str!("gate-store.toml");
 
 /// A gateway, a stateless service, a store.
 const CHAIN: &str = r#"app = "t"
@@ -51,33 +53,34 @@ to = "store.api"
 "#;
 
 struct Cluster {
-    core: Core,
+    engine: Engine<Memory, ()>,
     now: Millis,
+    /// What waits to be handled.
+    inbox: Option<Event>,
     sent: Vec<(Connection, Envelope)>,
     events: Vec<(String, String)>,
     answers: Vec<Result<patchbay_api::Done, Refusal>>,
     agents: agents::Agents,
-    disk: Option<disk::Disk>,
+    starts: u64,
 }
 
-impl Cluster {
-    fn new() -> Self {
-        Self {
-            core: Core::new(Config::default(), 1, 0),
-            now: 0,
-            sent: Vec::new(),
-            events: Vec::new(),
-            answers: Vec::new(),
-            agents: agents::Agents::default(),
-            disk: None,
-        }
+/// Stands in the engine's place while that one runs.
+fn idle() -> Engine<Memory, ()> {
+    Engine::new(Core::new(Config::default(), 1, 0), Memory::default())
+}
+
+impl Outside for Cluster {
+    type Question = ();
+
+    fn now(&self) -> Millis {
+        self.now
     }
 
-    fn handle(&mut self, event: Event) {
-        let effects = self.core.handle(self.now, event);
-        if let Some(disk) = &mut self.disk {
-            disk.write(&self.core, &effects);
-        }
+    fn next(&mut self) -> Option<Input<()>> {
+        self.inbox.take().map(Input::Event)
+    }
+
+    fn speak(&mut self, _: &Core, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Send(connection, envelope) => self.sent.push((connection, envelope)),
@@ -88,16 +91,37 @@ impl Cluster {
         }
     }
 
-    /// Keeps what happens from now on, for [`Self::restart`].
-    fn keep(&mut self) {
-        self.disk = Some(disk::Disk::default());
+    fn answer(&mut self, (): (), _: &Core) {}
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self {
+            engine: idle(),
+            now: 0,
+            inbox: None,
+            sent: Vec::new(),
+            events: Vec::new(),
+            answers: Vec::new(),
+            agents: agents::Agents::default(),
+            starts: 1,
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.inbox = Some(event);
+        let mut engine = std::mem::replace(&mut self.engine, idle());
+        let Ok(_) = engine.batch(self);
+        self.engine = engine;
     }
 
     /// The Manager is killed and starts again; the agents have not come back yet.
     fn restart(&mut self) {
-        let disk = self.disk.as_mut().expect("it keeps");
-        self.core = Core::new(Config::default(), disk.next_epoch() + 1, self.now);
-        disk.restore(&mut self.core);
+        self.starts += 1;
+        let (_, store) = std::mem::replace(&mut self.engine, idle()).into_parts();
+        let mut core = Core::new(Config::default(), self.starts, self.now);
+        core.restore(store.saved());
+        self.engine = Engine::new(core, store);
         self.agents.forget_unseen(self.sent.len());
     }
 
@@ -117,8 +141,8 @@ impl Cluster {
     }
 
     fn apply_text(&mut self, text: &str) {
-        let (graph, _) = Graph::read(text).unwrap_or_else(|problems| panic!("{problems:?}"));
-        self.handle(Event::Apply(graph, text.into()));
+        let apply = Apply::of_text(text).unwrap_or_else(|problems| panic!("{problems:?}"));
+        self.handle(Event::Apply(Ticket(0), apply.into()));
     }
 
     /// Answers the latest execution_request of a service and returns the instance and its node.
@@ -142,7 +166,7 @@ impl Cluster {
     }
 
     fn request(&mut self, connection: u64, source: InstanceId, id: u64, dest: &str) {
-        let of = self.core.instance(source.0).map_or_else(|| "gate".into(), |i| i.service.to_string());
+        let of = self.engine.core.instance(source.0).map_or_else(|| "gate".into(), |i| i.service.to_string());
         self.message(connection, &format!(
             "type: session_request ~ message_id: {id} ~ sub_type: agent_to_Manager ~ source_service_name: {of} ~ source_service_instance_id: {source} ~ source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: store ~ dest_service_name: {dest} ~ dest_socket_name: api"
         ));
@@ -165,7 +189,7 @@ impl Cluster {
 
     fn pass(&mut self, time: Millis) {
         let end = self.now + time;
-        while let Some(at) = self.core.next_deadline().filter(|at| *at <= end) {
+        while let Some(at) = self.engine.core.next_deadline().filter(|at| *at <= end) {
             self.now = self.now.max(at);
             self.handle(Event::Tick);
         }

@@ -7,8 +7,8 @@ use crate::{Identity, Ownership, Peer};
 
 fn with_owner_of(nodes: &[&str]) -> Cluster {
     let mut cluster = Cluster::new();
-    cluster.core.identity = Some(Identity { id: "m1".into(), epoch: 7 });
-    cluster.core.ownership = Ownership {
+    cluster.engine.core.identity = Some(Identity { id: "m1".into(), epoch: 7 });
+    cluster.engine.core.ownership = Ownership {
         others: vec![Peer {
             name: "west".into(),
             agents: SocketAddr::from(([10, 0, 0, 99], 55_555)),
@@ -29,7 +29,7 @@ fn an_agent_of_another_managers_node_is_sent_there_and_is_not_registered() {
         assert_eq!(answer.extension("x_manager_address"), Some("10.0.0.99:55555"));
         let Message::InitiationResponse(response) = &answer.message else { panic!("{answer:?}") };
         assert_eq!(response.status, ssmmp::Status::OTHER_MANAGER);
-        assert!(cluster.core.nodes().is_empty(), "nothing is executed there");
+        assert!(cluster.engine.core.nodes().is_empty(), "nothing is executed there");
     }
 }
 
@@ -39,5 +39,5 @@ fn an_agent_of_ones_own_node_is_told_who_answers() {
     cluster.register(1, "10.0.0.1", "gate");
     let (_, answer) = &cluster.sent[0];
     assert_eq!((answer.extension("x_manager"), answer.extension("x_epoch")), (Some("m1"), Some("7")));
-    assert_eq!(cluster.core.nodes().len(), 1);
+    assert_eq!(cluster.engine.core.nodes().len(), 1);
 }

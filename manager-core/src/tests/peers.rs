@@ -16,7 +16,7 @@ fn with_session() -> (Cluster, InstanceId, InstanceId) {
 }
 
 fn open(cluster: &Cluster) -> usize {
-    cluster.core.sessions(None, false, Page::ALL).len()
+    cluster.engine.core.sessions(None, false, Page::ALL).len()
 }
 
 fn closed_by(source: InstanceId, address: &str) -> String {
@@ -38,8 +38,8 @@ fn an_agent_can_not_end_what_is_not_on_its_node() {
         ),
     );
     assert_eq!(open(&cluster), 1);
-    assert_eq!(cluster.core.sessions(None, false, Page::ALL)[0].path, "unknown");
-    assert_eq!(cluster.core.instance(store.0).map(|i| i.state), Some(InstanceState::Running));
+    assert_eq!(cluster.engine.core.sessions(None, false, Page::ALL)[0].path, "unknown");
+    assert_eq!(cluster.engine.core.instance(store.0).map(|i| i.state), Some(InstanceState::Running));
     cluster.message(1, &closed_by(gate, "10.0.0.1"));
     assert_eq!(open(&cluster), 0);
 }
@@ -116,7 +116,7 @@ fn nothing_is_done_for_an_agent_that_has_not_registered() {
     cluster.request(9, gate, 1, "store");
     assert_eq!((cluster.responses(), cluster.sent.len()), (vec![403], 1));
     cluster.handle(Event::Lost(Connection(9)));
-    assert_eq!(cluster.core.instance(gate.0).map(|i| i.state), Some(InstanceState::Running));
+    assert_eq!(cluster.engine.core.instance(gate.0).map(|i| i.state), Some(InstanceState::Running));
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn health_that_is_told_unasked_counts_and_its_time_is_kept() {
     let at = cluster.now;
     cluster.message(2, &told(199));
     let seen = |cluster: &Cluster| {
-        let instance = cluster.core.instance(gate.0).expect("it is known");
+        let instance = cluster.engine.core.instance(gate.0).expect("it is known");
         (instance.overloaded, instance.polls.healthy, instance.polls.misses)
     };
     assert!(!seen(&cluster).0 && seen(&cluster).1 < at, "another node's agent does not speak for it");
@@ -144,7 +144,7 @@ fn health_that_is_told_unasked_counts_and_its_time_is_kept() {
     cluster.message(1, &told(200));
     assert_eq!(seen(&cluster), (false, at + 100, 0));
     cluster.message(2, "type: agent_health_control_response ~ message_id: 78 ~ status: 200");
-    let node = cluster.core.every_node().find(|node| node.name == "n2").expect("registered");
+    let node = cluster.engine.core.every_node().find(|node| node.name == "n2").expect("registered");
     assert_eq!(node.polls.healthy, at + 100);
 }
 
@@ -153,7 +153,7 @@ fn the_destination_alone_can_tell_that_a_session_ended() {
     let (mut cluster, _, _) = with_session();
     cluster.message(1, "type: dest_service_session_close_info ~ message_id: 8 ~ source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: - ~ source_plug_port: 40000 ~ dest_service_name: store ~ dest_service_instance_network_address: 10.0.0.1 ~ dest_socket_name: api ~ dest_socket_port: 54000 ~ status: 111");
     assert_eq!(open(&cluster), 0);
-    assert_eq!(cluster.core.sessions(None, true, Page::ALL)[0].status, Some(111));
+    assert_eq!(cluster.engine.core.sessions(None, true, Page::ALL)[0].status, Some(111));
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn limits_that_an_agent_could_not_apply_are_shown_with_their_instance_while_it_l
     let request = request.expect("the gateway is executed");
     let (id, message) = (request.service_instance_id, request.message_id);
     let shown = |cluster: &Cluster| {
-        let all = cluster.core.instances(None, true, Page::ALL);
+        let all = cluster.engine.core.instances(None, true, Page::ALL);
         all.into_iter().find(|instance| instance.id == id.0).expect("known").unlimited
     };
     cluster.message(

@@ -19,7 +19,7 @@ fn running() -> (Cluster, InstanceId) {
 }
 
 fn state(cluster: &Cluster, id: InstanceId) -> Option<InstanceState> {
-    cluster.core.instance(id.0).map(|instance| instance.state)
+    cluster.engine.core.instance(id.0).map(|instance| instance.state)
 }
 
 fn healthy(cluster: &mut Cluster, connection: u64, id: InstanceId) {
@@ -75,7 +75,7 @@ fn a_late_acknowledgement_is_adopted() {
         )
     };
     cluster.pass(10_001);
-    let open = |cluster: &Cluster| cluster.core.sessions(None, false, Page::ALL);
+    let open = |cluster: &Cluster| cluster.engine.core.sessions(None, false, Page::ALL);
     assert!(open(&cluster).is_empty(), "it was given up");
     cluster.message(1, &ack(999, 40_000));
     assert!(open(&cluster).is_empty(), "nobody asked for that");

@@ -77,14 +77,14 @@ fn a_move_to_a_node_that_fails_leaves_the_instance_where_it_is() {
 #[test]
 fn draining_a_node_moves_all_but_state_and_executes_nothing_there() {
     let (mut cluster, gate, middle) = chain(&NODES, 12);
-    let there = cluster.core.instance(middle).expect("it runs").node.clone();
+    let there = cluster.engine.core.instance(middle).expect("it runs").node.clone();
     let other = if there == "n2" { "n3" } else { "n2" };
     let done = cluster.command(Command::Drain(there.clone())).expect("it is known");
     assert_eq!(done.instances, 1);
     cluster.obey();
     let (new, node) = only(&cluster, "middle");
     assert_eq!((node.as_str(), cluster.accepted(new), cluster.agents.failed.len()), (other, 12, 0));
-    let nodes = cluster.core.nodes();
+    let nodes = cluster.engine.core.nodes();
     assert!(nodes.iter().any(|node| node.name == there && node.draining));
     // Its end brings nothing back to the drained node.
     cluster.command(Command::StopInstance(InstanceId(new))).expect("it runs");
@@ -110,7 +110,7 @@ fn a_new_version_replaces_the_old_one_at_a_time() {
     cluster.sessions(30, gate, "middle", "middle", "api");
     let new = text.replace("[service.middle]", "[service.middle]\nprogram = \"middle-2\"");
     let (graph, _) = Graph::read(&new).expect("good");
-    let steps = cluster.core.steps(&graph).join("\n");
+    let steps = cluster.engine.core.steps(&graph).join("\n");
     assert!(
         steps.contains("middle: 3 replaced by `middle-2`, one at a time, the new one first; 30 sessions"),
         "{steps}"
@@ -120,6 +120,7 @@ fn a_new_version_replaces_the_old_one_at_a_time() {
     while let Some((connection, envelope)) = cluster.next() {
         cluster.deal_with(connection, &envelope);
         let alive = cluster
+            .engine
             .core
             .instances(None, false, Page::ALL)
             .iter()
@@ -131,7 +132,7 @@ fn a_new_version_replaces_the_old_one_at_a_time() {
     let programs: Vec<&str> = cluster.agents.running.values().map(|p| p.program.as_str()).collect();
     assert_eq!(programs.iter().filter(|program| **program == "middle-2").count(), 3, "{programs:?}");
     assert!(!programs.contains(&"middle"));
-    assert!(cluster.core.steps(&graph).is_empty(), "it is so");
+    assert!(cluster.engine.core.steps(&graph).is_empty(), "it is so");
 }
 
 #[test]
@@ -141,10 +142,13 @@ fn a_new_version_that_does_not_start_changes_nothing_for_those_who_call() {
     cluster.apply_text(&CHAIN.replace("[service.middle]", "[service.middle]\nprogram = \"middle-2\""));
     cluster.live(60_000);
     assert_eq!((only(&cluster, "middle").0, cluster.accepted(middle)), (middle, 5));
-    assert_eq!(cluster.core.apps()[0].state, "degraded");
+    assert_eq!(cluster.engine.core.apps()[0].state, "degraded");
     cluster.apply_text(CHAIN);
     cluster.live(1_000);
-    assert_eq!((only(&cluster, "middle").0, cluster.core.apps()[0].state.as_str()), (middle, "running"));
+    assert_eq!(
+        (only(&cluster, "middle").0, cluster.engine.core.apps()[0].state.as_str()),
+        (middle, "running")
+    );
 }
 
 #[test]
@@ -183,8 +187,11 @@ fn a_store_comes_back_on_the_node_that_holds_its_state() {
     cluster.want(asker, "store", "store", "api");
     cluster.live(1_000);
     assert!(cluster.of("store").is_empty(), "no other node has its state");
-    let problem =
-        cluster.core.apps()[0].services.iter().find(|s| s.name == "store").and_then(|s| s.problem.clone());
+    let problem = cluster.engine.core.apps()[0]
+        .services
+        .iter()
+        .find(|s| s.name == "store")
+        .and_then(|s| s.problem.clone());
     assert!(problem.is_some_and(|problem| problem.contains(&format!("its state is on node {home}"))));
     cluster.reconnect(agent, agent + 100, "middle, store");
     cluster.want(asker, "store", "store", "api");
@@ -203,8 +210,7 @@ fn a_plug_that_leads_elsewhere_now_serves_until_its_instance_is_replaced() {
     );
     let changed =
         changed.replace("[service.gone]\nkind = \"baas\"\nsockets.api = { protocol = \"p\" }\n", "");
-    let (graph, _) = Graph::read(&changed).unwrap_or_else(|problems| panic!("{problems:?}"));
-    cluster.handle(Event::Apply(graph, changed));
+    cluster.apply_text(&changed);
     // Before its replacement runs, the old one still reaches what it was executed with.
     cluster.want(InstanceId(middle), "store", "store", "api");
     cluster.obey();
@@ -221,7 +227,6 @@ fn a_plug_that_leads_elsewhere_now_serves_until_its_instance_is_replaced() {
 /// A chain whose Manager keeps its state.
 fn kept_chain(sessions: usize) -> (Cluster, u64) {
     let mut cluster = Cluster::new();
-    cluster.keep();
     for (programs, number) in NODES.iter().zip(1..) {
         cluster.register(number, &format!("10.0.0.{number}"), programs);
     }
@@ -269,11 +274,11 @@ fn drains_scales_and_homes_are_known_after_a_restart() {
     cluster.live(1_000);
     cluster.restart();
     come_back(&mut cluster);
-    let app = &cluster.core.apps()[0];
+    let app = &cluster.engine.core.apps()[0];
     assert_eq!(app.services.iter().find(|service| service.name == "middle").and_then(|s| s.scaled), Some(2));
-    assert!(cluster.core.nodes().iter().any(|node| node.name == other && node.draining));
+    assert!(cluster.engine.core.nodes().iter().any(|node| node.name == other && node.draining));
     assert_eq!(cluster.of("middle").iter().filter(|(_, node)| *node == home).count(), 2);
-    let state = cluster.core.app("t").and_then(|app| app.state("store"));
+    let state = cluster.engine.core.app("t").and_then(|app| app.state("store"));
     assert!(state.is_some_and(|state| state.home.is_some()));
 }
 
@@ -281,19 +286,18 @@ fn drains_scales_and_homes_are_known_after_a_restart() {
 #[test]
 fn a_drained_node_that_has_not_come_back_is_undrained_by_its_name_or_address() {
     let mut cluster = Cluster::with_nodes(&["gate"]);
-    cluster.keep();
-    cluster.handle(Event::Command(1, Command::Drain("n1".into())));
+    cluster.handle(Event::Command(Ticket(1), Command::Drain("n1".into())));
     cluster.restart();
-    assert_eq!(cluster.core.nodes().iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["n1"]);
-    cluster.handle(Event::Command(2, Command::Undrain("n2".into())));
+    assert_eq!(cluster.engine.core.nodes().iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["n1"]);
+    cluster.handle(Event::Command(Ticket(2), Command::Undrain("n2".into())));
     let refused = cluster.answers.last().expect("answered").clone().expect_err("its name is not known");
     assert!(
         matches!(&refused, Refusal::Unknown(text) if text.contains("drained are: 10.0.0.1")),
         "{refused:?}"
     );
-    cluster.handle(Event::Command(3, Command::Undrain("10.0.0.1".into())));
+    cluster.handle(Event::Command(Ticket(3), Command::Undrain("10.0.0.1".into())));
     assert!(cluster.answers.last().expect("answered").is_ok());
-    assert!(!cluster.core.is_drained(Address("10.0.0.1".parse().expect("an address"))));
+    assert!(!cluster.engine.core.is_drained(Address("10.0.0.1".parse().expect("an address"))));
 }
 
 #[test]
@@ -317,9 +321,9 @@ fn a_session_that_is_switched_is_named_by_both_its_ends() {
     cluster.request(1, gate, 1000, "store");
     cluster.execute("store", 200);
     cluster.message(1, &format!("type: session_ack ~ message_id: 1000 ~ source_service_name: gate ~ source_service_instance_id: {gate} ~ source_plug_port: 40000 ~ status: 200"));
-    let session = cluster.core.sessions(None, false, Page::ALL)[0].id;
+    let session = cluster.engine.core.sessions(None, false, Page::ALL)[0].id;
     cluster.sent.clear();
-    cluster.handle(Event::Command(1, Command::Redirect(Redirected::Session(session), false)));
+    cluster.handle(Event::Command(Ticket(1), Command::Redirect(Redirected::Session(session), false)));
     let [(_, told)] = &cluster.sent[..] else { panic!("{:?}", cluster.sent) };
     let expected = format!("off, {gate}, 40000, 10.0.0.1, 54000");
     assert_eq!(told.extension("x_redirect"), Some(expected.as_str()));

@@ -9,7 +9,6 @@ const ACK: &str =
 /// A gateway and a store, connected by an acknowledged session if `acknowledged`.
 fn connected(acknowledged: bool) -> (Cluster, InstanceId, InstanceId) {
     let mut cluster = Cluster::new();
-    cluster.keep();
     cluster.register(1, "10.0.0.1", "gate, store");
     cluster.apply();
     let (gate, _) = cluster.execute("gate", 200);
@@ -45,11 +44,11 @@ fn both(gate: InstanceId, store: InstanceId) -> String {
 }
 
 fn states(cluster: &Cluster) -> Vec<SessionState> {
-    cluster.core.every_session().map(|session| session.state).collect()
+    cluster.engine.core.every_session().map(|session| session.state).collect()
 }
 
 fn state(cluster: &Cluster, id: InstanceId) -> Option<InstanceState> {
-    cluster.core.instance(id.0).map(|instance| instance.state)
+    cluster.engine.core.instance(id.0).map(|instance| instance.state)
 }
 
 fn count(cluster: &Cluster, is: impl Fn(&Message) -> bool) -> usize {
@@ -91,7 +90,7 @@ fn a_session_that_was_given_up_is_adopted_when_it_turns_up() {
         let line = &live(gate, store, 1000, plug)[0];
         cluster.message(1, &format!("{} ~ {line}", ack(gate)));
         assert_eq!(states(&cluster), [SessionState::Closed, SessionState::Open]);
-        let sessions = cluster.core.sessions(None, false, Page::ALL);
+        let sessions = cluster.engine.core.sessions(None, false, Page::ALL);
         assert_eq!(
             (sessions[0].source.name.as_str(), sessions[0].destination.name.as_str()),
             ("store", "api")
@@ -134,7 +133,6 @@ fn a_living_session_with_an_end_that_is_gone_is_closed_by_its_source() {
 #[test]
 fn a_start_that_goes_on_during_a_restart_is_answered_to_the_next_manager() {
     let mut cluster = Cluster::new();
-    cluster.keep();
     cluster.register(1, "10.0.0.1", "gate, store");
     cluster.apply();
     let gate = InstanceId(1);
@@ -283,7 +281,7 @@ fn a_start_that_is_told_to_have_ended_is_doubted() {
     let mut cluster = Cluster::new();
     cluster.register(1, "10.0.0.1", "gate, store");
     cluster.apply();
-    let gate = cluster.core.instances(None, false, Page::ALL)[0].id;
+    let gate = cluster.engine.core.instances(None, false, Page::ALL)[0].id;
     cluster.message(1, &format!("type: service_instance_termination_info ~ message_id: 9 ~ service_name: gate ~ service_instance_id: {gate} ~ x_reason: signal 9"));
     let hard = cluster.sent.iter().find_map(|(_, envelope)| match &envelope.message {
         Message::HardShutdownRequest(request) if request.service_instance_id.0 == gate => {
@@ -318,9 +316,9 @@ fn an_agent_tells_its_instances_in_parts() {
     let (_, answer) = cluster.sent.last().expect("answered");
     let Message::InitiationResponse(answer) = &answer.message else { panic!("{answer:?}") };
     assert_eq!((answer.status.code(), answer.message_id.to_string().as_str()), (100, "5"));
-    assert_eq!(cluster.core.status().nodes, 0, "the last part registers");
+    assert_eq!(cluster.engine.core.status().nodes, 0, "the last part registers");
     returns(&mut cluster, 2, &format!("gate, {gate}, http=8080, running"), &[]);
-    assert_eq!(cluster.core.status().nodes, 1);
+    assert_eq!(cluster.engine.core.status().nodes, 1);
     let running = Some(InstanceState::Running);
     assert_eq!((state(&cluster, gate), state(&cluster, store)), (running, running));
     // What another connection told does not count for this one.

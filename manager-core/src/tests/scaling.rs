@@ -72,7 +72,7 @@ fn replicas_that_are_more_than_the_load_needs_end_after_the_idle_time() {
     cluster.sessions(11, gate, "middle", "middle", "api");
     cluster.live(10);
     assert_eq!(cluster.of("middle").len(), 2);
-    let sessions = cluster.core.sessions(None, false, Page::ALL);
+    let sessions = cluster.engine.core.sessions(None, false, Page::ALL);
     for session in &sessions[..8] {
         let (port, to) = (session.source.port, session.destination.port);
         cluster.message(1, &format!("type: source_service_session_close_info ~ message_id: 7 ~ source_service_name: gate ~ source_service_instance_id: {gate} ~ source_service_instance_network_address: 10.0.0.1 ~ source_plug_name: middle ~ source_plug_port: {port} ~ dest_service_name: middle ~ dest_service_instance_id: {} ~ dest_service_instance_network_address: 10.0.0.2 ~ dest_socket_name: api ~ dest_socket_port: {to} ~ status: 111", session.destination.instance));
@@ -123,7 +123,7 @@ fn the_budget_of_restarts_is_told_when_it_is_used_up() {
     assert_eq!(cluster.agents.failed, [503; 3], "within the budget requests wait for the next try");
     assert!(cluster.has_event("service-failing", "budget of 2"));
     assert!(cluster.has_event("service-failing", "growing pauses, next in"));
-    let apps = cluster.core.apps();
+    let apps = cluster.engine.core.apps();
     let middle =
         apps[0].services.iter().find(|service| service.name == "middle").expect("it is in the graph");
     assert!(middle.retry_ms.is_some_and(|at| at > cluster.now), "it says when it is tried again");
@@ -133,12 +133,12 @@ fn the_budget_of_restarts_is_told_when_it_is_used_up() {
         Some(true),
         "refused at once"
     );
-    assert_eq!(cluster.core.apps()[0].state, "degraded");
+    assert_eq!(cluster.engine.core.apps()[0].state, "degraded");
     cluster.agents.broken.clear();
     cluster.live(5_000);
     cluster.want(gate, "middle", "middle", "api");
     cluster.live(5_000);
-    assert_eq!(cluster.core.apps()[0].state, "running");
+    assert_eq!(cluster.engine.core.apps()[0].state, "running");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use hickory_server::proto::rr::Name;
 
-use patchbay_manager_core::{Core, Effect, Gateway};
+use patchbay_manager_core::{Core, Effect, Gateway, Row};
 
 /// Longest label (RFC 1035, 2.3.4), in bytes; a gateway with a longer name has none in the DNS.
 const MAX_LABEL_BYTES: usize = 63;
@@ -58,8 +58,8 @@ impl Names {
     /// Takes over what effects that are on disk have changed.
     pub fn follow(&self, core: &Core, effects: &[Effect]) {
         let concerns = effects.iter().any(|effect| match effect {
-            Effect::SaveApp(_) => true,
-            Effect::SaveInstance(id) => core.is_gateway(*id),
+            Effect::Save(Row::App(_)) => true,
+            Effect::Save(Row::Instance(row, _)) => core.is_gateway(row.id),
             Effect::Publish(event) => event.kind.starts_with("node-") || event.kind == "instance-leaving",
             _ => false,
         });

@@ -19,7 +19,7 @@ use super::places::Place;
 use super::way::{WeakWay, Written, way};
 use super::{COUNTERS, Counter, Options};
 use crate::shell::{Handle, Input};
-use patchbay_manager_core::{Connection, Event};
+use patchbay_manager_core::Connection;
 
 /// Messages of one connection that may wait for the core; it is not read meanwhile, so that a flood
 /// waits for itself and others only wait for so many of it.
@@ -76,7 +76,7 @@ impl Agent<'_> {
                 Err(reason) => return reason,
             };
             for answer in answers {
-                let input = Input::Event(Event::Message(self.connection, answer));
+                let input = Input::Answer(self.connection, answer);
                 if self.handle.deliver(input).await.is_err() {
                     return "the Manager is shutting down".into();
                 }

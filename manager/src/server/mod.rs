@@ -17,7 +17,7 @@ pub use places::{MAX_CONNECTIONS, MAX_UNREGISTERED, MAX_UNREGISTERED_PER_ADDRESS
 pub use way::{Unread, Way};
 
 use crate::shell::{Handle, Input};
-use patchbay_manager_core::{Connection, Event};
+use patchbay_manager_core::Connection;
 
 /// Pause after the listener failed, which it does when descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -81,7 +81,7 @@ pub async fn serve(listener: TcpListener, handle: Handle, options: Options) {
                 true => info!(%peer, "agent's connection ended: {reason}"),
                 false => debug!(%peer, "the connection of a peer that never registered ended: {reason}"),
             }
-            let _ = handle.deliver(Input::Event(Event::Lost(connection))).await;
+            let _ = handle.deliver(Input::Lost(connection)).await;
             handle.turn();
         });
     }

@@ -1,5 +1,5 @@
-//! Around the core: events in, rows to disk, then effects out. Core and store have one owner; whoever holds
-//! it takes a turn with it (`turns.rs`), so that a message is handled by the task that has read it.
+//! Around the engine, which handles, writes, then speaks: what comes to it and who waits. It has one owner;
+//! whoever holds it takes a turn with it (`turns.rs`), so that a message is handled by the task that has read it.
 
 mod handover;
 mod owner;
@@ -22,9 +22,8 @@ use crate::dns::Names;
 use crate::metrics::Metrics;
 use crate::server::Way;
 use crate::store::Store;
-use owner::Owner;
-use patchbay_manager_core::graph::Graph;
-use patchbay_manager_core::{Command, Connection, Core, Event, OutputQuestion, Refusal};
+use owner::{Around, Owner};
+use patchbay_manager_core::{Apply, Command, Connection, Core, OutputQuestion, Refusal};
 use turns::{Turns, WakeAtEnd};
 
 /// Events that may wait for the core; senders wait when it is full.
@@ -33,16 +32,18 @@ const QUEUE: usize = 4_096;
 const READERS_BEHIND: usize = 4_096;
 
 /// A question to the state, answered in a turn of the core's.
-type Question = Box<dyn FnOnce(&Core, &Store) + Send>;
+type Question = Box<dyn FnOnce(&Core) + Send>;
 
 /// What comes to the core.
 pub enum Input {
-    /// An event for the core.
-    Event(Event),
-    /// An agent's message, and its place among those of its connection that may wait.
-    Message(Connection, Envelope, OwnedSemaphorePermit),
     /// A new agent connection and the way to it.
     Connected(Connection, Way),
+    /// An agent's message, and its place among those of its connection that may wait.
+    Message(Connection, Envelope, OwnedSemaphorePermit),
+    /// The answer of a connection for its agent, whose dialect has no message to ask it with.
+    Answer(Connection, Envelope),
+    /// An agent's connection has ended.
+    Lost(Connection),
     /// A question.
     Ask(Question),
     /// A command, and where its answer goes once what it began is on disk.
@@ -53,18 +54,6 @@ pub enum Input {
     Refresh(oneshot::Sender<()>),
     /// Lines of an instance's output are wanted.
     Output(OutputQuestion, oneshot::Sender<Result<api::Log, Refusal>>),
-}
-
-/// A graph to apply.
-pub struct Apply {
-    /// The graph.
-    pub graph: Graph,
-    /// The file that it was read from.
-    pub text: String,
-    /// What was found in it.
-    pub warnings: Vec<api::Problem>,
-    /// What the plan that is to be carried out had seen; without it whatever follows is meant.
-    pub seen: Option<String>,
 }
 
 /// The way to the core, for everybody else.
@@ -130,12 +119,9 @@ impl Handle {
     /// The thread has ended, or the database can't be written.
     pub async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&Core, &Store) -> T + Send + 'static,
+        question: impl FnOnce(&Core) -> T + Send + 'static,
     ) -> Result<T, NoAnswer> {
-        let (sender, receiver) = oneshot::channel();
-        let ask: Question = Box::new(move |core, store| drop(sender.send(question(core, store))));
-        self.send(Input::Ask(ask)).await?;
-        self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
+        self.answer(|sender| Input::Ask(Box::new(move |core| drop(sender.send(question(core)))))).await
     }
 
     /// Carries a command out; answered when what it began is on disk.
@@ -143,9 +129,7 @@ impl Handle {
     /// # Errors
     /// The thread has ended, or the database can't be written.
     pub async fn command(&self, command: Command) -> Result<Result<api::Done, Refusal>, NoAnswer> {
-        let (sender, receiver) = oneshot::channel();
-        self.send(Input::Command(command, sender)).await?;
-        self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
+        self.answer(|sender| Input::Command(command, sender)).await
     }
 
     /// Applies a graph: what follows from it is seen and begun at one moment. Answered when it is on disk; with a
@@ -154,9 +138,7 @@ impl Handle {
     /// # Errors
     /// The thread has ended, or the database can't be written.
     pub async fn apply(&self, apply: Apply) -> Result<Result<api::Plan, String>, NoAnswer> {
-        let (sender, receiver) = oneshot::channel();
-        self.send(Input::Apply(Box::new(apply), sender)).await?;
-        self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
+        self.answer(|sender| Input::Apply(Box::new(apply), sender)).await
     }
 
     /// Has all agents tell their counters; waits for them, bounded by the core.
@@ -164,9 +146,7 @@ impl Handle {
     /// # Errors
     /// The thread has ended, or the database can't be written.
     pub async fn refresh(&self) -> Result<(), NoAnswer> {
-        let (sender, receiver) = oneshot::channel();
-        self.send(Input::Refresh(sender)).await?;
-        self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
+        self.answer(|sender| Input::Refresh(sender)).await
     }
 
     /// Asks for lines of an instance's output; the core bounds how long that takes.
@@ -174,8 +154,12 @@ impl Handle {
     /// # Errors
     /// The thread has ended, or the database can't be written.
     pub async fn output(&self, question: OutputQuestion) -> Result<Result<api::Log, Refusal>, NoAnswer> {
+        self.answer(|sender| Input::Output(question, sender)).await
+    }
+
+    async fn answer<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, NoAnswer> {
         let (sender, receiver) = oneshot::channel();
-        self.send(Input::Output(question, sender)).await?;
+        self.send(input(sender)).await?;
         self.unless_unwritable(receiver).await?.map_err(|_| NoAnswer::Ending)
     }
 
@@ -234,8 +218,8 @@ pub fn start(mut core: Core, store: Store, names: Option<Arc<Names>>) -> std::io
     let (events, _) = broadcast::channel(READERS_BEHIND);
     let (trouble, watched) = watch::channel(None);
     let metrics = Arc::new(Metrics::default());
-    let owner = Owner::new(core, store, names, receiver, events.clone(), trouble, metrics.clone());
-    let (turns, end) = turns::start(owner)?;
+    let around = Around::new(names, receiver, events.clone(), trouble, metrics.clone());
+    let (turns, end) = turns::start(Owner::new(core, store, around))?;
     Ok(Handle { inputs, events, trouble: watched, metrics, turns, _end: end })
 }
 

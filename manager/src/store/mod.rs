@@ -169,18 +169,20 @@ impl Store {
         Ok(())
     }
 
-    /// Writes the rows of all effects in one transaction, numbers the events, and returns how many rows
-    /// that were.
+    /// Writes the rows and events among effects in one transaction, numbers the events, and returns how many
+    /// rows that were.
     ///
     /// # Errors
     /// SQLite refused; then nothing was written and nothing may be spoken.
-    pub fn write(&mut self, core: &Core, effects: &mut [Effect]) -> Result<usize, StoreError> {
-        let rows = effects.iter().filter(|effect| is_row(effect)).count();
+    pub fn write(&mut self, effects: &mut [Effect]) -> Result<usize, StoreError> {
+        let rows =
+            effects.iter().filter(|effect| matches!(effect, Effect::Save(_) | Effect::Publish(_))).count();
         if rows == 0 {
             return Ok(0);
         }
-        let must_last =
-            effects.iter().any(|effect| effect.is_row() && !matches!(effect, Effect::SaveSession(_)));
+        let must_last = effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Save(row) if !row.is_session()));
         if let Some(place) = &mut self.place {
             place.look()?;
         }
@@ -189,22 +191,13 @@ impl Store {
         let mut sequence = self.sequence;
         for effect in effects {
             match effect {
-                Effect::SaveApp(name) => rows::save_app(&transaction, core, name)?,
-                Effect::SaveInstance(id) => rows::save_instance(&transaction, core, *id)?,
-                Effect::SaveSession(id) => rows::save_session(&transaction, core, *id)?,
+                Effect::Save(row) => rows::save(&transaction, row)?,
                 Effect::Publish(event) => {
                     sequence += 1;
                     event.sequence = sequence;
                     rows::save_event(&transaction, event)?;
                 }
-                Effect::SaveService(app, service) => rows::save_service(&transaction, core, app, service)?,
-                Effect::SaveMessageIds => rows::save_message_ids(&transaction, core)?,
-                Effect::SaveNode(address) => rows::save_node(&transaction, core, *address)?,
-                Effect::Send(..)
-                | Effect::Close(_)
-                | Effect::Refreshed(_)
-                | Effect::Output(..)
-                | Effect::Answer(..) => {}
+                _ => {}
             }
         }
         transaction.commit()?;
@@ -262,8 +255,4 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
         subject: row.get(3)?,
         text: row.get(4)?,
     })
-}
-
-fn is_row(effect: &Effect) -> bool {
-    effect.is_row() || matches!(effect, Effect::Publish(_))
 }

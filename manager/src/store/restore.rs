@@ -10,7 +10,7 @@ use ssmmp::{Address, InstanceId, MessageId, Name, Port};
 use super::StoreError;
 use patchbay_manager_core::graph::Graph;
 use patchbay_manager_core::{
-    ENDED_KEPT, Edge, Instance, InstanceState, Leaving, Millis, Node, SecretHash, ServiceState, Session,
+    ENDED_KEPT, Edge, InstanceRow, InstanceState, Leaving, Millis, NodeRow, SecretHash, ServiceRow, Session,
     SessionState,
 };
 
@@ -54,7 +54,7 @@ pub fn apps(connection: &Connection) -> Result<Vec<(Graph, String, Millis)>, Sto
 }
 
 /// Instances that had not ended, and those that ended last, as many as are kept in memory.
-pub fn instances(connection: &Connection) -> Result<Vec<Instance>, StoreError> {
+pub fn instances(connection: &Connection) -> Result<Vec<InstanceRow>, StoreError> {
     let mut statement = connection.prepare(INSTANCES)?;
     let mut rows = statement.query([ENDED_KEPT])?;
     let mut instances = Vec::new();
@@ -67,37 +67,43 @@ pub fn instances(connection: &Connection) -> Result<Vec<Instance>, StoreError> {
             .map(|(name, port)| Ok((Name::new(&name)?, Port(port))))
             .collect::<Result<_, String>>()
             .map_err(|problem| bad("instances", problem))?;
-        let mut instance = Instance::restored(
-            InstanceId(row.get(0)?),
-            name(row, 1, "instances")?,
-            name(row, 2, "instances")?,
-            address(row, 4, "instances")?,
+        let service = name(row, 2, "instances")?;
+        // A row of an earlier schema has no program: then it is the service's own.
+        let program = match row.get_ref(8)?.as_str().unwrap_or_default() {
+            "" => service.clone(),
+            _ => name(row, 8, "instances")?,
+        };
+        let leaving = match row.get_ref(10)?.as_str() {
+            Ok(_) => {
+                let why = row.get::<_, Option<String>>(11)?.unwrap_or_default();
+                Some(Leaving { to: address(row, 10, "instances")?, why })
+            }
+            Err(_) => None,
+        };
+        let output: Option<String> = row.get(15)?;
+        instances.push(InstanceRow {
+            id: InstanceId(row.get(0)?),
+            app: name(row, 1, "instances")?,
+            service,
+            address: address(row, 4, "instances")?,
             node,
             sockets,
-            InstanceState::from_word(&state),
-            row.get(7)?,
-        );
-        // A row of an earlier schema has no program: then it is the service's own.
-        if !row.get_ref(8)?.as_str().unwrap_or_default().is_empty() {
-            instance.program = name(row, 8, "instances")?;
-        }
-        instance.recipe = row.get(9)?;
-        if row.get_ref(10)?.as_str().is_ok() {
-            let why = row.get::<_, Option<String>>(11)?.unwrap_or_default();
-            instance.leaving = Some(Leaving { to: address(row, 10, "instances")?, why });
-        }
-        instance.replaces = row.get::<_, Option<u64>>(12)?.map(InstanceId);
-        instance.reason = row.get(13)?;
-        instance.ended = row.get(14)?;
-        let output: Option<String> = row.get(15)?;
-        instance.output = output.unwrap_or_default().lines().map(str::to_owned).collect();
-        instances.push(instance);
+            state: InstanceState::from_word(&state),
+            created: row.get(7)?,
+            ended: row.get(14)?,
+            reason: row.get(13)?,
+            output: output.unwrap_or_default().lines().map(str::to_owned).collect(),
+            program,
+            recipe: row.get(9)?,
+            leaving,
+            replaces: row.get::<_, Option<u64>>(12)?.map(InstanceId),
+        });
     }
     Ok(instances)
 }
 
-/// What is kept of services besides their graphs: application, service, state.
-pub fn services(connection: &Connection) -> Result<Vec<(String, String, ServiceState)>, StoreError> {
+/// What is kept of services besides their graphs.
+pub fn services(connection: &Connection) -> Result<Vec<ServiceRow>, StoreError> {
     let mut statement = connection.prepare(SERVICES)?;
     let mut rows = statement.query([])?;
     let mut services = Vec::new();
@@ -106,7 +112,7 @@ pub fn services(connection: &Connection) -> Result<Vec<(String, String, ServiceS
             Ok(_) => Some(address(row, 3, "services")?),
             Err(_) => None,
         };
-        services.push((row.get(0)?, row.get(1)?, ServiceState::restored(row.get(2)?, home)));
+        services.push(ServiceRow { app: row.get(0)?, service: row.get(1)?, scaled: row.get(2)?, home });
     }
     Ok(services)
 }
@@ -119,18 +125,16 @@ pub fn message_ids(connection: &Connection) -> Result<Option<u64>, StoreError> {
 }
 
 /// Nodes that had registered: all are lost at first.
-pub fn nodes(connection: &Connection) -> Result<Vec<Node>, StoreError> {
+pub fn nodes(connection: &Connection) -> Result<Vec<NodeRow>, StoreError> {
     let mut statement = connection.prepare(NODES)?;
     let mut rows = statement.query([])?;
     let mut nodes = Vec::new();
     while let Some(row) = rows.next()? {
-        let mut node = Node::lost(address(row, 0, "nodes")?, row.get(3)?);
-        node.name = row.get(1)?;
-        if let Some(hash) = row.get::<_, Option<String>>(2)? {
-            let hash = SecretHash::from_hex(&hash);
-            node.secret = Some(hash.ok_or_else(|| bad("nodes", "secret_hash is no hash".into()))?);
-        }
-        nodes.push(node);
+        let secret = row.get::<_, Option<String>>(2)?.map(|hash| {
+            SecretHash::from_hex(&hash).ok_or_else(|| bad("nodes", "secret_hash is no hash".into()))
+        });
+        let (address, name, first) = (address(row, 0, "nodes")?, row.get(1)?, row.get(3)?);
+        nodes.push(NodeRow { address, name, secret: secret.transpose()?, first });
     }
     Ok(nodes)
 }

@@ -2,10 +2,10 @@
 
 use patchbay_api::Event;
 use rusqlite::{Connection, params};
-use ssmmp::{Address, InstanceId};
+use ssmmp::Address;
 
 use super::StoreError;
-use patchbay_manager_core::Core;
+use patchbay_manager_core::{AppRow, InstanceRow, Millis, NodeRow, Row, SecretHash, ServiceRow, Session};
 
 const SAVE_APP: &str = "
 INSERT INTO apps (name, graph, applied_ms, stopped) VALUES (?1, ?2, ?3, ?4)
@@ -17,6 +17,9 @@ INSERT INTO instances (id, app, service, node, address, sockets, state, created_
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
 ON CONFLICT (id) DO UPDATE SET state = ?7, ended_ms = ?9, reason = ?10, output = ?11, leaving_to = ?14,
     leaving_why = ?15";
+
+const SAVE_NODE: &str =
+    "INSERT OR REPLACE INTO nodes (address, name, secret_hash, first_ms) VALUES (?1, ?2, ?3, ?4)";
 
 const SAVE_SERVICE: &str = "
 INSERT INTO services (app, service, scaled, home) VALUES (?1, ?2, ?3, ?4)
@@ -42,14 +45,24 @@ ON CONFLICT (id) DO UPDATE SET source_port = ?8, new_port = ?14, opened_ms = ?15
 const SAVE_EVENT: &str =
     "INSERT INTO events (sequence, at_ms, kind, subject, text) VALUES (?1, ?2, ?3, ?4, ?5)";
 
-pub fn save_app(connection: &Connection, core: &Core, name: &str) -> Result<(), StoreError> {
-    let Some(app) = core.app(name) else { return Ok(()) };
-    connection.prepare_cached(SAVE_APP)?.execute(params![name, app.text, app.applied, app.stopped])?;
+/// Writes a row in place of an earlier one with its key.
+pub fn save(connection: &Connection, row: &Row) -> Result<(), StoreError> {
+    match row {
+        Row::App(app) => save_app(connection, app),
+        Row::Service(service) => save_service(connection, service),
+        Row::Node(address, known, drained) => save_node(connection, *address, known.as_ref(), *drained),
+        Row::MessageIds(reserved) => save_message_ids(connection, *reserved),
+        Row::Instance(instance, at) => save_instance(connection, instance, *at),
+        Row::Session(session) => save_session(connection, session),
+    }
+}
+
+fn save_app(connection: &Connection, app: &AppRow) -> Result<(), StoreError> {
+    connection.prepare_cached(SAVE_APP)?.execute(params![app.name, app.text, app.applied, app.stopped])?;
     Ok(())
 }
 
-pub fn save_instance(connection: &Connection, core: &Core, id: InstanceId) -> Result<(), StoreError> {
-    let Some(instance) = core.instance(id.0) else { return Ok(()) };
+fn save_instance(connection: &Connection, instance: &InstanceRow, at: Millis) -> Result<(), StoreError> {
     let sockets: Vec<(&str, u16)> =
         instance.sockets.iter().map(|(name, port)| (name.as_str(), port.0)).collect();
     connection.prepare_cached(SAVE_INSTANCE)?.execute(params![
@@ -72,60 +85,51 @@ pub fn save_instance(connection: &Connection, core: &Core, id: InstanceId) -> Re
     ])?;
     connection.prepare_cached(SAVE_INSTANCE_CHANGE)?.execute(params![
         instance.id.0,
-        core.now(),
+        at,
         instance.state.as_str(),
         instance.reason,
     ])?;
     Ok(())
 }
 
-pub fn save_service(
-    connection: &Connection,
-    core: &Core,
-    app: &str,
-    service: &str,
-) -> Result<(), StoreError> {
-    let state = core.app(app).and_then(|app| app.state(service));
-    connection.prepare_cached(SAVE_SERVICE)?.execute(params![
-        app,
-        service,
-        state.and_then(|state| state.scaled),
-        state.and_then(|state| state.home).map(|home| home.to_string()),
-    ])?;
+fn save_service(connection: &Connection, row: &ServiceRow) -> Result<(), StoreError> {
+    let home = row.home.map(|home| home.to_string());
+    connection.prepare_cached(SAVE_SERVICE)?.execute(params![row.app, row.service, row.scaled, home])?;
     Ok(())
 }
 
-pub fn save_message_ids(connection: &Connection, core: &Core) -> Result<(), StoreError> {
+fn save_message_ids(connection: &Connection, reserved: u64) -> Result<(), StoreError> {
     connection
         .prepare_cached("INSERT OR REPLACE INTO counters VALUES ('message_ids', ?1)")?
-        .execute([core.reserved_message_ids()])?;
+        .execute([reserved])?;
     Ok(())
 }
 
-const SAVE_NODE: &str =
-    "INSERT OR REPLACE INTO nodes (address, name, secret_hash, first_ms) VALUES (?1, ?2, ?3, ?4)";
-
-pub fn save_node(connection: &Connection, core: &Core, address: Address) -> Result<(), StoreError> {
-    let statement = match core.is_drained(address) {
+fn save_node(
+    connection: &Connection,
+    address: Address,
+    known: Option<&NodeRow>,
+    drained: bool,
+) -> Result<(), StoreError> {
+    let statement = match drained {
         true => "INSERT OR IGNORE INTO drained_nodes (address) VALUES (?1)",
         false => "DELETE FROM drained_nodes WHERE address = ?1",
     };
     connection.prepare_cached(statement)?.execute([address.to_string()])?;
-    let Some(node) = core.node(address) else {
+    let Some(node) = known else {
         connection.prepare_cached("DELETE FROM nodes WHERE address = ?1")?.execute([address.to_string()])?;
         return Ok(());
     };
     connection.prepare_cached(SAVE_NODE)?.execute(params![
         address.to_string(),
         node.name,
-        node.secret.map(patchbay_manager_core::SecretHash::to_hex),
+        node.secret.map(SecretHash::to_hex),
         node.first,
     ])?;
     Ok(())
 }
 
-pub fn save_session(connection: &Connection, core: &Core, id: u64) -> Result<(), StoreError> {
-    let Some(session) = core.session(id) else { return Ok(()) };
+fn save_session(connection: &Connection, session: &Session) -> Result<(), StoreError> {
     connection.prepare_cached(SAVE_SESSION)?.execute(params![
         session.id,
         session.edge.app.as_str(),
@@ -158,6 +162,7 @@ pub fn save_session(connection: &Connection, core: &Core, id: u64) -> Result<(),
     Ok(())
 }
 
+/// Keeps an event, which has its number.
 pub fn save_event(connection: &Connection, event: &Event) -> Result<(), StoreError> {
     connection.prepare_cached(SAVE_EVENT)?.execute(params![
         event.sequence,

@@ -7,8 +7,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use patchbay_manager_core::graph::Graph;
-use patchbay_manager_core::{Config, Event as CoreEvent};
+use patchbay_manager_core::{Apply, Config, Event as CoreEvent, Ticket};
 
 const GRAPH: &str = include_str!("../../../examples/hello/hello.toml");
 
@@ -38,11 +37,15 @@ impl Folder {
     fn with_an_app(&self) -> Store {
         let mut store = Store::open(&self.database()).expect("opened");
         let mut core = Core::new(Config::default(), 1, 0);
-        let (graph, _) = Graph::read(GRAPH).expect("good");
-        let mut effects = core.handle(1_000, CoreEvent::Apply(graph, GRAPH.into()));
-        store.write(&core, &mut effects).expect("written");
+        let apply = Apply::of_text(GRAPH).expect("good");
+        let mut effects = core.handle(1_000, CoreEvent::Apply(Ticket(0), apply.into()));
+        store.write(&mut effects).expect("written");
         store
     }
+}
+
+fn row() -> Effect {
+    Effect::Save(patchbay_manager_core::Row::MessageIds(7))
 }
 
 fn restored(store: &Store) -> Core {
@@ -123,8 +126,7 @@ fn a_backup_is_taken_while_the_manager_writes_and_serves_as_a_database() {
     let mut told = 0;
     backup(&place.database(), &target, |copied, all| told = all - copied).expect("copied");
     assert_eq!(told, 0);
-    let core = restored(&store);
-    store.write(&core, &mut [Effect::SaveApp("hello".into())]).expect("the Manager goes on");
+    store.write(&mut [row()]).expect("the Manager goes on");
     let again = backup(&place.database(), &target, |_, _| {}).expect_err("not overwritten").to_string();
     assert!(again.contains("is there already"), "{again}");
     let core = restored(&Store::open(&target).expect("it is a database"));
@@ -265,13 +267,12 @@ fn nothing_is_written_to_a_database_that_was_moved_away() {
     let place = Folder::new();
     drop(place.with_an_app());
     let mut store = Store::open(&place.database()).expect("opened");
-    let core = restored(&store);
     let elsewhere = place.folder.path().join("elsewhere.db");
     std::fs::rename(place.database(), &elsewhere).expect("moved");
-    let error = store.write(&core, &mut [Effect::SaveApp("hello".into())]).expect_err("refused").to_string();
+    let error = store.write(&mut [row()]).expect_err("refused").to_string();
     assert!(error.contains("was moved or replaced"), "{error}");
     std::fs::rename(&elsewhere, place.database()).expect("put back");
-    store.write(&core, &mut [Effect::SaveApp("hello".into())]).expect("it goes on");
+    store.write(&mut [row()]).expect("it goes on");
 }
 
 #[test]

@@ -3,10 +3,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use patchbay_manager::server::{self, Options};
-use patchbay_manager::shell::{self, Handle, Input};
+use patchbay_manager::shell::{self, Handle};
 use patchbay_manager::store::Store;
-use patchbay_manager_core::graph::Graph;
-use patchbay_manager_core::{Config, Core, Event};
+use patchbay_manager_core::{Apply, Config, Core};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -41,14 +40,13 @@ impl Manager {
     }
 
     pub fn apply(&self, graph: &str) {
-        let (checked, _) = Graph::read(graph).expect("a good graph");
-        let input = Input::Event(Event::Apply(checked, graph.to_owned()));
-        self.runtime.block_on(self.handle.send(input)).expect("it runs");
+        let apply = Apply::of_text(graph).expect("a good graph");
+        self.runtime.block_on(self.handle.apply(apply)).expect("it runs").expect("applied");
     }
 
     /// Open sessions.
     pub fn sessions(&self) -> usize {
-        self.runtime.block_on(self.handle.ask(|core, _| core.status().sessions)).expect("answered")
+        self.runtime.block_on(self.handle.ask(|core| core.status().sessions)).expect("answered")
     }
 
     pub fn connect(&self) -> Peer {
