@@ -10,7 +10,9 @@
 //!
 //! A question sees only what is on disk: what was handled before it is written first.
 
-use super::{Core, Effect, Event, Millis};
+use crate::Core;
+use crate::events::{Effect, Event};
+use crate::time::Millis;
 
 /// Events handled in one transaction at most.
 pub const BATCH: usize = 256;

@@ -1,13 +1,11 @@
 //! What goes into the core and what comes out.
 
 use patchbay_api as api;
-use ssmmp::Envelope;
+use ssmmp::{Envelope, InstanceId};
 
-use super::commands::{Command, Refusal};
-use super::outputs::OutputQuestion;
-use super::row::Row;
-use super::state::Connection;
 use crate::graph::Graph;
+use crate::row::Row;
+use crate::state::node::Connection;
 
 /// The number of something that is to be answered, given by who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,4 +73,62 @@ pub enum Effect {
     Answer(Ticket, Result<api::Done, Refusal>),
     /// A graph was applied with what the plan says, or why not.
     Applied(Ticket, Result<api::Plan, String>),
+}
+
+/// A change of what runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Stop an application.
+    StopApp(String),
+    /// Stop an instance.
+    StopInstance(InstanceId),
+    /// Close a session.
+    CloseSession(u64),
+    /// Close all sessions of an abstract connection: application, and `service.plug`.
+    CloseConnection(String, String),
+    /// Close all sessions of an instance.
+    CloseInstance(InstanceId),
+    /// Move an instance to a node, by its name or address.
+    Move(InstanceId, String),
+    /// Move everything away from a node.
+    Drain(String),
+    /// Execute on a node again.
+    Undrain(String),
+    /// Forget a lost node and the secret that it is bound to.
+    Forget(String),
+    /// Send further messages over TCP, or through the kernel again.
+    Redirect(Redirected, bool),
+    /// Set how many instances a service of an application has; `None`: its load decides.
+    Scale(String, String, Option<u32>),
+}
+
+/// Why a command is not carried out; nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such thing.
+    Unknown(String),
+    /// It can't be so.
+    Conflict(String),
+}
+
+/// What is switched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Redirected {
+    /// A session.
+    Session(u64),
+    /// The open sessions of an abstract connection: application, and `service.plug`.
+    Connection(String, String),
+    /// All sessions of a node, also those that will be made.
+    Node(String),
+}
+
+/// What is asked for of an instance's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputQuestion {
+    /// The instance, ended or not.
+    pub instance: InstanceId,
+    /// Lines after this time only, microseconds since 1970; without it the last ones.
+    pub after: Option<u64>,
+    /// So many lines at most.
+    pub lines: usize,
 }

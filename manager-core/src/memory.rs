@@ -5,10 +5,11 @@ use std::convert::Infallible;
 
 use ssmmp::{Address, InstanceId};
 
-use super::engine::Store;
-use super::row::{AppRow, InstanceRow, NodeRow, Row, Saved, ServiceRow};
-use super::{Effect, Session, SessionState};
+use crate::engine::Store;
+use crate::events::Effect;
 use crate::graph::Graph;
+use crate::row::{AppRow, InstanceRow, NodeRow, Row, Saved, ServiceRow};
+use crate::state::session::{Session, SessionState};
 
 /// The rows of one Manager after another, and how many events were kept.
 #[derive(Debug, Clone, Default)]

@@ -1,11 +1,15 @@
 //! What is kept on disk, whole: who writes a row looks at nothing else, and what is read back is the same rows.
 
+use std::collections::BTreeSet;
+
 use ssmmp::{Address, InstanceId, Name, Port};
 
-use super::secret::SecretHash;
-use super::session::Session;
-use super::state::{InstanceState, Leaving, Millis};
 use crate::graph::Graph;
+use crate::state::instance::{Instance, InstanceState, Leaving, Stopping};
+use crate::state::node::Polls;
+use crate::state::secret::SecretHash;
+use crate::state::session::Session;
+use crate::time::Millis;
 
 /// A row to be written in place of an earlier one with its key.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,6 +107,40 @@ pub struct InstanceRow {
     pub leaving: Option<Leaving>,
     /// The instance that ends when this one runs.
     pub replaces: Option<InstanceId>,
+}
+
+impl From<InstanceRow> for Instance {
+    /// As it was kept, or as it begins: nothing is known of it besides.
+    fn from(row: InstanceRow) -> Self {
+        Self {
+            id: row.id,
+            app: row.app,
+            service: row.service,
+            address: row.address,
+            node: row.node,
+            sockets: row.sockets,
+            state: row.state,
+            created: row.created,
+            ended: row.ended,
+            reason: row.reason,
+            output: row.output,
+            program: row.program,
+            recipe: row.recipe,
+            leaving: row.leaving,
+            replaces: row.replaces,
+            restarts: 0,
+            overloaded: false,
+            unlimited: None,
+            overloads: 0,
+            tried: BTreeSet::new(),
+            execution: None,
+            polls: Polls::default(),
+            stopping: Stopping::default(),
+            idle_since: row.created,
+            sessions: BTreeSet::new(),
+            accepted: 0,
+        }
+    }
 }
 
 /// What was on disk.

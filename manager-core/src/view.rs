@@ -5,9 +5,14 @@ use std::net::IpAddr;
 use patchbay_api as api;
 use ssmmp::{InstanceId, Name};
 
-use super::{App, Core, Instance, InstanceState, Millis, Node, Session, SessionState};
 use crate::graph::Kind;
 use crate::graph::policy::Policy;
+use crate::state::app::App;
+use crate::state::instance::{Instance, InstanceState};
+use crate::state::node::Node;
+use crate::state::session::{Session, SessionState};
+use crate::time::Millis;
+use crate::{Core, placing, unwanted};
 
 /// A running instance of a gateway, which users find by name (W2).
 #[derive(Debug, Clone)]
@@ -41,29 +46,33 @@ impl Page {
 impl Core {
     /// All running instances of gateways.
     pub fn gateways(&self) -> Vec<Gateway> {
-        let services = self.apps.iter().flat_map(|(app, known)| {
+        let services = self.state.apps.iter().flat_map(|(app, known)| {
             let gateways = known.graph.services.iter().filter(|(_, service)| service.kind == Kind::Gateway);
-            gateways.filter_map(move |(service, _)| self.inventory.of_service(app, service))
+            gateways.filter_map(move |(service, _)| self.state.inventory.of_service(app, service))
         });
         services
             .flat_map(|of_service| &of_service.alive)
-            .filter_map(|id| self.inventory.instance(*id))
+            .filter_map(|id| self.state.inventory.instance(*id))
             .filter(|instance| instance.state == InstanceState::Running)
             .map(|instance| Gateway {
                 app: instance.app.clone(),
                 service: instance.service.clone(),
                 id: instance.id,
                 address: instance.address.0,
-                stays: self.unwanted(instance).is_none()
-                    && self.inventory.node(instance.address).is_some_and(|node| node.connection.is_some()),
+                stays: unwanted::unwanted(&self.state, instance).is_none()
+                    && self
+                        .state
+                        .inventory
+                        .node(instance.address)
+                        .is_some_and(|node| node.connection.is_some()),
             })
             .collect()
     }
 
     /// Whether an instance is one of a gateway.
     pub fn is_gateway(&self, id: InstanceId) -> bool {
-        self.inventory.instance(id).is_some_and(|instance| {
-            let app = self.apps.get(instance.app.as_str());
+        self.state.inventory.instance(id).is_some_and(|instance| {
+            let app = self.state.apps.get(instance.app.as_str());
             let service = app.and_then(|app| app.graph.services.get(instance.service.as_str()));
             service.is_none_or(|service| service.kind == Kind::Gateway)
         })
@@ -71,35 +80,35 @@ impl Core {
 
     /// When the latest event came, milliseconds since 1970.
     pub fn now(&self) -> Millis {
-        self.now
+        self.state.now
     }
 
     /// Counts of everything.
     pub fn status(&self) -> api::ManagerStatus {
         api::ManagerStatus {
             version: env!("CARGO_PKG_VERSION").into(),
-            nodes: self.inventory.connected(),
-            apps: self.apps.len(),
-            instances: self.inventory.running(),
-            sessions: self.sessions.open(),
-            time_ms: self.now,
+            nodes: self.state.inventory.connected(),
+            apps: self.state.apps.len(),
+            instances: self.state.inventory.running(),
+            sessions: self.state.sessions.open(),
+            time_ms: self.state.now,
             clock_set_ms: 0,
         }
     }
 
     /// The policy where a graph says nothing.
     pub fn usual_policy(&self) -> Policy {
-        self.config.policy()
+        self.state.config.policy()
     }
 
     /// All applications.
     pub fn apps(&self) -> Vec<api::App> {
-        self.apps.iter().map(|(name, app)| self.view_app(name, app)).collect()
+        self.state.apps.iter().map(|(name, app)| self.view_app(name, app)).collect()
     }
 
     /// An application's graph and text.
     pub fn app(&self, name: &str) -> Option<&App> {
-        self.apps.get(name)
+        self.state.apps.get(name)
     }
 
     fn view_app(&self, name: &str, app: &App) -> api::App {
@@ -108,14 +117,14 @@ impl Core {
             .services
             .iter()
             .map(|(service, vertex)| {
-                let running = self.inventory.of_service(name, service).map_or(0, |of| of.running);
+                let running = self.state.inventory.of_service(name, service).map_or(0, |of| of.running);
                 let state = app.state(service);
                 let problem = state.map(|s| s.failures.problem.clone()).filter(|p| !p.is_empty());
                 let unable = || {
-                    let nobody = self.inventory.able(&vertex.program).next().is_none();
-                    let lacking = self.lacking(&vertex.program);
+                    let nobody = self.state.inventory.able(&vertex.program).next().is_none();
+                    let lacking = placing::lacking(&self.state, &vertex.program);
                     let text = format!("no node has `{}` in its repository{lacking}", vertex.program);
-                    (nobody && self.inventory.connected() > 0).then_some(text)
+                    (nobody && self.state.inventory.connected() > 0).then_some(text)
                 };
                 api::Service {
                     name: service.clone(),
@@ -125,7 +134,7 @@ impl Core {
                     program: vertex.program.clone(),
                     scaled: state.and_then(|state| state.scaled),
                     problem: problem.or_else(unable),
-                    retry_ms: state.map(|state| state.failures.not_before).filter(|at| *at > self.now),
+                    retry_ms: state.map(|state| state.failures.not_before).filter(|at| *at > self.state.now),
                 }
             })
             .collect();
@@ -144,7 +153,7 @@ impl Core {
 
     /// All nodes.
     pub fn nodes(&self) -> Vec<api::Node> {
-        self.inventory.nodes().map(|node| self.view_node(node)).collect()
+        self.state.inventory.nodes().map(|node| self.view_node(node)).collect()
     }
 
     fn view_node(&self, node: &Node) -> api::Node {
@@ -158,10 +167,10 @@ impl Core {
                 (false, false) => "lost",
             }
             .into(),
-            draining: self.drained.contains(&node.address),
+            draining: self.state.drained.contains(&node.address),
             healthy_ms: node.polls.healthy,
             services: node.repository.iter().map(ToString::to_string).collect(),
-            instances: self.inventory.on_node(node.address).map_or(0, |on_node| on_node.running),
+            instances: self.state.inventory.on_node(node.address).map_or(0, |on_node| on_node.running),
             redirection: node.redirection.clone(),
             since_ms: node.since,
             version: node.version.clone(),
@@ -171,7 +180,8 @@ impl Core {
 
     /// Instances in the order of their ids, the ended ones only on request; as many as fit on a page.
     pub fn instances(&self, app: Option<&str>, ended: bool, page: Page) -> Vec<api::Instance> {
-        self.inventory
+        self.state
+            .inventory
             .instances_after(ssmmp::InstanceId(page.after))
             .filter(|i| app.is_none_or(|app| app == i.app.as_str()))
             .filter(|i| ended || i.state.is_alive() || self.is_latest_failure(i))
@@ -183,25 +193,26 @@ impl Core {
     /// The last failed instance of a service that has none running is worth seeing.
     fn is_latest_failure(&self, instance: &Instance) -> bool {
         let (app, service) = (instance.app.as_str(), instance.service.as_str());
-        self.inventory.of_service(app, service).is_some_and(|of| of.newest == instance.id)
-            && self.apps.get(app).is_some_and(|app| {
+        self.state.inventory.of_service(app, service).is_some_and(|of| of.newest == instance.id)
+            && self.state.apps.get(app).is_some_and(|app| {
                 !app.stopped && app.state(service).is_some_and(|state| !state.failures.problem.is_empty())
             })
     }
 
     /// An instance, alive or remembered.
     pub fn instance(&self, id: u64) -> Option<&Instance> {
-        self.inventory.instance(ssmmp::InstanceId(id))
+        self.state.inventory.instance(ssmmp::InstanceId(id))
     }
 
     /// A session, open or remembered.
     pub fn session(&self, id: u64) -> Option<&Session> {
-        self.sessions.get(id)
+        self.state.sessions.get(id)
     }
 
     /// Sessions in the order of their ids, the ended ones only on request; as many as fit on a page.
     pub fn sessions(&self, app: Option<&str>, ended: bool, page: Page) -> Vec<api::Session> {
-        self.sessions
+        self.state
+            .sessions
             .after(page.after)
             .filter(|s| app.is_none_or(|app| app == s.edge.app.as_str()))
             .filter(|s| s.state == SessionState::Open || (ended && s.source_port.is_known()))
@@ -211,7 +222,7 @@ impl Core {
     }
 
     fn view_session(&self, session: &Session) -> api::Session {
-        let node = |id| self.inventory.instance(id).map(|i| i.node.clone()).unwrap_or_default();
+        let node = |id| self.state.inventory.instance(id).map(|i| i.node.clone()).unwrap_or_default();
         api::Session {
             id: session.id,
             app: session.edge.app.to_string(),
@@ -255,7 +266,11 @@ impl Core {
             service: instance.service.to_string(),
             node: instance.node.clone(),
             program: instance.program.to_string(),
-            leaving: if instance.state == InstanceState::Running { self.unwanted(instance) } else { None },
+            leaving: if instance.state == InstanceState::Running {
+                unwanted::unwanted(&self.state, instance)
+            } else {
+                None
+            },
             overloaded: instance.overloaded,
             unlimited: instance.unlimited.as_deref().filter(|_| instance.state.is_alive()).map(str::to_owned),
             healthy_ms: instance.polls.healthy,

@@ -152,7 +152,7 @@ fn read(body: &Bytes) -> Result<Apply, Failure> {
 /// Refuses what another Manager owns, and says where that is (P3).
 async fn require_own(handle: &Handle, app: &str, path: &str) -> Result<(), Failure> {
     let name = app.to_owned();
-    let Some(owner) = handle.ask(move |core| core.ownership.of_app(&name).cloned()).await? else {
+    let Some(owner) = handle.ask(move |core| core.ownership().of_app(&name).cloned()).await? else {
         return Ok(());
     };
     let message =

@@ -163,9 +163,9 @@ async fn run(arguments: Arguments) -> Result<()> {
     store.set_fsync(arguments.fsync);
     store.keep(Kept { time: arguments.keep_history, rows: arguments.keep_rows.max(1) });
     let mut core = Core::new(config, store.next_epoch().with_context(opened)?, shell::now());
-    core.identity = Some(store.identify(shell::now()).with_context(opened)?);
+    core.set_identity(store.identify(shell::now()).with_context(opened)?);
     if let (Some(file), Some(name)) = (&arguments.managers, &arguments.name) {
-        core.ownership = managers_file::read(file, name)?;
+        core.set_ownership(managers_file::read(file, name)?);
     }
     store.restore(&mut core).with_context(opened)?;
 

@@ -204,7 +204,7 @@ impl World {
                 Core::new(Manager::config(), store.next_epoch()?, manager.clock(self.schedule.now));
             // As the real one: its agents know by it that it knows extensions. What the database drew is no seed's.
             let identity = store.identify(manager.clock(self.schedule.now))?;
-            core.identity = Some(Identity { id: "simulated".into(), ..identity });
+            core.set_identity(Identity { id: "simulated".into(), ..identity });
             store.restore(&mut core)?;
             let disk = Disk { store, shadow: manager.shadow.clone(), fate: manager.fate.clone() };
             Ok::<_, StoreError>(Engine::new(core, disk))

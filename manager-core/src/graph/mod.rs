@@ -183,6 +183,12 @@ impl Graph {
     }
 }
 
+/// Whether an instance was executed with a plug that leads to a socket.
+pub fn connects(recipe: &str, plug: &str, service: &str, socket: &str) -> bool {
+    let wanted = format!("{plug}>{service}.{socket}");
+    recipe.split(' ').any(|word| word == wanted)
+}
+
 impl Service {
     /// What its instances are executed with. One executed with something else is out of date.
     pub fn recipe(&self) -> String {

@@ -3,8 +3,9 @@
 
 mod able;
 mod of_service;
-mod offer;
-mod on_node;
+pub mod offer;
+pub mod on_node;
+mod standing;
 
 #[cfg(test)]
 mod tests;
@@ -14,13 +15,16 @@ use std::ops::Bound;
 
 use able::{Able, Turn};
 pub use of_service::OfService;
-pub use offer::{Offer, Peers, Rank};
-pub use on_node::{MAX_STARTS, OnNode, Stranger};
+use on_node::{MAX_STARTS, OnNode, Stranger};
 use ssmmp::{Address, InstanceId, Name};
+use standing::Standing;
 
-use super::ENDED_KEPT;
-use super::state::{Connection, Instance, InstanceState, Millis, Node};
+use crate::state::instance::{Instance, InstanceState};
+use crate::state::node::{Connection, Node, Polls};
+use crate::time::Millis;
 
+/// Ended instances and sessions kept in memory for questions; older ones are on disk only.
+pub const ENDED_KEPT: usize = 1000;
 /// Instances of one node that may run though they count as over; a registration that tells of more is
 /// refused with 400. No node has ports for so many.
 pub const MAX_STRANGERS: usize = 4_096;
@@ -47,26 +51,6 @@ pub struct Inventory {
     /// In the order in which they ended.
     ended: VecDeque<InstanceId>,
     running: usize,
-}
-
-/// The part of an instance that changes and that indexes are made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Standing {
-    state: InstanceState,
-    overloaded: bool,
-    sessions: u32,
-    accepted: u32,
-}
-
-impl Standing {
-    fn of(instance: &Instance) -> Self {
-        Self {
-            state: instance.state,
-            overloaded: instance.overloaded,
-            sessions: instance.sessions.len() as u32,
-            accepted: instance.accepted,
-        }
-    }
 }
 
 impl Inventory {
@@ -119,6 +103,11 @@ impl Inventory {
     /// A node's living instances and taken ports; `None` before its first.
     pub fn on_node(&self, address: Address) -> Option<&OnNode> {
         self.on_node.get(&address)
+    }
+
+    /// The ids of a node's living instances, in their order.
+    pub fn living_on(&self, address: Address) -> Vec<InstanceId> {
+        self.on_node(address).map(|node| node.alive.iter().copied().collect()).unwrap_or_default()
     }
 
     /// A service's living instances; `None` before its first.
@@ -257,7 +246,7 @@ impl Inventory {
     }
 
     /// What of a node no index is made of: its polls.
-    pub fn node_polls(&mut self, address: Address) -> Option<&mut super::state::Polls> {
+    pub fn node_polls(&mut self, address: Address) -> Option<&mut Polls> {
         self.nodes.get_mut(&address).map(|node| &mut node.polls)
     }
 

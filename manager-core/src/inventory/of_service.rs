@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ssmmp::{Address, InstanceId};
 
-use super::Standing;
 use super::offer::Offer;
+use super::standing::Standing;
 use crate::policy::choice::Field;
-use crate::state::{Instance, InstanceState};
+use crate::state::instance::{Instance, InstanceState};
 
 /// A service's living instances.
 #[derive(Debug, Clone, PartialEq, Eq)]

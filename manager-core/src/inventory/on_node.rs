@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ssmmp::{InstanceId, Name, Port, SOCKET_PORTS};
 
-use crate::state::{Instance, InstanceState};
+use crate::state::instance::{Instance, InstanceState};
 
 /// Starts under way on one node at once; minimums beyond wait until some of these are answered, so that the
 /// time a start may take is not spent waiting for others.

@@ -5,7 +5,7 @@ use ssmmp::InstanceId;
 
 use super::near_is_fair;
 use crate::graph::policy::{Balance, Near};
-use crate::inventory::{Peers, Rank};
+use crate::inventory::offer::{Peers, Rank};
 
 /// Instances near the asker that a balance that goes round passes over at most, because they have too many
 /// sessions; then the least loaded one there is taken.
@@ -91,7 +91,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::graph::policy::Policy;
-    use crate::inventory::Offer;
+    use crate::inventory::offer::Offer;
 
     /// An instance that could take a session.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]

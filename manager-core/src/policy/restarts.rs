@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use crate::Millis;
 use crate::graph::policy::Restarts;
+use crate::time::Millis;
 
 /// First pause after a failed start, milliseconds; it doubles.
 const FIRST_PAUSE: Millis = 1_000;

@@ -25,14 +25,14 @@ fn a_choice_asked_ahead_is_answered_and_nothing_is_kept_of_it() {
         panic!()
     };
     assert_eq!((chosen.dest_service_instance_id, chosen.message_id.to_string()), (store, "72".to_owned()));
-    assert_eq!(cluster.engine.core.sessions.iter().count(), 1, "only the one that was asked for");
+    assert_eq!(cluster.engine.core.state.sessions.iter().count(), 1, "only the one that was asked for");
     // The connection that is made there is told, with the request's id or another.
     let at = (chosen.dest_service_instance_network_address, chosen.dest_socket_port);
     cluster.message(1, &format!(
         "type: session_ack ~ message_id: 72 ~ sub_type: agent_to_Manager ~ source_service_name: gate ~ source_service_instance_id: {gate} ~ source_plug_port: 40001 ~ dest_socket_new_port: {} ~ status: 200 ~ x_live: {gate}, 40001, {store}, {}, {}, 72, store",
         at.1, at.0, at.1
     ));
-    assert_eq!(cluster.engine.core.sessions.open(), 1);
+    assert_eq!(cluster.engine.core.state.sessions.open(), 1);
 }
 
 #[test]

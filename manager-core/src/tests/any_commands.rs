@@ -82,8 +82,9 @@ fn take(cluster: &mut Cluster, step: &Step) {
 
 /// Never true, however things stand.
 fn check_always(cluster: &Cluster) -> Result<(), TestCaseError> {
-    cluster.engine.core.inventory.assert_recount();
-    let alive = || cluster.engine.core.inventory.instances().filter(|instance| instance.state.is_alive());
+    cluster.engine.core.state.inventory.assert_recount();
+    let alive =
+        || cluster.engine.core.state.inventory.instances().filter(|instance| instance.state.is_alive());
     let stores = alive().filter(|instance| instance.service.as_str() == "store").count();
     prop_assert!(stores <= 1, "two would share the state");
     let ports: Vec<_> = alive().flat_map(|i| i.sockets.iter().map(|(_, port)| (i.address, *port))).collect();
@@ -130,16 +131,16 @@ proptest! {
         }
         cluster.live(200_000);
         check_always(&cluster)?;
-        let alive: Vec<&Instance> = cluster.engine.core.inventory.instances().filter(|i| i.state.is_alive()).collect();
+        let alive: Vec<&Instance> = cluster.engine.core.state.inventory.instances().filter(|i| i.state.is_alive()).collect();
         for instance in &alive {
             prop_assert_eq!(instance.state, InstanceState::Running, "{:?}", instance);
-            prop_assert!(cluster.engine.core.unwanted(instance).is_none(), "{:?}", instance);
+            prop_assert!(crate::unwanted::unwanted(&cluster.engine.core.state, instance).is_none(), "{:?}", instance);
         }
         let ids: BTreeSet<InstanceId> = alive.iter().map(|instance| instance.id).collect();
         let really: BTreeSet<InstanceId> = cluster.agents.running.keys().copied().collect();
         prop_assert_eq!(ids, really);
         prop_assert_eq!(cluster.of("gate").len(), 1);
-        let (least, most) = cluster.engine.core.bounds("t", "middle");
+        let (least, most) = crate::replicas::bounds(&cluster.engine.core.state, "t", "middle");
         let middle = cluster.of("middle").len() as u32;
         prop_assert!((least..=most).contains(&middle), "{middle} of {least} to {most}");
         let restarted = steps.iter().any(|step| matches!(step, Step::Restart));

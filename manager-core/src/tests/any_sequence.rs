@@ -12,7 +12,7 @@ proptest! {
         let mut cluster = Cluster::new();
         for (step, a, b) in steps {
             let sent = cluster.sent.len();
-            let of = |core: &Core| core.inventory.nodes().filter(|n| n.ending).filter_map(|n| n.connection).collect::<Vec<_>>();
+            let of = |core: &Core| core.state.inventory.nodes().filter(|n| n.ending).filter_map(|n| n.connection).collect::<Vec<_>>();
             let ending = of(&cluster.engine.core);
             match step {
                 0 => cluster.register(b, &format!("10.0.0.{b}"), "gate, store"),
@@ -26,21 +26,21 @@ proptest! {
                 8 => cluster.message(b, &format!("type: agent_health_control_response ~ message_id: 6 ~ agent_network_address: 10.0.0.{b} ~ status: 503 ~ x_ending: {}", a * 1_000)),
                 _ => cluster.message(b, &format!("type: session_ack ~ message_id: {} ~ source_service_name: gate ~ source_service_instance_id: {a} ~ source_plug_port: 40000 ~ status: 200", a * 100 + b)),
             }
-            cluster.engine.core.inventory.assert_recount();
-            cluster.engine.core.sessions.assert_recount();
+            cluster.engine.core.state.inventory.assert_recount();
+            cluster.engine.core.state.sessions.assert_recount();
             for (to, envelope) in &cluster.sent[sent..] {
                 let executes = matches!(envelope.message, Message::ExecutionRequest(_));
                 prop_assert!(!executes || !ending.contains(to), "executed where an agent ends");
             }
-            let alive: Vec<_> = cluster.engine.core.inventory.instances().filter(|i| i.state.is_alive()).collect();
+            let alive: Vec<_> = cluster.engine.core.state.inventory.instances().filter(|i| i.state.is_alive()).collect();
             let mut ports: Vec<(Address, u16)> = alive.iter().flat_map(|i| i.sockets.iter().map(|(_, p)| (i.address, p.0))).collect();
             let all = ports.len();
             ports.sort();
             ports.dedup();
             prop_assert_eq!(ports.len(), all, "a port is given twice");
-            for session in cluster.engine.core.sessions.iter() {
-                prop_assert!(cluster.engine.core.inventory.instance(session.source).is_some());
-                prop_assert!(cluster.engine.core.inventory.instance(session.destination).is_some());
+            for session in cluster.engine.core.state.sessions.iter() {
+                prop_assert!(cluster.engine.core.state.inventory.instance(session.source).is_some());
+                prop_assert!(cluster.engine.core.state.inventory.instance(session.destination).is_some());
             }
         }
         let mut answered: Vec<_> = cluster.sent.iter().filter(|(_, e)| matches!(e.message, Message::ExecutionRequest(_))).map(|(_, e)| e.message.message_id()).collect();

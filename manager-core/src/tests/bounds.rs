@@ -1,8 +1,8 @@
 //! What agents can make the Manager keep is bounded, for each and for all, and goes with them.
 
 use super::{Cluster, Connection, Event};
+use crate::admission::{MAX_LOST, MAX_NODES};
 use crate::inventory::{MAX_SERVICES, MAX_STRANGERS, MAX_STRANGERS_OF_ALL};
-use crate::nodes::{MAX_LOST, MAX_NODES};
 
 /// Statuses of registrations answered so far.
 fn answers(cluster: &Cluster) -> Vec<u16> {
@@ -40,7 +40,7 @@ fn an_agent_tells_so_many_services_and_unknown_instances_and_no_more() {
     assert!(reason.is_some_and(|reason| reason.contains(&MAX_STRANGERS.to_string())), "{reason:?}");
     // It registers anew: what it told before does not count twice.
     assert_eq!(tell(&mut cluster, 1, MAX_SERVICES, MAX_STRANGERS), 200);
-    cluster.engine.core.inventory.assert_recount();
+    cluster.engine.core.state.inventory.assert_recount();
 }
 
 #[test]

@@ -142,10 +142,7 @@ fn an_application_with_a_service_that_no_node_can_execute_is_degraded() {
     let mut cluster = Cluster::with_nodes(&["gate, middle"]);
     let (graph, _) = Graph::read(CHAIN).expect("good");
     assert!(
-        cluster
-            .engine
-            .core
-            .steps(&graph)
+        crate::planning::steps(&cluster.engine.core.state, &graph)
             .contains(&"store: waits for a node that has `store` in its repository".into())
     );
     cluster.apply_text(CHAIN);

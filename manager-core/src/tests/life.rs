@@ -1,8 +1,8 @@
 //! Instances and sessions come and go.
 
 use super::*;
-use crate::delayed::STARTS_AT_ONCE;
-use crate::inventory::MAX_STARTS;
+use crate::inventory::on_node::MAX_STARTS;
+use crate::state::delayed::STARTS_AT_ONCE;
 
 #[test]
 fn a_gateway_starts_with_its_application_and_everything_else_on_demand() {

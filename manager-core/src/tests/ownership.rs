@@ -7,8 +7,8 @@ use crate::{Identity, Ownership, Peer};
 
 fn with_owner_of(nodes: &[&str]) -> Cluster {
     let mut cluster = Cluster::new();
-    cluster.engine.core.identity = Some(Identity { id: "m1".into(), epoch: 7 });
-    cluster.engine.core.ownership = Ownership {
+    cluster.engine.core.set_identity(Identity { id: "m1".into(), epoch: 7 });
+    cluster.engine.core.set_ownership(Ownership {
         others: vec![Peer {
             name: "west".into(),
             agents: SocketAddr::from(([10, 0, 0, 99], 55_555)),
@@ -16,7 +16,7 @@ fn with_owner_of(nodes: &[&str]) -> Cluster {
             apps: vec!["shop".into()],
             nodes: nodes.iter().map(ToString::to_string).collect(),
         }],
-    };
+    });
     cluster
 }
 

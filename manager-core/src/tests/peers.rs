@@ -3,7 +3,9 @@
 use ssmmp::{InstanceId, Message};
 
 use super::{Cluster, Connection, Event, Page};
-use crate::{InstanceState, MAX_PENDING_OF_ONE, MAX_WAITING_OF_ONE};
+use crate::InstanceState;
+use crate::queued_requests::MAX_WAITING_OF_ONE;
+use crate::requests::MAX_PENDING_OF_ONE;
 
 /// A cluster with an open session from the gateway on 10.0.0.1 to the store there, and a second agent.
 fn with_session() -> (Cluster, InstanceId, InstanceId) {

@@ -110,7 +110,7 @@ fn a_new_version_replaces_the_old_one_at_a_time() {
     cluster.sessions(30, gate, "middle", "middle", "api");
     let new = text.replace("[service.middle]", "[service.middle]\nprogram = \"middle-2\"");
     let (graph, _) = Graph::read(&new).expect("good");
-    let steps = cluster.engine.core.steps(&graph).join("\n");
+    let steps = crate::planning::steps(&cluster.engine.core.state, &graph).join("\n");
     assert!(
         steps.contains("middle: 3 replaced by `middle-2`, one at a time, the new one first; 30 sessions"),
         "{steps}"
@@ -132,7 +132,7 @@ fn a_new_version_replaces_the_old_one_at_a_time() {
     let programs: Vec<&str> = cluster.agents.running.values().map(|p| p.program.as_str()).collect();
     assert_eq!(programs.iter().filter(|program| **program == "middle-2").count(), 3, "{programs:?}");
     assert!(!programs.contains(&"middle"));
-    assert!(cluster.engine.core.steps(&graph).is_empty(), "it is so");
+    assert!(crate::planning::steps(&cluster.engine.core.state, &graph).is_empty(), "it is so");
 }
 
 #[test]

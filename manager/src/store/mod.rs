@@ -180,9 +180,7 @@ impl Store {
         if rows == 0 {
             return Ok(0);
         }
-        let must_last = effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::Save(row) if !row.is_session()));
+        let must_last = effects.iter().any(|effect| matches!(effect, Effect::Save(row) if !row.is_session()));
         if let Some(place) = &mut self.place {
             place.look()?;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use patchbay_api::Traffic;
 use ssmmp::{Address, InstanceId, MessageId, Name, Port, Status};
 
-use super::state::Millis;
+use crate::time::Millis;
 
 /// What tells sessions apart (section 5): source address, m, destination address, k.
 pub type SessionKey = (Address, Port, Address, Port);

@@ -1,7 +1,7 @@
 //! Times and bounds.
 
-use super::state::Millis;
 use crate::graph::policy::{Health, Policy};
+use crate::time::Millis;
 
 /// Times and bounds, before what graphs say.
 #[derive(Debug, Clone)]

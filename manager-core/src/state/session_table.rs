@@ -5,11 +5,11 @@ use std::ops::Bound;
 
 use ssmmp::{InstanceId, MessageId, Port, Status};
 
-use super::ENDED_KEPT;
 use super::by_hash::ByHash;
 use super::interned::Interned;
 use super::session::{Session, SessionKey, SessionState};
-use super::state::Millis;
+use crate::inventory::ENDED_KEPT;
+use crate::time::Millis;
 
 /// How long an answered session may stay without its acknowledgement, milliseconds.
 const ACKNOWLEDGE_WITHIN: Millis = 10_000;
@@ -31,7 +31,7 @@ pub struct SessionTable {
     /// In the order in which they ended.
     ended: VecDeque<u64>,
     open: usize,
-    pub(super) interned: Interned,
+    pub(crate) interned: Interned,
 }
 
 impl SessionTable {
@@ -188,7 +188,7 @@ impl SessionTable {
     }
 
     /// What of a session no index is made of changes through this: its path and its counters.
-    pub(super) fn counters(&mut self, id: u64, change: impl FnOnce(&mut Session, &mut Interned)) {
+    pub(crate) fn counters(&mut self, id: u64, change: impl FnOnce(&mut Session, &mut Interned)) {
         if let Some(session) = self.all.get_mut(&id) {
             change(session, &mut self.interned);
         }
@@ -236,7 +236,7 @@ impl SessionTable {
 #[cfg(test)]
 impl SessionTable {
     /// Fails when an index disagrees with the sessions.
-    pub(super) fn assert_recount(&self) {
+    pub(crate) fn assert_recount(&self) {
         let of = |state| self.iter().filter(move |session| session.state == state).collect::<Vec<_>>();
         let (open, pending) = (of(SessionState::Open), of(SessionState::Pending));
         assert_eq!((self.open, self.by_source.len()), (open.len(), open.len()));

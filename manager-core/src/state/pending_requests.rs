@@ -1,39 +1,17 @@
-//! What the core waits for: times and answers.
+//! Requests of ours that wait for their answers.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use ssmmp::{Address, InstanceId, MessageId};
 
-use super::events::Ticket;
-use super::state::Millis;
+use crate::events::Ticket;
+use crate::time::Millis;
 
 /// How long an answer is waited for at most, milliseconds; what still comes then is ignored.
 const ANSWER_WITHIN: Millis = 600_000;
 /// Requests to one agent that may wait for their answers; the answers to further ones are not looked at: what
 /// they were for is asked again.
 const MAX_OUTSTANDING: usize = 65_536;
-
-/// What a timer is for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Timer {
-    PollNode(Address),
-    PollInstance(InstanceId),
-    Start(InstanceId),
-    Starts,
-    Settle(String, String),
-    Waiting(String, String),
-    Close(u64),
-    SurvivingEnds,
-    NodeGrace(Address),
-    NodeEnds(Address),
-    Probe(Address),
-    Drain(InstanceId),
-    Graceful(InstanceId),
-    Force(InstanceId),
-    Hard(InstanceId, u32),
-    Refresh(Ticket),
-    Output(Ticket),
-}
 
 /// A request of ours that waits for its answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,36 +25,14 @@ pub(crate) enum Outstanding {
     Probe(Address),
 }
 
-/// Timers, the earliest first.
-#[derive(Debug, Default)]
-pub(crate) struct Timers(BTreeSet<(Millis, Timer)>);
-
-impl Timers {
-    pub(crate) fn add(&mut self, at: Millis, timer: Timer) {
-        self.0.insert((at, timer));
-    }
-
-    pub(crate) fn earliest(&self) -> Option<Millis> {
-        self.0.first().map(|(at, _)| *at)
-    }
-
-    /// Takes a timer whose time has come.
-    pub(crate) fn due(&mut self, now: Millis) -> Option<(Millis, Timer)> {
-        if self.earliest()? > now {
-            return None;
-        }
-        self.0.pop_first()
-    }
-}
-
 /// Requests that wait for their answers, for [`ANSWER_WITHIN`] at most.
 #[derive(Debug, Default)]
-pub(crate) struct Answers {
+pub(crate) struct PendingRequests {
     waiting: HashMap<Address, HashMap<MessageId, Outstanding>>,
     oldest: VecDeque<(Millis, Address, MessageId)>,
 }
 
-impl Answers {
+impl PendingRequests {
     pub(crate) fn expect(&mut self, now: Millis, id: MessageId, node: Address, what: Outstanding) {
         while let Some((asked, of, old)) = self.oldest.front() {
             let waits = self.waiting.get(of).is_some_and(|waiting| waiting.contains_key(old));
