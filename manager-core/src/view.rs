@@ -160,13 +160,7 @@ impl Core {
         api::Node {
             name: node.name.clone(),
             address: node.address.to_string(),
-            state: match (node.connection.is_some(), node.ending) {
-                (true, false) => "up",
-                (true, true) => "ending",
-                (false, true) => "ended",
-                (false, false) => "lost",
-            }
-            .into(),
+            state: node.state().as_str().into(),
             draining: self.state.drained.contains(&node.address),
             healthy_ms: node.polls.healthy,
             services: node.repository.iter().map(ToString::to_string).collect(),

@@ -20,7 +20,7 @@ use ssmmp::{Address, InstanceId, Name};
 use standing::Standing;
 
 use crate::state::instance::{Instance, InstanceState};
-use crate::state::node::{Connection, Node, Polls};
+use crate::state::node::{Connection, Node, NodeState, Polls};
 use crate::time::Millis;
 
 /// Ended instances and sessions kept in memory for questions; older ones are on disk only.
@@ -131,6 +131,7 @@ impl Inventory {
         }
         self.services += node.repository.len();
         if let Some(earlier) = self.nodes.insert(address, node) {
+            self.assert_way(earlier.state(), address);
             self.services -= earlier.repository.len();
         }
         self.list(address);
@@ -225,8 +226,10 @@ impl Inventory {
     pub fn disconnect(&mut self, address: Address, now: Millis) {
         self.unlist(address);
         if let Some(node) = self.nodes.get_mut(&address) {
+            let before = node.state();
             node.connection = None;
             node.since = now;
+            self.assert_way(before, address);
         }
     }
 
@@ -238,6 +241,15 @@ impl Inventory {
         }
         self.able.remove(&node.repository, address);
         true
+    }
+
+    /// No transition of a node happens that is not drawn.
+    fn assert_way(&self, before: NodeState, address: Address) {
+        let after = self.nodes.get(&address).map_or(before, Node::state);
+        debug_assert!(
+            before == after || before.may_become(after),
+            "the node at {address} becomes {after:?} from {before:?}"
+        );
     }
 
     /// Whether a node's agent has announced its end.
@@ -320,6 +332,12 @@ impl Inventory {
         let before = Standing::of(instance);
         let result = change(instance);
         let after = Standing::of(instance);
+        debug_assert!(
+            before.state == after.state || before.state.may_become(after.state),
+            "instance {id} becomes {:?} from {:?}",
+            after.state,
+            before.state
+        );
         if before != after {
             self.index(id, Some(before), Some(after));
         }

@@ -8,6 +8,20 @@ use super::node::Polls;
 use crate::time::Millis;
 
 /// The states of an instance.
+///
+/// ```text
+///         execution_request
+///                 │
+///                 ▼    execution_response 2xx, or its agent tells that it runs
+///             Starting ─────────────────────────────────────────────▶ Running
+///              │  │  │                                                 │  │
+///              │  │  └─ stopped on request, its node ends ──▶ Stopping ◀──┘  │  stopped, replaced, surplus, idle, silent,
+///              │  │                                             │         │  its node ends
+///              │  └──── ended by itself, gone with its node ─┐  │ shut down, by force or not, gone with its node
+///              │                                             ▼  ▼         │
+///              │  execution_response not 2xx, none in time   Ended ◀──────┘ ended by itself, gone with its node
+///              └──▶ Failed
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstanceState {
     /// Its execution was requested.
@@ -42,6 +56,16 @@ impl InstanceState {
             "stopping" => Self::Stopping,
             "failed" => Self::Failed,
             _ => Self::Ended,
+        }
+    }
+
+    /// Whether this state may follow at once; no other transition happens.
+    pub fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Starting => next != Self::Starting,
+            Self::Running => matches!(next, Self::Stopping | Self::Ended),
+            Self::Stopping => next == Self::Ended,
+            Self::Failed | Self::Ended => false,
         }
     }
 

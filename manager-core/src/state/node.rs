@@ -14,6 +14,50 @@ pub(crate) const ENDS_WITH_AGENT: &str = "its agent ends";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Connection(pub u64);
 
+/// The states of a node.
+///
+/// ```text
+///   registers             says x_ending              connection ends
+///  ───────────▶ Up ───────────────────────▶ Ending ───────────────────▶ Ended
+///               │▲                                                        │
+///  connection   ││ registers again                        registers again │
+///  ends, or its ▼│                                                        │
+///  polls    Lost ┘      Up ◀──────────────────────────────────────────────┘
+///  unanswered
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeState {
+    /// Its agent is connected.
+    Up,
+    /// Its agent is connected and ends soon.
+    Ending,
+    /// Its agent is gone and may return.
+    Lost,
+    /// Its agent is gone, as it said.
+    Ended,
+}
+
+impl NodeState {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Ending => "ending",
+            Self::Lost => "lost",
+            Self::Ended => "ended",
+        }
+    }
+
+    /// Whether this state may follow at once; no other transition happens.
+    pub fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Up => matches!(next, Self::Ending | Self::Lost),
+            Self::Ending => next == Self::Ended,
+            Self::Lost | Self::Ended => next == Self::Up,
+        }
+    }
+}
+
 /// A node, that is its agent.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -56,6 +100,16 @@ pub struct Polls {
 }
 
 impl Node {
+    /// Where it stands.
+    pub fn state(&self) -> NodeState {
+        match (self.connection.is_some(), self.ending) {
+            (true, false) => NodeState::Up,
+            (true, true) => NodeState::Ending,
+            (false, false) => NodeState::Lost,
+            (false, true) => NodeState::Ended,
+        }
+    }
+
     /// A node whose agent is not connected, known since `now`, milliseconds since 1970.
     pub(crate) fn lost(address: Address, now: Millis) -> Self {
         Self {

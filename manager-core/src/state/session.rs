@@ -26,6 +26,15 @@ pub struct Edge {
 }
 
 /// The states of a session.
+///
+/// ```text
+///  session_response 200      session_ack 2xx, or its agent tells that it lives
+///         └─────▶ Pending ───────────────────────────────────────────────────▶ Open
+///                   │                                                           │
+///                   │ session_ack not 2xx, none in time, an end has ended       │ either end tells, an end has ended,
+///                   ▼                                                           │ nobody answers close requests,
+///                 Closed ◀──────────────────────────────────────────────────────┘ its agent tells of it no more
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionState {
     /// Answered, not yet acknowledged.

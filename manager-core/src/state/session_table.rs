@@ -190,7 +190,9 @@ impl SessionTable {
     /// What of a session no index is made of changes through this: its path and its counters.
     pub(crate) fn counters(&mut self, id: u64, change: impl FnOnce(&mut Session, &mut Interned)) {
         if let Some(session) = self.all.get_mut(&id) {
+            let before = session.state;
             change(session, &mut self.interned);
+            debug_assert_eq!(before, session.state, "its state changes when it is acknowledged or closed");
         }
     }
 

@@ -137,3 +137,18 @@ fn stopping_closes_the_sockets_sessions_first_then_the_plugs_then_asks() {
     assert_eq!(cluster.agents.failed, Vec::<u16>::new());
     assert_eq!(cluster.of("middle").len(), 1, "the requests that came back made another one run");
 }
+
+#[test]
+fn sessions_that_end_at_once_are_all_written_as_over_though_fewer_are_remembered() {
+    let (mut cluster, gate) = Cluster::running();
+    cluster.request(1, gate, 1_000, "store");
+    let (store, _) = cluster.execute("store", 200);
+    let many = crate::ENDED_KEPT as u64 + 200;
+    for id in 1..many {
+        cluster.request(1, gate, 1_000 + id, "store");
+    }
+    assert_eq!(cluster.engine.store().saved().sessions.len() as u64, many);
+    cluster.message(1, &format!("type: service_instance_termination_info ~ message_id: 5 ~ service_name: store ~ service_instance_id: {store}"));
+    let saved = cluster.engine.store().saved();
+    assert_eq!((saved.sessions.len(), saved.last_session), (0, many), "the next Manager believes in none");
+}
