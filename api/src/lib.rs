@@ -186,7 +186,7 @@ pub struct Node {
     pub name: String,
     /// The agent's network address.
     pub address: String,
-    /// `up` or `lost`.
+    /// `up`, `ending` (its agent has said that it ends), `ended`, or `lost`.
     pub state: String,
     /// Nothing is executed there, and what runs there moves away.
     #[serde(default)]
@@ -287,7 +287,7 @@ pub struct Session {
     pub source: End,
     /// Who accepted it.
     pub destination: End,
-    /// `open` or `closed`.
+    /// `open` or `closed`; in history also `pending`: answered and not acknowledged.
     pub state: String,
     /// `kernel`, `tcp`, or `unknown` while the agent has not told.
     pub path: String,
@@ -377,7 +377,8 @@ pub struct Event {
     /// `instance-running`, `instance-ended`, `instance-failed`, `session-opened`,
     /// `session-closed`, `session-forced`, `session-refused`, `service-unplaced`, `service-failing`,
     /// `service-scaled`, `instance-leaving`, `instance-overloaded`, `instance-silent`,
-    /// `node-draining`, `node-undrained`, `node-refused`, `node-forgotten`, `instance-stays`, `redirection-switched`.
+    /// `instance-stays`, `node-changed`, `node-draining`, `node-undrained`, `node-ending`, `node-ended`, `node-refused`,
+    /// `node-forgotten`, `redirection-switched`.
     pub kind: String,
     /// What it happened to: `instance 7 (posts)`, `node a`, `session 12`.
     pub subject: String,
