@@ -146,7 +146,7 @@ impl Handle {
     /// # Errors
     /// The thread has ended, or the database can't be written.
     pub async fn refresh(&self) -> Result<(), NoAnswer> {
-        self.answer(|sender| Input::Refresh(sender)).await
+        self.answer(Input::Refresh).await
     }
 
     /// Asks for lines of an instance's output; the core bounds how long that takes.
