@@ -142,9 +142,9 @@ fn every_bound_of_peers_is_listed_with_its_value() {
     for file in [
         "ssmmp/src/framing.rs",
         "ssmmp/src/malformed.rs",
-        "manager/src/server/places.rs",
+        "manager/src/server/admission.rs",
         "manager/src/server/connection.rs",
-        "manager/src/server/way.rs",
+        "manager/src/server/outbound.rs",
         "manager-core/src/inventory/mod.rs",
         "manager-core/src/inventory/on_node.rs",
         "manager-core/src/state/pending_requests.rs",

@@ -15,8 +15,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info};
 
-use super::places::Place;
-use super::way::{WeakWay, Written, way};
+use super::admission::Place;
+use super::outbound::{WeakWay, Written, way};
 use super::{COUNTERS, Counter, Options};
 use crate::shell::{Handle, Input};
 use patchbay_manager_core::Connection;

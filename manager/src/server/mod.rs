@@ -1,9 +1,9 @@
 //! Agents' connections: bytes to messages and back, with bounds on everything a peer can do.
 
+mod admission;
 mod connection;
 mod counters;
-mod places;
-mod way;
+mod outbound;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,9 +12,9 @@ use ssmmp::Repeated;
 use tokio::net::TcpListener;
 use tracing::{debug, info, warn};
 
+pub use admission::{MAX_CONNECTIONS, MAX_UNREGISTERED, MAX_UNREGISTERED_PER_ADDRESS, Places};
 pub use counters::{COUNTERS, Counter, Counters};
-pub use places::{MAX_CONNECTIONS, MAX_UNREGISTERED, MAX_UNREGISTERED_PER_ADDRESS, Places};
-pub use way::{Unread, Way};
+pub use outbound::{Unread, Way};
 
 use crate::shell::{Handle, Input};
 use patchbay_manager_core::Connection;

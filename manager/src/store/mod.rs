@@ -10,9 +10,9 @@ mod backup;
 mod check;
 mod checkpoint;
 mod error;
+mod file_guard;
 mod history;
 mod lock;
-mod place;
 mod prune;
 mod restore;
 mod rows;
@@ -29,11 +29,11 @@ pub use backup::backup;
 pub use check::{Report, check};
 use checkpoint::Checkpointer;
 pub use error::StoreError;
+use file_guard::FileGuard;
 pub use history::{EventFilter, EventPage, History};
 use lock::Lock;
 pub use lock::{ENDED_WITHIN, TRY_EVERY, lock};
 use patchbay_api::Event;
-use place::Place;
 pub use prune::{Kept, Pruned};
 use rusqlite::{Connection, Row};
 
@@ -63,7 +63,7 @@ pub struct Store {
     forces: bool,
     sequence: u64,
     pruner: prune::Pruner,
-    place: Option<Place>,
+    guard: Option<FileGuard>,
     // Ends before the lock does.
     checkpointer: Option<Checkpointer>,
     _lock: Option<Lock>,
@@ -93,7 +93,7 @@ impl Store {
         let sequence = connection
             .query_row("SELECT max(sequence) FROM events", [], |row| row.get::<_, Option<u64>>(0))?
             .unwrap_or(0);
-        let place = is_file.then(|| Place::of(path)).transpose()?;
+        let guard = is_file.then(|| FileGuard::of(path)).transpose()?;
         let checkpointer = is_file.then(|| Checkpointer::start(path)).transpose()?;
         let mut store = Self {
             connection,
@@ -101,7 +101,7 @@ impl Store {
             forces: true,
             sequence,
             pruner: prune::Pruner::default(),
-            place,
+            guard,
             checkpointer,
             _lock: lock,
         };
@@ -181,8 +181,8 @@ impl Store {
             return Ok(0);
         }
         let must_last = effects.iter().any(|effect| matches!(effect, Effect::Save(row) if !row.is_session()));
-        if let Some(place) = &mut self.place {
-            place.look()?;
+        if let Some(guard) = &mut self.guard {
+            guard.look()?;
         }
         self.force(must_last || self.fsync == Fsync::All)?;
         let transaction = self.connection.transaction()?;

@@ -12,13 +12,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Where a database was opened.
 #[derive(Debug)]
-pub struct Place {
+pub struct FileGuard {
     path: PathBuf,
     file: (u64, u64),
     looked: Option<Instant>,
 }
 
-impl Place {
+impl FileGuard {
     /// Of an open database.
     pub fn of(path: &Path) -> Result<Self, StoreError> {
         Ok(Self { path: path.to_owned(), file: identity(path)?, looked: None })
