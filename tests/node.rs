@@ -184,6 +184,10 @@ impl Node {
         let pins = self.folder.join("pins").display().to_string();
         arguments.extend(["--pins", &pins]);
         arguments.extend(["--repository", &repository, "--cgroup", &cgroup, "--state-dir", &state]);
+        // Other tests look at what kernel and TCP do between services that could do without.
+        if !self.agent_flags.iter().any(|flag| flag.starts_with("--memory=")) {
+            arguments.push("--memory=off");
+        }
         arguments.extend(self.agent_flags.iter().map(String::as_str));
         arguments.into_iter().map(str::to_owned).collect()
     }

@@ -122,6 +122,8 @@ pub struct Declare {
     pub at: SocketAddr,
     /// Whether to redirect.
     pub redirect: Result<(), Reason>,
+    /// Whether its ends may have shared memory.
+    pub memory: bool,
     /// What the reason is about, if it is [`Reason::Habit`].
     pub about: Habit,
     /// Whether it stays redirected whatever is seen.

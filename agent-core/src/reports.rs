@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
-use ssmmp::extension::{self, Details, Latest, SessionCounters, Sessions};
+use ssmmp::extension::{self, Details, Latest, SessionCounters, Sessions, ThroughMemory};
 use ssmmp::{Address, AgentHealthControlResponse, Envelope, Hop, MessageId, Status};
 
 use crate::session_report::{Path, SessionReport, Traffic};
@@ -24,6 +24,7 @@ pub struct Reports {
 #[derive(Debug, PartialEq)]
 struct Told {
     path: Path,
+    memory: bool,
     traffic: [Traffic; 2],
     in_flight: [u32; 2],
 }
@@ -58,6 +59,7 @@ impl Reports {
             let ends = (session.source, session.destination);
             let told = Told {
                 path: session.path,
+                memory: session.memory,
                 traffic: [session.sent, session.received],
                 in_flight: session.in_flight,
             };
@@ -99,6 +101,9 @@ pub fn report_messages<'a>(
 fn counters(session: &SessionReport, is_open: bool, now: Option<u64>) -> SessionCounters<'_> {
     let (sent, received) = (&session.sent, &session.received);
     let latest = |path: Option<Path>| {
+        if session.memory {
+            return Some(Latest::Fast(extension::Path::Memory));
+        }
         path.map(|path| match path {
             Path::Kernel => Latest::Fast(extension::Path::Kernel),
             Path::Tcp(reason) => Latest::Tcp(session.text(reason)),
@@ -109,10 +114,11 @@ fn counters(session: &SessionReport, is_open: bool, now: Option<u64>) -> Session
         source: extension::end(session.source),
         destination: extension::end(session.destination),
         path: match session.path {
+            _ if session.memory => extension::Path::Memory,
             Path::Kernel => extension::Path::Kernel,
             Path::Tcp(_) => extension::Path::Tcp,
         },
-        reason: session.why(),
+        reason: session.why().filter(|_| !session.memory),
         sent: traffic(sent),
         received: traffic(received),
         is_open,
@@ -121,6 +127,8 @@ fn counters(session: &SessionReport, is_open: bool, now: Option<u64>) -> Session
             switches: [sent.switches, received.switches],
             in_flight: session.in_flight,
             idle: Some(session.last_activity).filter(|last| *last > 0).and_then(idle),
+            memory: [sent, received]
+                .map(|way| ThroughMemory { bytes: way.memory_bytes, messages: way.memory_messages }),
         }),
     }
 }

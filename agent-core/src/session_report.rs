@@ -19,6 +19,10 @@ pub struct Traffic {
     pub kernel_messages: u64,
     /// Messages over TCP, counted only for sessions in the map.
     pub tcp_messages: u64,
+    /// Bytes through shared memory.
+    pub memory_bytes: u64,
+    /// Messages through shared memory.
+    pub memory_messages: u64,
     /// The path of the latest message, for sessions in the map.
     pub path: Option<Path>,
     /// How often the path changed.
@@ -55,6 +59,8 @@ pub struct SessionReport {
     pub processes: [u32; 2],
     /// The path.
     pub path: Path,
+    /// Whether its bytes go through shared memory instead.
+    pub memory: bool,
     /// From source to destination.
     pub sent: Traffic,
     /// From destination to source.
@@ -140,6 +146,7 @@ impl SessionReport {
             programs: Default::default(),
             processes: [0; 2],
             path: Path::Tcp(Reason::Unpaired),
+            memory: false,
             sent: Traffic::default(),
             received: Traffic::default(),
             established: 0,

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use patchbay_ebpf_common::{Habit, Reason};
-use ssmmp::extension::{self, Allow, Exiting, Live as LiveLine, Redirect, WholeSession};
+use ssmmp::extension::{self, Allow, Exiting, Live as LiveLine, NoMemory, Redirect, WholeSession};
 use ssmmp::{
     Envelope, Hop, InstanceId, Message, Name, Port, SessionAck, SessionResponse,
     SourceServiceSessionCloseInfo, Status,
@@ -193,6 +193,7 @@ impl Core {
                 destination: response.dest_service_instance_id,
                 at,
                 redirect: self.may_redirect(&response, mode),
+                memory: envelope.line::<NoMemory>().is_none(),
                 always: mode == Some(Redirect::Always),
                 about: Habit::NONE,
                 observe: false,

@@ -14,6 +14,7 @@ pub mod detach;
 pub mod instance_listener;
 pub mod manager_link;
 pub mod manager_route;
+pub mod memory;
 pub mod message_ids;
 pub mod node;
 pub mod node_secret;

@@ -9,6 +9,7 @@ use clap::Args;
 use patchbay_agent_core::Core;
 use patchbay_agent_core::repository::Repository;
 use patchbay_logging::LogFormat;
+use patchbay_shared_memory::{DEFAULT_RING_BYTES, MAX_RING_BYTES, MIN_RING_BYTES, Rings};
 use ssmmp::AGENT_PORT;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -18,6 +19,7 @@ use tracing::{info, warn};
 use crate::claim::{Claim, Thing};
 use crate::datapath::{self, Datapath, Options, PlugAddresses};
 use crate::instance_listener::{self, Directory};
+use crate::memory::{self, Memory};
 use crate::node::{Ended, Node, NodeShell};
 use crate::plugs::Plugs;
 use crate::processes::{self, Places};
@@ -70,6 +72,18 @@ pub struct Run {
     /// Unread redirected bytes allowed for each direction; 0 for the receiver's buffer size
     #[arg(long, default_value_t = datapath::DEFAULT_IN_FLIGHT_BYTES, value_name = "BYTES")]
     in_flight_bytes: u32,
+    /// Whether same-node sessions between services with an SDK get shared memory
+    #[arg(long, default_value = "on", value_enum)]
+    memory: Switch,
+    /// Memory of sessions on this node, counted as the sizes of their rings
+    #[arg(long, default_value_t = memory::NODE_BYTES, value_name = "BYTES")]
+    memory_bytes: usize,
+    /// The same of one application
+    #[arg(long, default_value_t = memory::APP_BYTES, value_name = "BYTES")]
+    memory_app_bytes: usize,
+    /// The size of each of a session's two rings, a power of two
+    #[arg(long, default_value_t = DEFAULT_RING_BYTES, value_parser = ring_bytes, value_name = "BYTES")]
+    memory_ring_bytes: usize,
     /// Older dialects that instances may speak besides SSMMP/1.1; they are answered in kind
     #[arg(long, value_enum, value_name = "DIALECT")]
     accept_dialect: Vec<Dialect>,
@@ -103,6 +117,13 @@ fn host_and_port(text: &str) -> Result<String, String> {
         Some(_) => Ok(text.to_owned()),
         None => Err("write it as HOST:PORT, with the port where the Manager listens for agents".into()),
     }
+}
+
+fn ring_bytes(text: &str) -> Result<usize, String> {
+    let rings = text.parse().ok().and_then(|bytes| Some((bytes, Rings::new(bytes, bytes)?)));
+    rings
+        .map(|(bytes, _)| bytes)
+        .ok_or_else(|| format!("it must be a power of two from {MIN_RING_BYTES} to {MAX_RING_BYTES} bytes"))
 }
 
 /// Reads a repository file.
@@ -158,11 +179,14 @@ pub async fn run(arguments: Run) -> Result<()> {
         self_test = begin_self_test()?;
     }
     let listener = listen(arguments.listen).await?;
+    let directory = Directory::default();
+    let (memory, memory_socket) = hand_memory_out(&arguments, &node, &directory)?;
     let places = Places {
         cgroup: options.cgroup.clone(),
         state: state_folder(&arguments, &node),
         agent: listener.local_addr()?.to_string(),
         node: node.clone(),
+        memory: memory_socket,
     };
     std::fs::create_dir_all(places.cgroup.join("instances"))
         .with_context(|| format!("cgroups can't be made in {}", places.cgroup.display()))?;
@@ -178,7 +202,6 @@ pub async fn run(arguments: Run) -> Result<()> {
     let (events, event_receiver) = mpsc::channel(EVENT_QUEUE);
     let (manager, manager_receiver) = manager_link::queue();
     let (said, said_receiver) = mpsc::channel(instance_listener::QUEUE);
-    let directory = Directory::default();
     let address = arguments.address.into();
     let redirects = redirection.redirects(options.harmless);
     let profiles = profile_file::read(&places.state);
@@ -187,8 +210,9 @@ pub async fn run(arguments: Run) -> Result<()> {
     core.number_messages_from(message_ids::first(&places.state));
     info!(node, address = %arguments.address, redirection = redirection.describe().text(), "ready");
     let plugs = Plugs::new(Some(&pins), events.clone());
-    let shell =
+    let mut shell =
         NodeShell::new((redirection, plugs), directory.clone(), places, address, manager, events.clone());
+    shell.memory = memory;
     let mut node = Node::new(core, shell);
     node.reloads_from(arguments.repository.clone());
     node.adopt(adopted);
@@ -225,6 +249,23 @@ async fn claim(arguments: &Run, node: &str, options: &Options) -> Result<Claim> 
         }
     }
     Ok(claim)
+}
+
+/// Begins to hand memory out; without it sessions stay where they are.
+fn hand_memory_out(arguments: &Run, node: &str, directory: &Directory) -> Result<(Memory, Option<PathBuf>)> {
+    if arguments.memory == Switch::Off {
+        return Ok((Memory::default(), None));
+    }
+    let bounds = memory::Bounds { node: arguments.memory_bytes, app: arguments.memory_app_bytes };
+    let options = memory::Options { bounds, ring_bytes: arguments.memory_ring_bytes };
+    let (state, cgroups) = (state_folder(arguments, node), datapath::cgroup2_mount()?);
+    match Memory::begin(&state, cgroups, directory.clone(), options) {
+        Ok((memory, socket)) => Ok((memory, Some(socket))),
+        Err(error) => {
+            warn!("sessions of this node get no memory: {error}");
+            Ok((Memory::default(), None))
+        }
+    }
 }
 
 fn begin_self_test() -> Result<probe::Running> {

@@ -128,6 +128,7 @@ mod tests {
             destination: InstanceId(9),
             at,
             redirect: Err(Reason::Never),
+            memory: true,
             always: false,
             about: patchbay_ebpf_common::Habit::NONE,
             observe: false,

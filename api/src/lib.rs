@@ -353,6 +353,10 @@ pub struct Traffic {
     pub kernel_messages: u64,
     /// Messages over TCP, as far as they were counted.
     pub tcp_messages: u64,
+    /// Bytes through shared memory.
+    pub memory_bytes: u64,
+    /// Messages (writes) through shared memory.
+    pub memory_messages: u64,
 }
 
 /// What a command began, or would begin.

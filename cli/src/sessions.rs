@@ -70,6 +70,6 @@ impl Sessions {
 }
 
 fn carried(session: &api::Session) -> u64 {
-    let of = |traffic: &api::Traffic| traffic.kernel_bytes + traffic.tcp_bytes;
+    let of = |traffic: &api::Traffic| traffic.memory_bytes + traffic.kernel_bytes + traffic.tcp_bytes;
     of(&session.sent) + of(&session.received)
 }

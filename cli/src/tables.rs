@@ -148,8 +148,8 @@ pub fn session_rates(sessions: &[api::Session], rates: &HashMap<u64, f64>) -> St
     table(&[&SESSIONS[..], &["RATE"]].concat(), rows)
 }
 
-const SESSIONS: [&str; 9] =
-    ["ID", "SOURCE.PLUG", "DESTINATION.SOCKET", "NODES", "PATH", "KERNEL", "TCP", "STATE", "AGE"];
+const SESSIONS: [&str; 10] =
+    ["ID", "SOURCE.PLUG", "DESTINATION.SOCKET", "NODES", "PATH", "MEMORY", "KERNEL", "TCP", "STATE", "AGE"];
 
 fn session_row(session: &api::Session) -> Vec<String> {
     let end = |end: &api::End| format!("{}/{}.{}", end.service, end.instance, end.name);
@@ -157,6 +157,7 @@ fn session_row(session: &api::Session) -> Vec<String> {
         Some(reason) => format!("{} ({reason})", session.path),
         None => session.path.clone(),
     };
+    let memory = session.sent.memory_bytes + session.received.memory_bytes;
     let kernel = session.sent.kernel_bytes + session.received.kernel_bytes;
     let tcp = session.sent.tcp_bytes + session.received.tcp_bytes;
     vec![
@@ -165,6 +166,7 @@ fn session_row(session: &api::Session) -> Vec<String> {
         end(&session.destination),
         format!("{} → {}", session.source.node, session.destination.node),
         path,
+        bytes(memory),
         bytes(kernel),
         bytes(tcp),
         session.state.clone(),
@@ -187,6 +189,7 @@ pub fn session_details(sessions: &[api::Session]) -> String {
                 if way == 0 { session.id.to_string() } else { String::new() },
                 ends[way].clone(),
                 details.map_or_else(|| "-".to_owned(), |details| details.paths[way].clone()),
+                format!("{} in {}", bytes(traffic.memory_bytes), traffic.memory_messages),
                 format!("{} in {}", bytes(traffic.kernel_bytes), traffic.kernel_messages),
                 format!("{} in {}", bytes(traffic.tcp_bytes), traffic.tcp_messages),
                 of(details.map(|details| details.switches[way])),
@@ -197,7 +200,18 @@ pub fn session_details(sessions: &[api::Session]) -> String {
         })
     });
     table(
-        &["ID", "DIRECTION", "LATEST PATH", "KERNEL", "TCP", "SWITCHES", "IN FLIGHT", "AGE", "QUIET FOR"],
+        &[
+            "ID",
+            "DIRECTION",
+            "LATEST PATH",
+            "MEMORY",
+            "KERNEL",
+            "TCP",
+            "SWITCHES",
+            "IN FLIGHT",
+            "AGE",
+            "QUIET FOR",
+        ],
         rows,
     )
 }

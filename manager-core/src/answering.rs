@@ -1,6 +1,6 @@
 //! Session requests are answered (section 4, 7): with a destination, or why not.
 
-use ssmmp::extension::{self, Allow};
+use ssmmp::extension::{self, Allow, NoMemory};
 use ssmmp::{Address, Envelope, Hop, InstanceId, Port, SessionResponse, Status};
 
 use crate::events::Effect;
@@ -33,7 +33,9 @@ pub(crate) fn answer_with(core: &mut ManagerState, waiting: &Waiting, session: &
         .and_then(|app| app.service(session.edge.source.as_str())?.plugs.get(session.edge.plug.as_str()));
     let redirect = target.map_or(extension::Redirect::Never, |target| target.redirect.to_wire());
     let allow = target.map(Target::allowances_to_wire).filter(|Allow(allowances)| !allowances.is_empty());
-    let envelope = Envelope::new(response, Hop::ManagerToAgent).with(redirect).with_some(allow);
+    let memory = target.filter(|target| !target.memory).map(|_| NoMemory);
+    let envelope =
+        Envelope::new(response, Hop::ManagerToAgent).with(redirect).with_some(allow).with_some(memory);
     core.effect(Effect::Send(waiting.connection, envelope));
 }
 

@@ -1,7 +1,9 @@
 //! Agents tell what their sessions carried.
 
 use patchbay_api::Traffic;
-use ssmmp::extension::{self, Latest, Live, LiveComplete, Redirection, SessionCounters, Sessions};
+use ssmmp::extension::{
+    self, Latest, Live, LiveComplete, Redirection, SessionCounters, Sessions, ThroughMemory,
+};
 use ssmmp::{Address, AgentHealthControlRequest, Envelope, Status};
 
 use crate::events::{Effect, Ticket};
@@ -95,8 +97,9 @@ fn session_counters(core: &mut ManagerState, node: Address, counters: &SessionCo
     core.sessions.counters(id, |session, interned| {
         session.path = interned.text(counters.path.word());
         session.reason = counters.reason.as_deref().map(|reason| interned.text(text(reason)));
-        session.sent = traffic(counters.sent);
-        session.received = traffic(counters.received);
+        let [sent, received] = counters.details.as_ref().map_or_else(Default::default, |told| told.memory);
+        session.sent = traffic(counters.sent, sent);
+        session.received = traffic(counters.received, received);
         if let Some(details) = &counters.details {
             let latest = |latest: &Option<Latest<'_>>| {
                 interned.text(latest.as_ref().map_or("-", |latest| text(latest.text())))
@@ -115,9 +118,10 @@ fn session_counters(core: &mut ManagerState, node: Address, counters: &SessionCo
     }
 }
 
-fn traffic(of: extension::Traffic) -> Traffic {
+fn traffic(of: extension::Traffic, memory: ThroughMemory) -> Traffic {
     let extension::Traffic { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages } = of;
-    Traffic { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages }
+    let ThroughMemory { bytes: memory_bytes, messages: memory_messages } = memory;
+    Traffic { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages, memory_bytes, memory_messages }
 }
 
 /// A peer's text, no longer than is kept.

@@ -25,6 +25,7 @@
 
 mod agent_link;
 mod configuration;
+mod memory;
 mod plug;
 mod registry;
 mod resilient;

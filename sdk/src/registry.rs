@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ssmmp::{Address, Envelope, Hop, Message, MessageId, Port, SessionResponse, Status};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::configuration::Managed;
+use crate::memory::Memory;
 
 /// First message id of an instance, as in SSMMP's sketch.
 const FIRST_MESSAGE: u64 = 1_000;
@@ -42,6 +43,8 @@ pub struct Registry {
     /// `None` for a service that runs alone.
     pub managed: Option<Managed>,
     pub to_agent: mpsc::Sender<Envelope>,
+    /// Where sessions ask for memory, if the agent hands it out.
+    pub memory: OnceLock<Arc<Memory>>,
     pub waiting: Mutex<HashMap<MessageId, Waiting>>,
     pub open: Mutex<HashMap<u64, Open>>,
     pub shutdown: CancellationToken,
@@ -60,6 +63,7 @@ impl Registry {
         Arc::new(Self {
             managed,
             to_agent,
+            memory: OnceLock::new(),
             waiting: Mutex::default(),
             open: Mutex::default(),
             shutdown: CancellationToken::new(),

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::configuration::{Configuration, address_alone, text_alone};
+use crate::memory::Memory;
 use crate::plug::Plug;
 use crate::registry::{Registry, lock};
 use crate::socket::Socket;
@@ -60,6 +61,9 @@ impl Service {
             .map(|socket| (socket.socket.clone(), SocketAddr::new(managed.address.0, socket.port.0)))
             .collect();
         let registry = Registry::new(Some(managed), to_agent);
+        if let Some(memory) = Memory::start() {
+            let _ = registry.memory.set(memory);
+        }
         let mut sockets = BTreeMap::new();
         for (name, at) in places {
             let socket = Socket::listen(registry.clone(), name.clone(), at).map_err(|error| {

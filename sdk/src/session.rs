@@ -4,10 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use patchbay_shared_memory::Side;
 use ssmmp::extension::WholeSession;
 use ssmmp::{
     DestServiceSessionCloseInfo, Envelope, Hop, Name, Port, SessionAck, SessionResponse,
@@ -18,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::memory::{Carrier, Use};
 use crate::registry::{Open, Registry};
 
 /// Which end of the session this is, with what its close info needs.
@@ -35,7 +37,7 @@ pub(crate) enum End {
 
 /// A session: reads and writes like a TCP stream. Dropping it closes it and tells the agent.
 pub struct Session {
-    stream: TcpStream,
+    carrier: Carrier,
     registry: Arc<Registry>,
     id: u64,
     end: End,
@@ -43,11 +45,7 @@ pub struct Session {
     ends: (SocketAddr, SocketAddr),
     close_requested: CancellationToken,
     broken: bool,
-    /// Bytes written so far.
-    written: u64,
-    begun: Instant,
-    /// When the last bytes went, in milliseconds since then.
-    used: Arc<AtomicU64>,
+    in_use: Use,
 }
 
 impl Session {
@@ -72,9 +70,13 @@ impl Session {
             asked: Vec::new(),
         };
         let id = registry.add(open);
-        let stream = TcpStream::from_std(stream)?;
-        let (begun, used) = (Instant::now(), Arc::default());
-        Ok(Self { stream, registry, id, end, ends, close_requested, broken: false, written: 0, begun, used })
+        let mut carrier = Carrier::new(TcpStream::from_std(stream)?);
+        let in_use = Use::new();
+        if let Some(memory) = registry.memory.get() {
+            let side = if is_source { Side::Source } else { Side::Destination };
+            carrier.ask(memory, id, side, ends, &in_use);
+        }
+        Ok(Self { carrier, registry, id, end, ends, close_requested, broken: false, in_use })
     }
 
     /// Source's and destination's address.
@@ -97,10 +99,10 @@ impl Session {
     /// Waits until no byte has gone either way for so long. A service that holds sessions it may not need
     /// closes them then by itself (C8). The future does not borrow the session.
     pub fn idle(&self, limit: Duration) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let (begun, used) = (self.begun, self.used.clone());
+        let Use { begun, last } = self.in_use.clone();
         async move {
             loop {
-                let until = begun + Duration::from_millis(used.load(Ordering::Relaxed)) + limit;
+                let until = begun + Duration::from_millis(last.load(Ordering::Relaxed)) + limit;
                 if Instant::now() >= until {
                     return;
                 }
@@ -111,31 +113,21 @@ impl Session {
 
     /// Bytes written so far.
     pub(crate) fn written(&self) -> u64 {
-        self.written
+        self.carrier.written()
     }
 
     /// Whether an idle session can be used again: its peer has neither closed it nor said anything.
-    pub(crate) fn is_fresh(&self) -> bool {
-        let unread = self.stream.try_read(&mut [0]);
-        !self.is_close_requested() && unread.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    pub(crate) fn is_fresh(&mut self) -> bool {
+        !self.is_close_requested() && self.carrier.is_quiet()
     }
 
     fn note<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match &result {
-            Poll::Ready(Ok(_)) => {
-                let now = self.begun.elapsed().as_millis() as u64;
-                self.used.store(now, Ordering::Relaxed);
-            }
+            Poll::Ready(Ok(_)) => self.in_use.note(),
             Poll::Ready(Err(_)) => self.broken = true,
             Poll::Pending => {}
         }
         result
-    }
-
-    fn count(&mut self, result: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(bytes)) = result {
-            self.written += *bytes as u64;
-        }
     }
 
     fn tell_closed(&self) {
@@ -212,15 +204,14 @@ impl AsyncRead for Session {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let result = Pin::new(&mut self.carrier).poll_read(cx, buf);
         self.note(result)
     }
 }
 
 impl AsyncWrite for Session {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.count(&result);
+        let result = Pin::new(&mut self.carrier).poll_write(cx, buf);
         self.note(result)
     }
 
@@ -229,21 +220,20 @@ impl AsyncWrite for Session {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.count(&result);
+        let result = Pin::new(&mut self.carrier).poll_write_vectored(cx, bufs);
         self.note(result)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.carrier.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.carrier).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.stream).poll_shutdown(cx);
+        let result = Pin::new(&mut self.carrier).poll_shutdown(cx);
         self.note(result)
     }
 }

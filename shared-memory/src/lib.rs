@@ -25,9 +25,13 @@ mod bytes;
 #[cfg(not(loom))]
 mod endpoint;
 mod error;
+#[cfg(not(loom))]
+pub mod handing;
 mod layout;
 #[cfg(not(loom))]
 mod memory;
+#[cfg(not(loom))]
+mod message;
 #[cfg(not(loom))]
 mod observer;
 #[cfg(not(loom))]

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use crate::error::Unusable;
-use crate::layout::Side;
+use crate::layout::{End, Rings, Side, reader};
 use crate::memory;
 use crate::region::Region;
 use crate::sync::Ordering;
@@ -37,6 +37,11 @@ impl Observer {
         Ok(Self { region: memory::open(memory, false)?, seen: Default::default(), lied: false })
     }
 
+    /// The sizes of its rings.
+    pub fn rings(&self) -> Rings {
+        self.region.rings()
+    }
+
     /// What one end has written to the other so far.
     pub fn count(&mut self, writer: Side) -> Count {
         let ring = writer.writes();
@@ -51,6 +56,15 @@ impl Observer {
         seen.written = seen.written.max(written);
         seen.messages = seen.messages.max(messages);
         *seen
+    }
+
+    /// Whether bytes go through it: both ends have taken it, and neither has gone back to TCP.
+    pub fn is_in_use(&self) -> bool {
+        self.region.control().rings.iter().all(|words| {
+            let taken = words.reader.0.load(Ordering::Relaxed) & reader::READY != 0;
+            let end = End::from_word(words.producer.0.end.load(Ordering::Relaxed));
+            taken && !matches!(end, Some((End::Moved, _)))
+        })
     }
 
     /// Whether counters were seen that no honest ends publish.

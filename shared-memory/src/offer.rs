@@ -1,25 +1,20 @@
 //! One end's part of a session's memory, and how it is handed to a process.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 use crate::error::Unusable;
 use crate::layout::{Rings, Side};
 use crate::memory;
+use crate::message;
 use crate::signal;
 
 /// What a message with an offer begins with.
-const MAGIC: [u8; 8] = *b"PATCHOF1";
+pub(crate) const MAGIC: [u8; 8] = *b"PATCHOF1";
 /// A message: MAGIC, the session's number (8 bytes), the side (1 byte: 0 or 1).
-const MESSAGE_BYTES: usize = 17;
+pub(crate) const MESSAGE_BYTES: usize = 17;
 /// Descriptors in a message: the memory, the signal.
 const DESCRIPTORS: usize = 2;
-/// The most that the kernel puts into one message (SCM_MAX_FD). With room for fewer, those that did fit are lost
-/// without having been closed.
-const MAX_DESCRIPTORS: usize = 253;
 
 /// What one end of a session needs to use shared memory. Whoever made it keeps no copy: a signal's closed end says
 /// that its peer is gone.
@@ -67,12 +62,7 @@ impl Offer {
         message[..8].copy_from_slice(&MAGIC);
         message[8..16].copy_from_slice(&self.session.to_ne_bytes());
         message[16] = u8::from(self.side == Side::Destination);
-        let descriptors = [self.memory.as_raw_fd(), self.signal.as_raw_fd()];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let control = [ControlMessage::ScmRights(&descriptors)];
-        let sent = sendmsg::<()>(to.as_fd().as_raw_fd(), &[IoSlice::new(&message)], &control, flags, None)?;
-        // A message of a few bytes is taken whole or not at all.
-        if sent == MESSAGE_BYTES { Ok(()) } else { Err(nix::Error::EMSGSIZE) }
+        message::send(to, &message, &[self.memory.as_fd(), self.signal.as_fd()])
     }
 
     /// Receives one from a connected Unix socket. Does not wait: EAGAIN when there is none.
@@ -81,23 +71,13 @@ impl Offer {
     /// What came is no offer, or nothing has come.
     pub fn receive(from: impl AsFd) -> Result<Self, Unusable> {
         let mut message = [0; MESSAGE_BYTES];
-        let mut control = nix::cmsg_space!([i32; MAX_DESCRIPTORS]);
-        let mut buffers = [IoSliceMut::new(&mut message)];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        let from = from.as_fd().as_raw_fd();
-        let received = recvmsg::<()>(from, &mut buffers, Some(&mut control), flags)
-            .map_err(Unusable::kernel("recvmsg"))?;
-        // First of all owned, so that whatever came is closed again.
-        let mut descriptors = Vec::new();
-        for control in received.cmsgs().map_err(Unusable::kernel("recvmsg"))? {
-            if let ControlMessageOwned::ScmRights(numbers) = control {
-                #[expect(unsafe_code, reason = "the kernel hands descriptors over as numbers")]
-                // SAFETY: the kernel has just made these descriptors for this process, and nobody else knows them.
-                descriptors.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
-            }
-        }
-        let truncated = received.flags.intersects(MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC);
-        if received.bytes != MESSAGE_BYTES || truncated || message[..8] != MAGIC || message[16] > 1 {
+        let (length, descriptors) = message::receive(from, &mut message)?;
+        Self::read(&message[..length], descriptors)
+    }
+
+    /// What a message with these descriptors offers.
+    pub(crate) fn read(message: &[u8], descriptors: Vec<OwnedFd>) -> Result<Self, Unusable> {
+        if message.len() != MESSAGE_BYTES || message[..8] != MAGIC || message[16] > 1 {
             return Err(Unusable::Offer("the message is another"));
         }
         let Ok([memory, signal]) = <[OwnedFd; DESCRIPTORS]>::try_from(descriptors) else {
@@ -112,7 +92,10 @@ impl Offer {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::io::{IoSlice, Write as _};
+    use std::os::fd::AsRawFd as _;
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
     use super::*;
 

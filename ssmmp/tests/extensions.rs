@@ -86,14 +86,23 @@ fn counters() -> impl Strategy<Value = SessionCounters<'static>> {
     });
     let latest = prop_oneof![
         Just(None),
+        Just(Some(Latest::Fast(Path::Memory))),
         Just(Some(Latest::Fast(Path::Kernel))),
         text()
-            .prop_filter("a reason is no path", |text| text != "kernel")
+            .prop_filter("a reason is no path", |text| text != "kernel" && text != "memory")
             .prop_map(|why| Some(Latest::Tcp(why.into()))),
     ];
-    let details = ([latest.clone(), latest], any::<[u32; 2]>(), any::<[u32; 2]>(), any::<Option<u64>>());
+    let memory = any::<[[u64; 2]; 2]>()
+        .prop_map(|ways| ways.map(|[bytes, messages]| ThroughMemory { bytes, messages }));
     let details =
-        details.prop_map(|(latest, switches, in_flight, idle)| Details { latest, switches, in_flight, idle });
+        ([latest.clone(), latest], any::<[u32; 2]>(), any::<[u32; 2]>(), any::<Option<u64>>(), memory);
+    let details = details.prop_map(|(latest, switches, in_flight, idle, memory)| Details {
+        latest,
+        switches,
+        in_flight,
+        idle,
+        memory,
+    });
     let (ends, path) = ([end(), end()], prop::sample::select(Path::ALL.to_vec()));
     let reason = prop::option::of(text().prop_map(Cow::Owned));
     (ends, path, reason, [traffic.clone(), traffic], any::<bool>(), prop::option::of(details)).prop_map(
@@ -170,6 +179,7 @@ proptest! {
         check!(Extensions, Extensions);
         check!(RunningMore, RunningMore);
         check!(LogMore, LogMore);
+        check!(NoMemory, NoMemory);
         check!(LiveComplete, LiveComplete);
     }
 

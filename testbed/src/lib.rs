@@ -184,6 +184,10 @@ impl Cluster {
         arguments.extend(["--pins".into(), file(self.plan.pins(&name))]);
         arguments.extend(["--repository".into(), file(self.repository_file(&name))]);
         arguments.extend(["--state-dir".into(), file(self.plan.folder.join(&name))]);
+        // What plans are made for are faults of the kernel's ways, unless they say otherwise.
+        if !self.plan.agent_flags.iter().any(|flag| flag.starts_with("--memory=")) {
+            arguments.push("--memory=off".into());
+        }
         arguments.extend(self.plan.agent_flags.iter().cloned());
         (name, arguments)
     }

@@ -67,6 +67,7 @@ pub(super) fn session(session: &common::Session) -> SessionReport {
         programs: [session.source_program, session.destination_program],
         processes: [session.source_process, session.destination_process],
         path: path(session),
+        memory: false,
         sent: traffic(sent),
         received: traffic(received),
         established: session.established,
@@ -130,7 +131,7 @@ fn traffic(direction: &common::Direction) -> Traffic {
         common::path::TCP => Reason::from_code(direction.reason).map(Path::Tcp),
         _ => None,
     };
-    Traffic { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages, path, switches }
+    Traffic { kernel_bytes, tcp_bytes, kernel_messages, tcp_messages, path, switches, ..Traffic::default() }
 }
 
 pub(super) fn address(bytes: common::AddressBytes, port: u32) -> SocketAddr {

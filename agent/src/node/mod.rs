@@ -103,6 +103,7 @@ impl Node {
     pub fn adopt(&mut self, adopted: Vec<Adopted>) {
         for found in &adopted {
             self.shell.directory.add(found.start.id, &found.start.service, found.cgroup);
+            self.shell.memory.add(found.start.id, found.start.app.as_ref());
         }
         self.shell.redirection.adopt(&self.shell.directory);
         let sessions = self.shell.redirection.sessions();
@@ -171,7 +172,10 @@ impl Node {
                 event = self.shell.redirection.next_event() => Some(event),
                 control = controls.recv() => {
                     match control {
-                        Some(Control::Redirect(on)) => self.shell.redirection.switch(on),
+                        Some(Control::Redirect(on)) => {
+                            self.shell.memory.switch_all(on);
+                            self.shell.redirection.switch(on);
+                        }
                         Some(Control::HandOver) if self.ending.is_none() => {
                             self.shell.keeper.write_at_last(self.engine.core_mut().profiles());
                             return Ended::HandedOver;
@@ -253,6 +257,11 @@ impl Node {
     fn handle(&mut self, event: Event) {
         if let Event::Exited(id, ..) | Event::StartFailed(id, ..) = &event {
             self.shell.running.remove(id);
+        }
+        let mut event = event;
+        if let Event::Closed(session, _) = &mut event {
+            self.shell.memory.count(std::iter::once(&mut *session));
+            self.shell.memory.closed((session.source, session.destination));
         }
         self.engine.handle(self.now(), event, &mut self.shell);
     }

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::instance_listener::Directory;
 use crate::manager_link::Queue;
+use crate::memory::Memory;
 use crate::plugs::Plugs;
 use crate::processes::{self, Places, Process};
 use crate::profile_file::Keeper;
@@ -45,6 +46,8 @@ pub struct NodeShell {
     pub redirection: Redirection,
     /// The plugs' own addresses.
     pub plugs: Plugs,
+    /// What hands memory out.
+    pub memory: Memory,
     /// Who is who.
     pub directory: Directory,
     /// Where instances live.
@@ -74,6 +77,7 @@ impl NodeShell {
             keeper: Keeper::new(places.state.clone()),
             redirection,
             plugs,
+            memory: Memory::default(),
             directory,
             places,
             address,
@@ -105,6 +109,7 @@ impl NodeShell {
     fn prepare_all(&mut self, start: &Start, entry: &Entry) -> Result<(u64, String), String> {
         let (cgroup, unlimited) = processes::prepare(&self.places, start, entry)?;
         self.directory.add(start.id, &start.service, cgroup);
+        self.memory.add(start.id, start.app.as_ref());
         if entry.kind == Kind::Adapted {
             let folder = self.places.instance_cgroup(&processes::instance_name(start));
             self.plugs.open(start, cgroup, &folder)?;
@@ -170,6 +175,7 @@ impl Shell for NodeShell {
 
     fn sessions(&mut self, told: &Reports) -> Option<Vec<SessionReport>> {
         let mut live = self.redirection.counted(told)?;
+        self.memory.count(live.iter_mut());
         live.extend(self.plugs.sessions());
         Some(live)
     }
@@ -192,6 +198,7 @@ impl Shell for NodeShell {
     }
 
     fn switch(&mut self, switch: &Switch) {
+        self.memory.switch(switch);
         self.redirection.pause(switch);
     }
 
@@ -234,6 +241,7 @@ impl Shell for NodeShell {
 
     fn abandon(&mut self, start: &Start) {
         self.directory.remove(start.id);
+        self.memory.remove(start.id);
         self.plugs.forget(start.id);
         let cgroup = self.places.instance_cgroup(&processes::instance_name(start));
         self.tasks.spawn(async move { processes::remove_cgroup(&cgroup).await });
@@ -247,11 +255,13 @@ impl Shell for NodeShell {
 
     fn forget(&mut self, id: InstanceId) {
         self.directory.remove(id);
+        self.memory.remove(id);
         self.plugs.forget(id);
         self.remove_old();
     }
 
     fn declare(&mut self, declare: &Declare) {
+        self.memory.declare(declare);
         self.redirection.declare(declare, &self.directory);
     }
 

@@ -42,6 +42,7 @@ pub(super) fn command(
     command.envs(entry.environment.iter().map(|(name, text)| (name, fill(text, value))));
     command.env("SSMMP_AGENT", &places.agent).env("PATCHBAY_NODE", &places.node);
     command.env("PATCHBAY_STATE", folder).envs(data.map(|data| ("PATCHBAY_DATA", data)));
+    command.envs(places.memory.iter().map(|memory| ("PATCHBAY_MEMORY", memory)));
     match &entry.working_directory {
         Some(directory) => command.current_dir(fill(directory, value)),
         None => command.current_dir(folder),

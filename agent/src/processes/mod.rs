@@ -46,6 +46,8 @@ pub struct Places {
     pub agent: String,
     /// The node's name.
     pub node: String,
+    /// Where memory for sessions is asked for, for the instances' environment.
+    pub memory: Option<PathBuf>,
 }
 
 impl Places {

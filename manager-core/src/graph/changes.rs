@@ -65,7 +65,9 @@ fn describe(target: &&Target) -> String {
     let balance = target.balance.map(|balance| format!(", balance {}", balance.as_str())).unwrap_or_default();
     let allowed = target.allowances();
     let allow = if allowed.is_empty() { String::new() } else { format!(", allow {allowed}") };
-    format!("→ {}.{}, redirect {}{allow}{balance}", target.service, target.socket, target.redirect.as_str())
+    let memory = if target.memory { "" } else { ", no memory" };
+    let redirect = target.redirect.as_str();
+    format!("→ {}.{}, redirect {redirect}{memory}{allow}{balance}", target.service, target.socket)
 }
 
 fn retargeted(old: &&Target, new: &&Target) -> Vec<String> {

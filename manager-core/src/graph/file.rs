@@ -66,6 +66,7 @@ pub struct ConnectionFile {
     pub to: Spanned<String>,
     #[serde(default)]
     pub redirect: Redirect,
+    pub memory: Option<bool>,
     pub allow: Option<Spanned<BTreeSet<Allow>>>,
     pub balance: Option<Balance>,
 }
@@ -151,6 +152,7 @@ impl GraphFile {
                     service: service.into(),
                     socket: socket.into(),
                     redirect: connection.redirect,
+                    memory: connection.memory.unwrap_or(true),
                     allow: connection.allow.map(Spanned::into_inner).unwrap_or_default(),
                     balance: connection.balance,
                 };

@@ -67,6 +67,8 @@ pub struct Target {
     pub socket: String,
     /// Whether its sessions may be redirected.
     pub redirect: Redirect,
+    /// Whether its ends may exchange through shared memory.
+    pub memory: bool,
     /// What its programs are known not to do, although their files could.
     pub allow: BTreeSet<Allow>,
     /// Which instance gets a session of it, before the destination's policy.

@@ -25,7 +25,8 @@ SELECT s.id, s.app, s.source_service, s.source_instance, s.plug, a.node, s.sourc
     s.destination_service, s.destination_instance, s.socket, b.node, s.destination_address, s.destination_port,
     s.closed_ms, s.path, s.reason, s.sent_kernel_bytes, s.sent_tcp_bytes, s.sent_kernel_messages,
     s.sent_tcp_messages, s.received_kernel_bytes, s.received_tcp_bytes, s.received_kernel_messages,
-    s.received_tcp_messages, s.opened_ms, s.status
+    s.received_tcp_messages, s.opened_ms, s.status, s.sent_memory_bytes, s.sent_memory_messages,
+    s.received_memory_bytes, s.received_memory_messages
 FROM sessions s LEFT JOIN instances a ON a.id = s.source_instance
     LEFT JOIN instances b ON b.id = s.destination_instance";
 
@@ -254,12 +255,14 @@ fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
             port: row.get(at + 5)?,
         })
     };
-    let traffic = |at: usize| {
+    let traffic = |at: usize, memory: usize| {
         Ok::<_, rusqlite::Error>(patchbay_api::Traffic {
             kernel_bytes: row.get(at)?,
             tcp_bytes: row.get(at + 1)?,
             kernel_messages: row.get(at + 2)?,
             tcp_messages: row.get(at + 3)?,
+            memory_bytes: row.get(memory)?,
+            memory_messages: row.get(memory + 1)?,
         })
     };
     let closed_ms: Option<u64> = row.get(14)?;
@@ -276,8 +279,8 @@ fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
         },
         path: row.get(15)?,
         reason: row.get(16)?,
-        sent: traffic(17)?,
-        received: traffic(21)?,
+        sent: traffic(17, 27)?,
+        received: traffic(21, 29)?,
         opened_ms: row.get(25)?,
         closed_ms,
         status: row.get(26)?,

@@ -32,8 +32,9 @@ const SESSIONS: &str = "
 SELECT id, app, message_id, source_instance, source_service, plug, source_address, source_port,
     destination_instance, destination_service, socket, destination_address, destination_port, new_port,
     opened_ms, path, reason,
-    sent_kernel_bytes, sent_tcp_bytes, sent_kernel_messages, sent_tcp_messages,
-    received_kernel_bytes, received_tcp_bytes, received_kernel_messages, received_tcp_messages
+    sent_kernel_bytes, sent_tcp_bytes, sent_kernel_messages, sent_tcp_messages, sent_memory_bytes,
+    sent_memory_messages, received_kernel_bytes, received_tcp_bytes, received_kernel_messages,
+    received_tcp_messages, received_memory_bytes, received_memory_messages
 FROM sessions WHERE closed_ms IS NULL
 ORDER BY id";
 
@@ -222,7 +223,7 @@ fn session(row: &Row<'_>, shared: &mut Shared) -> Result<Session, StoreError> {
         path: shared.path(row)?,
         reason: row.get::<_, Option<String>>(16)?.map(Arc::from),
         sent: traffic(row, 17)?,
-        received: traffic(row, 21)?,
+        received: traffic(row, 23)?,
         details: None,
     })
 }
@@ -233,6 +234,8 @@ fn traffic(row: &Row<'_>, at: usize) -> Result<Traffic, StoreError> {
         tcp_bytes: row.get(at + 1)?,
         kernel_messages: row.get(at + 2)?,
         tcp_messages: row.get(at + 3)?,
+        memory_bytes: row.get(at + 4)?,
+        memory_messages: row.get(at + 5)?,
     })
 }
 

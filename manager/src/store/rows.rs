@@ -34,13 +34,15 @@ INSERT INTO sessions (id, app, message_id, source_instance, source_service, plug
     destination_instance, destination_service, socket, destination_address, destination_port, new_port,
     opened_ms, closed_ms, status, path, reason,
     sent_kernel_bytes, sent_tcp_bytes, received_kernel_bytes, received_tcp_bytes,
-    sent_kernel_messages, sent_tcp_messages, received_kernel_messages, received_tcp_messages)
+    sent_kernel_messages, sent_tcp_messages, received_kernel_messages, received_tcp_messages,
+    sent_memory_bytes, sent_memory_messages, received_memory_bytes, received_memory_messages)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23,
-    ?24, ?25, ?26, ?27)
+    ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31)
 ON CONFLICT (id) DO UPDATE SET source_port = ?8, new_port = ?14, opened_ms = ?15, closed_ms = ?16, status = ?17,
     path = ?18, reason = ?19, sent_kernel_bytes = ?20, sent_tcp_bytes = ?21, received_kernel_bytes = ?22,
     received_tcp_bytes = ?23, sent_kernel_messages = ?24, sent_tcp_messages = ?25,
-    received_kernel_messages = ?26, received_tcp_messages = ?27";
+    received_kernel_messages = ?26, received_tcp_messages = ?27, sent_memory_bytes = ?28,
+    sent_memory_messages = ?29, received_memory_bytes = ?30, received_memory_messages = ?31";
 
 const SAVE_EVENT: &str =
     "INSERT INTO events (sequence, at_ms, kind, subject, text) VALUES (?1, ?2, ?3, ?4, ?5)";
@@ -158,6 +160,10 @@ fn save_session(connection: &Connection, session: &Session) -> Result<(), StoreE
         session.sent.tcp_messages,
         session.received.kernel_messages,
         session.received.tcp_messages,
+        session.sent.memory_bytes,
+        session.sent.memory_messages,
+        session.received.memory_bytes,
+        session.received.memory_messages,
     ])?;
     Ok(())
 }

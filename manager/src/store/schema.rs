@@ -16,6 +16,7 @@ const LIST: &[M<'static>] = &[
     M::up(include_str!("migrations/004-readable.sql")),
     M::up(include_str!("migrations/005-identity.sql")),
     M::up(include_str!("migrations/006-nodes.sql")),
+    M::up(include_str!("migrations/007-memory.sql")),
 ];
 /// `PRAGMA user_version` counts those that were run.
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(LIST);

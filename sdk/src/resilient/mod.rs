@@ -258,14 +258,12 @@ impl ResilientPlug {
         loop {
             // Nothing is awaited under the lock, and no session is dropped.
             let kept = lock(&self.shared.idle).pop();
-            match kept {
-                Some(session) if session.is_fresh() => return Ok((session, true)),
-                Some(session) => {
-                    self.shared.lost.fetch_add(1, Ordering::Relaxed);
-                    drop(session);
-                }
-                None => break,
+            let Some(mut session) = kept else { break };
+            if session.is_fresh() {
+                return Ok((session, true));
             }
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            drop(session);
         }
         let mut session = self.plug.connect().await?;
         let replaces = |lost: u32| lost.checked_sub(1);

@@ -23,6 +23,9 @@ use crate::signal;
 use crate::spin::Spin;
 use wakers::{Task, Wakers};
 
+/// Times that a read which does not wait looks again after a signal.
+const TRIES: u32 = 8;
+
 /// One end of a session. Reads and writes like the TCP stream that it was made from, and can be used in two tasks by
 /// `tokio::io::split`.
 ///
@@ -111,6 +114,36 @@ impl MemoryStream {
     /// The peer misbehaved.
     pub fn give_back(&mut self) -> io::Result<()> {
         self.endpoint.give_back()
+    }
+
+    /// Wakes both tasks that wait for this stream, so that they look again: after a word with [`Self::move_to_tcp`], for
+    /// example, that came from elsewhere.
+    pub fn waker(&self) -> Waker {
+        self.both.clone()
+    }
+
+    /// Reads what is there, without waiting: [`io::ErrorKind::WouldBlock`] when nothing is, and the peer is still there.
+    /// Not while a task waits for reading.
+    ///
+    /// # Errors
+    /// As reading.
+    pub fn try_read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        for _ in 0..TRIES {
+            match self.endpoint.read(into)? {
+                Read::Bytes(bytes) => return Ok(bytes),
+                Read::Ended => return Ok(0),
+                Read::Tcp(most) => {
+                    let most = most.min(into.len());
+                    let bytes = self.tcp.try_read(&mut into[..most])?;
+                    if self.endpoint.tcp_read(bytes) || bytes > 0 {
+                        return Ok(bytes);
+                    }
+                }
+                Read::Nothing if self.poll_peer(Task::Reader)?.is_ready() => {}
+                Read::Nothing => break,
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// Waits for bytes and hands out those in memory where they lie, at most so many; then takes as many as `take` says.

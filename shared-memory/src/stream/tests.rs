@@ -314,3 +314,36 @@ async fn a_peer_that_breaks_its_memory_ends_its_session_only() {
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_read_that_does_not_wait_finds_what_is_there() {
+    let (mut a, mut b) = pair(Duration::ZERO).await;
+    let mut buffer = [0; 8];
+    let quiet =
+        |read: io::Result<usize>| assert_eq!(read.expect_err("nothing").kind(), io::ErrorKind::WouldBlock);
+    quiet(b.try_read(&mut buffer));
+    a.write_all(b"one").await.expect("connected");
+    assert_eq!(b.try_read(&mut buffer).expect("it is there"), 3);
+    quiet(b.try_read(&mut buffer));
+    a.move_to_tcp();
+    a.write_all(b"two").await.expect("connected");
+    let arrived = async {
+        loop {
+            match b.try_read(&mut buffer) {
+                Ok(bytes) => return bytes,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert_eq!(timeout(SOON, arrived).await.expect("it arrives"), 3);
+    let (a, mut b) = pair(Duration::ZERO).await;
+    quiet(b.try_read(&mut buffer));
+    drop(a);
+    let ended = async {
+        while b.try_read(&mut buffer).is_err() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(SOON, ended).await.expect("the end is seen");
+}

@@ -97,7 +97,7 @@ impl MemoryStream {
     }
 
     /// Ready when there is a reason to look again; else a waker stands by.
-    fn poll_peer(&mut self, task: Task) -> io::Result<Poll<()>> {
+    pub(super) fn poll_peer(&mut self, task: Task) -> io::Result<Poll<()>> {
         let mut cx = Context::from_waker(&self.both);
         let mut stale = 0;
         while !self.endpoint.is_gone() {

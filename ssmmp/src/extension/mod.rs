@@ -16,7 +16,7 @@ pub use live::{Live, LiveSession, WholeSession};
 pub use node::{Running, RunningInstance, Stage, Unavailable, UnlimitedInstances};
 pub use output::{Log, LogLines, Output};
 pub use redirect::{Allow, Allowance, Redirect, Switch, Switched, SwitchedSession};
-pub use sessions::{Details, Latest, Path, SessionCounters, Sessions, Traffic};
+pub use sessions::{Details, Latest, Path, SessionCounters, Sessions, ThroughMemory, Traffic};
 
 use crate::{Address, MessageType as M, Name, Port};
 
@@ -117,6 +117,8 @@ flags! {
     Ahead = "x_ahead" on SessionRequest;
     /// More lines of the output follow.
     LogMore = "x_log_more" on AgentHealthControlResponse;
+    /// The graph lets no session of the abstract connection go through shared memory.
+    NoMemory = "x_no_memory" on SessionResponse;
     /// All living sessions were told.
     LiveComplete = "x_live_complete" on AgentHealthControlResponse;
 }
@@ -221,5 +223,5 @@ lines! {
     Node<'static>, Redirection, Running, Secret<'static>, Version<'static>, Time, RunningMore, Unavailable,
     UnlimitedInstances, Unlimited<'static>, App, Service, Reason<'static>, Output, Extensions, Exiting,
     Manager<'static>, Epoch, ManagerAddress, Ahead, Redirect, Allow, WholeSession, Within, Forced<'static>, Log, Switch,
-    LogLines, LogMore, Sessions<'static>, Ending, Live, LiveComplete,
+    LogLines, LogMore, NoMemory, Sessions<'static>, Ending, Live, LiveComplete,
 }

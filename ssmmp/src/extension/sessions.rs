@@ -34,6 +34,8 @@ pub struct SessionCounters<'a> {
 /// The path of a session. Another one is a variant here, with its word in [`Path::word`] and [`Path::ALL`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Path {
+    /// Through shared memory.
+    Memory,
     /// Redirected in the kernel.
     Kernel,
     /// Over TCP.
@@ -42,11 +44,12 @@ pub enum Path {
 
 impl Path {
     /// Every path.
-    pub const ALL: [Self; 2] = [Self::Kernel, Self::Tcp];
+    pub const ALL: [Self; 3] = [Self::Memory, Self::Kernel, Self::Tcp];
 
     /// Its word on the wire, and for people.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Memory => "memory",
             Self::Kernel => "kernel",
             Self::Tcp => "tcp",
         }
@@ -81,6 +84,17 @@ pub struct Details<'a> {
     pub in_flight: [u32; 2],
     /// Milliseconds since the last message, if that is known.
     pub idle: Option<u64>,
+    /// What went through shared memory.
+    pub memory: [ThroughMemory; 2],
+}
+
+/// What one direction has carried through shared memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ThroughMemory {
+    /// Bytes.
+    pub bytes: u64,
+    /// Writes.
+    pub messages: u64,
 }
 
 /// The path of a message.
@@ -162,13 +176,19 @@ impl<'a> Details<'a> {
         let mut latest = || {
             Some(match parts.text()? {
                 "-" => None,
+                "memory" => Some(Latest::Fast(Path::Memory)),
                 "kernel" => Some(Latest::Fast(Path::Kernel)),
                 reason => Some(Latest::Tcp(Cow::Borrowed(reason))),
             })
         };
         let latest = [latest()?, latest()?];
         let mut two = || Some([parts.value::<u32>()?, parts.value::<u32>()?]);
-        Some(Self { latest, switches: two()?, in_flight: two()?, idle: parts.value() })
+        let (switches, in_flight, idle) = (two()?, two()?, parts.value());
+        let mut through = || ThroughMemory {
+            bytes: parts.value().unwrap_or_default(),
+            messages: parts.value().unwrap_or_default(),
+        };
+        Some(Self { latest, switches, in_flight, idle, memory: [through(), through()] })
     }
 
     fn write(&self, out: &mut String) {
@@ -179,5 +199,8 @@ impl<'a> Details<'a> {
         let ([sent, received], [to, back]) = (self.switches, self.in_flight);
         out.push_str(&format!(", {sent}, {received}, {to}, {back}, "));
         out.push_str(&self.idle.map_or("-".to_owned(), |idle| idle.to_string()));
+        for ThroughMemory { bytes, messages } in self.memory {
+            out.push_str(&format!(", {bytes}, {messages}"));
+        }
     }
 }

@@ -23,7 +23,9 @@ async fn serve(user: Session, greeter: Plug) -> Result<(), Error> {
     while user.read_line(&mut line).await? > 0 {
         answers.write_all(line.as_bytes()).await?;
         line.clear();
-        answers.read_line(&mut line).await?;
+        if answers.read_line(&mut line).await? == 0 {
+            break;
+        }
         user.write_all(line.as_bytes()).await?;
         line.clear();
     }
