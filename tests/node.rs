@@ -3,6 +3,7 @@
 
 pub mod social;
 pub mod talker;
+pub mod user;
 
 use std::fs::{self, File};
 use std::net::TcpListener;

@@ -24,6 +24,7 @@
 //! addresses from its environment: `PLUG_STORE=host:port`, `SOCKET_API=host:port`.
 
 mod agent_link;
+pub mod blocking;
 mod configuration;
 mod memory;
 mod plug;

@@ -161,6 +161,23 @@ impl Service {
                 () = &mut drained => {}
             }
         }
+        self.tell_ended().await;
+        result.unwrap_or(Ok(()))
+    }
+
+    /// Whether the instance is asked to end.
+    pub(crate) fn is_shutdown_requested(&self) -> bool {
+        self.registry.shutdown.is_cancelled()
+    }
+
+    /// Tells all sessions that they shall end.
+    pub(crate) fn ask_all_to_close(&self) {
+        self.registry.ask_all_to_close(false);
+        self.registry.ask_all_to_close(true);
+    }
+
+    /// Tells the agent that this instance ends.
+    pub(crate) async fn tell_ended(&self) {
         let request = *lock(&self.registry.shutdown_request);
         match (&self.registry.managed, request) {
             (Some(_), Some(message_id)) => {
@@ -179,6 +196,5 @@ impl Service {
             sleep(Duration::from_millis(2)).await;
         }
         sleep(Duration::from_millis(10)).await;
-        result.unwrap_or(Ok(()))
     }
 }

@@ -37,13 +37,19 @@ pub(crate) enum End {
 
 /// A session: reads and writes like a TCP stream. Dropping it closes it and tells the agent.
 pub struct Session {
+    // First, so that the agent is told before the connection ends.
+    about: About,
     carrier: Carrier,
+}
+
+/// A session as the agent knows it. Dropping it tells the agent that the session has ended.
+pub(crate) struct About {
     registry: Arc<Registry>,
     id: u64,
     end: End,
     /// Source and destination.
     ends: (SocketAddr, SocketAddr),
-    close_requested: CancellationToken,
+    pub(crate) close_requested: CancellationToken,
     broken: bool,
     in_use: Use,
 }
@@ -76,30 +82,36 @@ impl Session {
             let side = if is_source { Side::Source } else { Side::Destination };
             carrier.ask(memory, id, side, ends, &in_use);
         }
-        Ok(Self { carrier, registry, id, end, ends, close_requested, broken: false, in_use })
+        let about = About { registry, id, end, ends, close_requested, broken: false, in_use };
+        Ok(Self { about, carrier })
     }
 
     /// Source's and destination's address.
     pub fn ends(&self) -> (SocketAddr, SocketAddr) {
-        self.ends
+        self.about.ends
+    }
+
+    /// Its parts, for a caller without a runtime.
+    pub(crate) fn into_parts(self) -> (Carrier, About) {
+        (self.carrier, self.about)
     }
 
     /// Waits until the Manager asks to close this session, or this instance ends. Finish the message at
     /// hand and drop the session; one that goes on is cut after 3 seconds. For the same work, connect the
     /// plug again. The future does not borrow the session, so that it can be read meanwhile.
     pub fn close_requested(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        self.close_requested.clone().cancelled_owned()
+        self.about.close_requested.clone().cancelled_owned()
     }
 
     /// Whether the Manager has asked to close this session, or this instance ends.
     pub fn is_close_requested(&self) -> bool {
-        self.close_requested.is_cancelled()
+        self.about.close_requested.is_cancelled()
     }
 
     /// Waits until no byte has gone either way for so long. A service that holds sessions it may not need
     /// closes them then by itself (C8). The future does not borrow the session.
     pub fn idle(&self, limit: Duration) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let Use { begun, last } = self.in_use.clone();
+        let Use { begun, last } = self.about.in_use.clone();
         async move {
             loop {
                 let until = begun + Duration::from_millis(last.load(Ordering::Relaxed)) + limit;
@@ -122,12 +134,20 @@ impl Session {
     }
 
     fn note<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        match &result {
-            Poll::Ready(Ok(_)) => self.in_use.note(),
-            Poll::Ready(Err(_)) => self.broken = true,
-            Poll::Pending => {}
+        if let Poll::Ready(result) = &result {
+            self.about.note(result);
         }
         result
+    }
+}
+
+impl About {
+    /// Bytes went, or the session broke.
+    pub(crate) fn note<T>(&mut self, result: &io::Result<T>) {
+        match result {
+            Ok(_) => self.in_use.note(),
+            Err(_) => self.broken = true,
+        }
     }
 
     fn tell_closed(&self) {
@@ -191,7 +211,7 @@ fn acknowledgement(plug: &Name, response: &SessionResponse, port: u16) -> Envelo
     Envelope::new(ack, Hop::InstanceToAgent).with(session)
 }
 
-impl Drop for Session {
+impl Drop for About {
     fn drop(&mut self) {
         self.tell_closed();
         self.registry.remove(self.id);

@@ -69,5 +69,11 @@ pub fn build() -> Result<()> {
         Command::new(env!("CARGO"))
             .args(["build", "--release", "--workspace", "--bins", "--exclude", "xtask"])
             .current_dir(workspace()),
+    )?;
+    progress("building libpatchbay (release)");
+    crate::command::run(
+        Command::new(env!("CARGO"))
+            .args(["build", "--release", "--package", "patchbay-c"])
+            .current_dir(workspace()),
     )
 }

@@ -14,15 +14,27 @@ use tracing::debug;
 
 use super::{Memory, Slot, Use, keep};
 
-const READER: usize = 0;
-const WRITER: usize = 1;
+pub const READER: usize = 0;
+pub const WRITER: usize = 1;
 
 /// What carries a session.
 pub struct Carrier {
     stream: Stream,
     /// Bytes written and read so far.
     counts: (u64, u64),
-    slot: Option<(Arc<Memory>, Arc<Slot>)>,
+    claim: Option<Claim>,
+}
+
+/// A session's ask. Dropping it tells the agent that the session is over.
+pub struct Claim {
+    memory: Arc<Memory>,
+    pub slot: Arc<Slot>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.memory.forget(self.slot.named.number);
+    }
 }
 
 enum Stream {
@@ -35,7 +47,7 @@ enum Stream {
 impl Carrier {
     /// A session over TCP.
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream: Stream::Tcp(stream), counts: (0, 0), slot: None }
+        Self { stream: Stream::Tcp(stream), counts: (0, 0), claim: None }
     }
 
     /// Asks for memory, by this number of the session.
@@ -48,7 +60,15 @@ impl Carrier {
         in_use: &Use,
     ) {
         let named = Named { number, side, source, destination };
-        self.slot = Some((memory.clone(), memory.ask(named, in_use.clone())));
+        self.claim = Some(Claim { memory: memory.clone(), slot: memory.ask(named, in_use.clone()) });
+    }
+
+    /// The connection and the ask, before anything was written or read.
+    pub fn into_parts(self) -> io::Result<(std::net::TcpStream, Option<Claim>)> {
+        match self.stream {
+            Stream::Tcp(stream) if self.counts == (0, 0) => Ok((stream.into_std()?, self.claim)),
+            _ => Err(io::Error::other("the session is in use already")),
+        }
     }
 
     /// Bytes written so far.
@@ -68,7 +88,7 @@ impl Carrier {
 
     /// Does what the agent wants of this session.
     fn look(&mut self, task: usize, cx: &Context<'_>) -> io::Result<()> {
-        let Some((_, slot)) = &self.slot else { return Ok(()) };
+        let Some(Claim { slot, .. }) = &self.claim else { return Ok(()) };
         let news = slot.news(task, cx.waker());
         if let Some(offer) = news.offer {
             let memory = keep(&offer);
@@ -100,14 +120,6 @@ impl Carrier {
     fn count_written(&mut self, written: &Poll<io::Result<usize>>) {
         if let Poll::Ready(Ok(bytes)) = written {
             self.counts.0 += *bytes as u64;
-        }
-    }
-}
-
-impl Drop for Carrier {
-    fn drop(&mut self) {
-        if let Some((memory, slot)) = &self.slot {
-            memory.forget(slot.named.number);
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 
-pub use carrier::Carrier;
+pub use carrier::{Carrier, Claim, READER, WRITER};
 use slot::Slot;
 pub use slot::Use;
 
@@ -205,7 +205,7 @@ fn take(memory: &Memory, word: FromAgent) {
 }
 
 /// A descriptor of a session's memory, to show it to the agent's successor.
-fn keep(offer: &patchbay_shared_memory::Offer) -> Option<OwnedFd> {
+pub fn keep(offer: &patchbay_shared_memory::Offer) -> Option<OwnedFd> {
     use std::os::fd::AsFd as _;
     offer.memory().as_fd().try_clone_to_owned().ok()
 }
