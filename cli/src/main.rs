@@ -1,5 +1,6 @@
 //! The `patchbay` command: what people ask of the Manager.
 
+mod certs;
 mod client;
 mod control;
 mod doctor;
@@ -19,6 +20,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use certs::Certs;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use client::{Client, Failure};
 use control::{Close, Drain, Forget, Move, Redirect, Scale, Stop, Undrain};
@@ -107,6 +109,9 @@ enum Task {
     /// Look at this machine and at the Manager, and say what to do about what is not as it should be
     #[command(after_help = doctor::HELP)]
     Doctor,
+    /// Make, renew, revoke and show the certificates of the Manager, nodes and people; needs no Manager
+    #[command(after_help = certs::HELP)]
+    Certs(Certs),
     /// Keep the token for a Manager over TCP, read from the standard input
     #[command(after_help = "Example:\n  patchbay --manager http://manager:55580 login < token\n\n\
                             PATCHBAY_TOKEN goes before what is kept. `patchbay-manager token FILE` makes tokens.")]
@@ -171,6 +176,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Task::Undrain(undrain) => undrain.run(&client, output),
         Task::Forget(forget) => forget.run(&client, output),
         Task::Scale(scale) => scale.run(&client, output),
+        Task::Certs(certs) => return certs.run(output),
         Task::Doctor => return doctor::run(&client, output),
         Task::Status => output.show(&client.get::<api::ManagerStatus>("/v1/status")?, tables::status),
         Task::Login => login::login(over_tcp(&arguments.manager)?),

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::KeyPair;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
 use crate::authority::{Authority, AuthorityError, Issued, Names};
@@ -60,7 +61,8 @@ pub enum FolderError {
 }
 
 /// How a certificate is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// Valid now.
     Valid,
@@ -279,7 +281,7 @@ impl AuthorityFolder {
         for about in issued {
             let newer = shown.last().is_some_and(|newer| newer.about.role == about.role);
             let state = match state(&about) {
-                State::Valid if newer => State::Replaced,
+                State::Valid | State::Expired if newer => State::Replaced,
                 state => state,
             };
             shown.push(Shown { about, state });
