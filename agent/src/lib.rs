@@ -32,6 +32,7 @@ pub mod repository;
 pub mod reserved_ports;
 pub mod run;
 pub mod scope;
+pub mod secured;
 pub mod signals;
 pub mod socket_table;
 pub mod switch;

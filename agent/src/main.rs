@@ -24,7 +24,7 @@ const LOGGED: &str = "info";
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  patchbay-agent run --manager 10.0.0.1:55555 --address 10.0.0.2 --repository repository.toml\n  \
+    after_help = "Examples:\n  patchbay-agent run --manager 10.0.0.1:55555 --certificates /etc/patchbay/certificate --address 10.0.0.2 --repository repository.toml\n  \
                   patchbay-agent check --repository repository.toml"
 )]
 struct Arguments {

@@ -7,13 +7,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::sys::socket::{setsockopt, sockopt};
 use patchbay_agent_core::Event;
 use patchbay_link::{Backoff, Heard};
+use patchbay_trust::Inward;
 use ssmmp::extension::{Epoch, Secret, Time, Version};
 use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Message, Speaker};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
 use crate::manager_route::Route;
+use crate::secured::{Connected, Secured};
 
 /// First pause after a failed connection.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -81,24 +84,37 @@ impl Queue {
 /// a time ([`ANSWER_WITHIN`]). Messages sent while it is down are dropped: the core keeps what must not be lost.
 pub async fn run(
     manager: String,
+    secured: Secured,
     (secret, answer_within): (String, Duration),
     events: mpsc::Sender<Event>,
     mut outbound: Outbound,
 ) {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-    let mut told = false;
+    let mut told = None;
     let mut route = Route::new(manager);
     loop {
         let manager = route.manager().to_owned();
-        match tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(&manager)).await {
-            Ok(Ok(stream)) => {
+        match connect(&manager, &secured).await {
+            Ok(connected) => {
                 info!(manager, "connected to the Manager");
-                told = false;
+                told = None;
                 outbound.clear();
                 if events.send(Event::ManagerUp).await.is_err() {
                     return;
                 }
-                let reason = talk(stream, (&secret, answer_within), &events, &mut outbound, &mut route).await;
+                let said = (secret.as_str(), answer_within);
+                let reason = match connected {
+                    Connected::Plain(stream) => {
+                        let (reader, writer) = stream.into_split();
+                        let halves = (Inward::plain(reader, "the Manager"), writer);
+                        talk(halves, said, &events, &mut outbound, &mut route).await
+                    }
+                    Connected::Tls(stream) => {
+                        let (reader, writer) = tokio::io::split(stream);
+                        let halves = (Inward::tls(reader, "the Manager"), writer);
+                        talk(halves, said, &events, &mut outbound, &mut route).await
+                    }
+                };
                 outbound.clear();
                 warn!(manager, "the Manager's connection ended: {reason}");
                 if events.send(Event::ManagerLost).await.is_err() {
@@ -109,14 +125,10 @@ pub async fn run(
                     backoff.reset();
                 }
             }
-            failed => {
-                if !told {
-                    let reason = failed.map_or_else(
-                        |_| "no answer".to_owned(),
-                        |r| r.err().map_or_else(String::new, |e| e.to_string()),
-                    );
+            Err(reason) => {
+                if told.as_ref() != Some(&reason) {
                     warn!(manager, "the Manager can't be reached ({reason}); trying again, instances go on");
-                    told = true;
+                    told = Some(reason);
                 }
                 route.unreachable();
             }
@@ -132,17 +144,26 @@ impl Outbound {
     }
 }
 
+/// Connects, and proves both ends where there are certificates.
+async fn connect(manager: &str, secured: &Secured) -> Result<Connected, String> {
+    let stream = match tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(manager)).await {
+        Ok(connected) => connected.map_err(|error| error.to_string())?,
+        Err(_) => return Err("no answer".into()),
+    };
+    let _ = stream.set_nodelay(true);
+    notice_silence(&stream);
+    secured.secure(stream).await
+}
+
 async fn talk(
-    stream: TcpStream,
+    halves: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
     (secret, answer_within): (&str, Duration),
     events: &mpsc::Sender<Event>,
     outbound: &mut Outbound,
     route: &mut Route,
 ) -> String {
-    let _ = stream.set_nodelay(true);
-    notice_silence(&stream);
     let conversation = Conversation::new(Speaker::Server, MAX_MESSAGE_BYTES);
-    let (mut reader, mut writer) = patchbay_link::over(stream.into_split(), conversation, "the Manager");
+    let (mut reader, mut writer) = patchbay_link::over(halves, conversation, "the Manager");
     let answered = AtomicBool::new(false);
     let answering = async {
         tokio::time::sleep(answer_within).await;
@@ -264,7 +285,7 @@ mod tests {
         let at = listener.local_addr().expect("bound").to_string();
         let (sender, mut events) = mpsc::channel(64);
         let (queue, outbound) = queue();
-        tokio::spawn(run(at, ("s".into(), Duration::from_secs(1)), sender, outbound));
+        tokio::spawn(run(at, Secured::plain(), ("s".into(), Duration::from_secs(1)), sender, outbound));
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
                 if matches!(event, Event::ManagerUp) {

@@ -25,6 +25,7 @@ use crate::plugs::Plugs;
 use crate::processes::{self, Places};
 use crate::redirection::Redirection;
 use crate::repository;
+use crate::secured::Secured;
 use crate::{
     manager_link, message_ids, node_secret, private, probe, profile_file, require_root, reserved_ports,
     signals,
@@ -44,6 +45,13 @@ pub struct Run {
     /// Where the Manager listens for agents
     #[arg(long, env = "PATCHBAY_MANAGER_AGENTS", value_parser = host_and_port, value_name = "HOST:PORT")]
     manager: String,
+    /// What this node proves itself with to the Manager, and checks the Manager with: ca.pem, cert.pem, key.pem, made by
+    /// `patchbay certs node`; read again on SIGHUP
+    #[arg(long, env = "PATCHBAY_CERTIFICATES", value_name = "FOLDER")]
+    certificates: Option<PathBuf>,
+    /// Speak without TLS to a Manager on another machine, whoever answers there
+    #[arg(long, env = "PATCHBAY_PLAIN", conflicts_with = "certificates")]
+    plain: bool,
     /// This node's address, under which its instances are reached
     #[arg(long, env = "PATCHBAY_ADDRESS", value_name = "ADDRESS")]
     address: IpAddr,
@@ -164,6 +172,9 @@ pub async fn run(arguments: Run) -> Result<()> {
         Some(node) => node.clone(),
         None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
     };
+    let folder = arguments.certificates.clone();
+    let secured = Secured::read(folder, &node, arguments.plain, &arguments.manager)?;
+    let certificates = secured.watch()?;
     let pins = pins(&arguments, &node);
     let mut options = Options::new(node_cgroup(&arguments, &node)?);
     options.in_flight_budget = arguments.in_flight_bytes;
@@ -220,7 +231,8 @@ pub async fn run(arguments: Run) -> Result<()> {
     let semi = arguments.accept_dialect.contains(&Dialect::Semi);
     tokio::spawn(instance_listener::serve(listener, directory, said, semi));
     let identified = (secret, manager_link::ANSWER_WITHIN);
-    tokio::spawn(manager_link::run(arguments.manager, identified, events, manager_receiver));
+    tokio::spawn(manager_link::run(arguments.manager, secured, identified, events, manager_receiver));
+    tokio::spawn(certificates);
     tokio::spawn(signals);
     match node.run(event_receiver, said_receiver, control_receiver).await {
         Ended::HandedOver => info!("ended; the instances go on and wait for the next agent"),

@@ -17,7 +17,7 @@ pub const HELP: &str = "Signals of a running agent:\n  \
     (again: at once)\n  \
     SIGPWR   the machine goes down: the same within 5 seconds\n  \
     SIGQUIT  restart: the agent ends, its instances and sessions go on, the next agent takes them over\n  \
-    SIGHUP   the repository file is read again\n  \
+    SIGHUP   the repository file and the certificates are read again\n  \
     SIGUSR1, SIGUSR2  redirection off for further messages, on again\n\
     An upgrade is `run` of the new version with --take-over: the old one hands over once the new one is ready.";
 

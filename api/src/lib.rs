@@ -101,6 +101,21 @@ pub struct ManagerStatus {
     pub clock_set_ms: i64,
 }
 
+/// A certificate: the Manager's own, or what a connected agent has shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Whom it names.
+    pub name: String,
+    /// `manager`, `node`, `person`, or `other`.
+    pub role: String,
+    /// Its serial number, hexadecimal digits.
+    pub serial: String,
+    /// When it ends, milliseconds since 1970.
+    pub until_ms: u64,
+    /// Seconds until then; below zero once it has ended.
+    pub seconds_left: i64,
+}
+
 /// What applying a graph changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -381,7 +396,7 @@ pub struct Event {
     /// `instance-running`, `instance-ended`, `instance-failed`, `session-opened`,
     /// `session-closed`, `session-forced`, `session-refused`, `service-unplaced`, `service-failing`,
     /// `service-scaled`, `instance-leaving`, `instance-overloaded`, `instance-silent`,
-    /// `instance-stays`, `node-changed`, `node-draining`, `node-undrained`, `node-ending`, `node-ended`, `node-refused`,
+    /// `instance-stays`, `node-changed`, `node-draining`, `node-undrained`, `node-ending`, `node-ended`, `node-refused`, `certificate-expires`,
     /// `node-forgotten`, `redirection-switched`.
     pub kind: String,
     /// What it happened to: `instance 7 (posts)`, `node a`, `session 12`.

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use patchbay_api as api;
 use serde::de::DeserializeOwned;
-use ureq::config::Config;
+use ureq::config::ConfigBuilder;
 use ureq::http::Response;
+use ureq::typestate::AgentScope;
 use ureq::{Agent, RequestBuilder};
 
+use crate::https::Https;
 use crate::login;
 use crate::parse::At;
 use crate::unix::{Nowhere, ToSocket};
@@ -29,7 +31,7 @@ const SILENT_AFTER: Duration = Duration::from_secs(60);
 pub enum Failure {
     /// Nobody answers.
     #[error(
-        "the Manager at {url} can't be reached: {reason}\nIs `patchbay-manager` running? Name another with --manager or PATCHBAY_MANAGER: unix:FILE, or http://HOST:PORT."
+        "the Manager at {url} can't be reached: {reason}\nIs `patchbay-manager` running? Name another with --manager or PATCHBAY_MANAGER: unix:FILE, or https://HOST:PORT."
     )]
     Unreachable { url: String, reason: String },
     /// Somebody accepts connections and says nothing.
@@ -60,24 +62,28 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(manager: &At, connect_within: Duration) -> Self {
-        match manager {
+    pub fn new(manager: &At, connect_within: Duration, https: &Https) -> Result<Self, Failure> {
+        Ok(match manager {
             At::Url(url) => {
-                let config = config(connect_within);
+                let config = match url.starts_with("https:") {
+                    true => config(connect_within).tls_config(https.config()?).build(),
+                    false => config(connect_within).build(),
+                };
                 let (url, token) = (url.clone(), login::token_for(url));
                 Self { at: url.clone(), url, agent: config.into(), token, connect_within }
             }
             At::Socket(path) => {
-                let agent = Agent::with_parts(config(connect_within), ToSocket(path.clone()), Nowhere);
+                let agent =
+                    Agent::with_parts(config(connect_within).build(), ToSocket(path.clone()), Nowhere);
                 let (url, at) = ("http://localhost".to_owned(), manager.to_string());
                 Self { url, at, agent, token: None, connect_within }
             }
-        }
+        })
     }
 
     /// A client with a token of its own.
-    pub fn over_tcp(url: &str, token: Option<String>) -> Self {
-        Self { token, ..Self::new(&At::Url(url.to_owned()), CONNECT_WITHIN) }
+    pub fn over_tcp(url: &str, token: Option<String>, https: &Https) -> Result<Self, Failure> {
+        Ok(Self { token, ..Self::new(&At::Url(url.to_owned()), CONNECT_WITHIN, https)? })
     }
 
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -191,7 +197,7 @@ impl Client {
     }
 }
 
-fn config(connect_within: Duration) -> Config {
+fn config(connect_within: Duration) -> ConfigBuilder<AgentScope> {
     // A Manager that sends people to another one is not followed: they should know.
     Agent::config_builder()
         .http_status_as_error(false)
@@ -199,7 +205,6 @@ fn config(connect_within: Duration) -> Config {
         .max_redirects_will_error(false)
         .timeout_connect(Some(connect_within))
         .timeout_per_read(Some(SILENT_AFTER))
-        .build()
 }
 
 /// The Manager's error; problems of a graph with the line they are in.

@@ -1,6 +1,7 @@
 //! `patchbay doctor`: looks at this machine and at the Manager, and says of each thing that is not as it should be
 //! what to do about it.
 
+mod certificates;
 mod files;
 mod ports;
 mod running;
@@ -131,6 +132,7 @@ fn of_machine() -> Vec<Finding> {
     findings.extend(ports::find());
     let (managers, agents) = (running::of("patchbay-manager"), running::of("patchbay-agent"));
     findings.extend(files::find(&managers, &agents));
+    findings.extend(certificates::on_disk(&managers, &agents));
     findings.extend(places(&managers, &agents).iter().filter_map(|place| disk(place)));
     if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let state = if soft >= DESCRIPTORS { State::Fine } else { State::Degraded };
@@ -247,6 +249,7 @@ fn of_manager(client: &Client) -> Vec<Finding> {
             findings.push(finding("Manager: nodes", State::Broken, failure.to_string(), "see its log"))
         }
     }
+    findings.extend(certificates::of_manager(client));
     match client.get::<Vec<api::App>>("/v1/apps") {
         Ok(apps) => findings.extend(apps.iter().map(of_app)),
         Err(failure) => {

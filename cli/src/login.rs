@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use patchbay_api as api;
 
 use crate::client::{Client, Failure};
+use crate::https::Https;
 use crate::output;
 
 /// The environment variable of a token.
@@ -37,7 +38,7 @@ pub fn file() -> Option<PathBuf> {
 }
 
 /// Reads a token from the standard input, tries it, and keeps it for this Manager.
-pub fn login(url: &str) -> Result<(), Failure> {
+pub fn login(url: &str, https: &Https) -> Result<(), Failure> {
     eprint!("token for {url}: ");
     let mut token = String::new();
     std::io::stdin().lock().read_line(&mut token).map_err(|error| Failure::Said(error.to_string()))?;
@@ -45,7 +46,7 @@ pub fn login(url: &str) -> Result<(), Failure> {
     if token.is_empty() || token.contains(char::is_whitespace) {
         return Err(Failure::Said("a token is one word; `patchbay-manager token FILE` makes one".into()));
     }
-    let client = Client::over_tcp(url, Some(token.to_owned()));
+    let client = Client::over_tcp(url, Some(token.to_owned()), https)?;
     client.get::<api::ManagerStatus>("/v1/status")?;
     let file = keep(url, Some(token))?;
     output::print(&format!("kept in {}", file.display()))

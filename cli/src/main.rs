@@ -7,6 +7,7 @@ mod doctor;
 mod events;
 mod graph;
 mod history;
+mod https;
 mod login;
 mod logs;
 mod node_commands;
@@ -27,6 +28,7 @@ use control::{Close, Drain, Forget, Move, Redirect, Scale, Stop, Undrain};
 use events::Events;
 use graph::{Apply, Plan};
 use history::History;
+use https::Https;
 use logs::Logs;
 use node_commands::{Exec, Trace};
 use output::Output;
@@ -41,7 +43,7 @@ use sessions::Sessions;
                   patchbay events --follow\n  patchbay --output json nodes\n  patchbay completions bash > /etc/bash_completion.d/patchbay"
 )]
 struct Arguments {
-    /// Where the Manager is: unix:FILE on this machine, http://HOST:PORT elsewhere (see `patchbay login`)
+    /// Where the Manager is: unix:FILE on this machine, https://HOST:PORT elsewhere (see `patchbay login`)
     #[arg(
         long,
         global = true,
@@ -57,6 +59,8 @@ struct Arguments {
     /// Tables for people, JSON for programs
     #[arg(long, global = true, default_value = "table", value_enum)]
     output: Output,
+    #[command(flatten)]
+    https: Https,
     #[command(subcommand)]
     task: Task,
 }
@@ -113,8 +117,10 @@ enum Task {
     #[command(after_help = certs::HELP)]
     Certs(Certs),
     /// Keep the token for a Manager over TCP, read from the standard input
-    #[command(after_help = "Example:\n  patchbay --manager http://manager:55580 login < token\n\n\
-                            PATCHBAY_TOKEN goes before what is kept. `patchbay-manager token FILE` makes tokens.")]
+    #[command(
+        after_help = "Example:\n  patchbay --manager https://manager:55580 --ca ca.pem login < token\n\n\
+                            PATCHBAY_TOKEN goes before what is kept. `patchbay-manager token FILE` makes tokens."
+    )]
     Login,
     /// Forget the token for a Manager
     Logout,
@@ -149,8 +155,11 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let client = Client::new(&arguments.manager, arguments.connect_timeout);
     let output = arguments.output;
+    if let Task::Certs(certs) = &arguments.task {
+        return certs.run(output);
+    }
+    let client = Client::new(&arguments.manager, arguments.connect_timeout, &arguments.https)?;
     let done = match &arguments.task {
         Task::Exec(exec) => Err(exec.run()),
         Task::Trace(trace) => trace.run(&client),
@@ -179,7 +188,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Task::Certs(certs) => return certs.run(output),
         Task::Doctor => return doctor::run(&client, output),
         Task::Status => output.show(&client.get::<api::ManagerStatus>("/v1/status")?, tables::status),
-        Task::Login => login::login(over_tcp(&arguments.manager)?),
+        Task::Login => login::login(over_tcp(&arguments.manager)?, &arguments.https),
         Task::Logout => login::logout(over_tcp(&arguments.manager)?),
         Task::Completions { shell } => {
             clap_complete::generate(*shell, &mut Arguments::command(), "patchbay", &mut std::io::stdout());
@@ -194,7 +203,7 @@ fn over_tcp(manager: &parse::At) -> Result<&str, Failure> {
     match manager {
         parse::At::Url(url) => Ok(url),
         parse::At::Socket(path) => Err(Failure::Said(format!(
-            "{} needs no token; name a Manager over TCP with --manager http://HOST:PORT",
+            "{} needs no token; name a Manager over TCP with --manager https://HOST:PORT",
             path.display()
         ))),
     }

@@ -28,7 +28,7 @@ impl fmt::Display for At {
     }
 }
 
-/// Where the Manager is: `unix:FILE`, or `http://HOST:PORT`.
+/// Where the Manager is: `unix:FILE`, `https://HOST:PORT`, or `http://HOST:PORT`.
 pub fn manager(text: &str) -> Result<At, String> {
     if let Some(path) = text.strip_prefix("unix:").or_else(|| text.starts_with('/').then_some(text)) {
         return match path.is_empty() {
@@ -38,9 +38,11 @@ pub fn manager(text: &str) -> Result<At, String> {
     }
     let uri = text.parse::<Uri>().ok();
     match uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.host()?))) {
-        Some(("http", _)) => Ok(At::Url(text.trim_end_matches('/').to_owned())),
-        Some(("https", _)) => Err("the Manager speaks plain HTTP only: write http://HOST:PORT".into()),
-        _ => Err("write it as unix:FILE or http://HOST:PORT".into()),
+        Some(("http" | "https", _)) => Ok(At::Url(text.trim_end_matches('/').to_owned())),
+        _ => Err(
+            "write it as unix:FILE or https://HOST:PORT, or http:// where the Manager has no certificates"
+                .into(),
+        ),
     }
 }
 
@@ -57,16 +59,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manager_is_at_a_socket_or_a_url_of_plain_http() {
-        for good in ["http://127.0.0.1:55580", "http://manager", "http://[::1]:55580", "unix:/run/m.sock"] {
+    fn a_manager_is_at_a_socket_or_a_url() {
+        for good in ["http://127.0.0.1:55580", "https://manager", "http://[::1]:55580", "unix:/run/m.sock"] {
             assert_eq!(manager(good).map(|at| at.to_string()).as_deref(), Ok(good));
         }
         assert_eq!(manager("/run/m.sock"), Ok(At::Socket("/run/m.sock".into())));
         assert_eq!(manager("http://manager/"), Ok(At::Url("http://manager".into())));
         for (bad, expected) in [
-            ("foo", "http://HOST:PORT"),
-            ("127.0.0.1:55580", "http://HOST:PORT"),
-            ("https://manager", "plain HTTP only"),
+            ("foo", "https://HOST:PORT"),
+            ("127.0.0.1:55580", "https://HOST:PORT"),
+            ("ftp://manager", "https://HOST:PORT"),
             ("unix:", "unix:FILE"),
             ("", "unix:FILE"),
         ] {

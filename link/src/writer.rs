@@ -36,7 +36,12 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     ) -> Result<Vec<Envelope>, String> {
         self.text.clear();
         let answers = self.shared.lock().encode_all(first, waiting, &mut self.text);
-        match timeout(self.within, self.half.write_all(self.text.as_bytes())).await {
+        let written = async {
+            self.half.write_all(self.text.as_bytes()).await?;
+            // Streams that encrypt keep what is written until then.
+            self.half.flush().await
+        };
+        match timeout(self.within, written).await {
             Ok(Ok(())) => Ok(answers),
             Ok(Err(error)) => Err(format!("writing failed: {error}")),
             Err(_) => Err("it does not read its messages".into()),

@@ -50,6 +50,8 @@ pub enum Event {
     Refresh(Ticket),
     /// Somebody wants lines of an instance's output; answered by [`Effect::Output`] with the same ticket.
     Output(Ticket, OutputQuestion),
+    /// Something outside of the core that people should know: kind, subject and text of an event.
+    Notice(&'static str, String, String),
     /// The time that [`super::Core::next_deadline`] asked for has come.
     Tick,
 }

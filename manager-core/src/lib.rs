@@ -129,6 +129,7 @@ impl Core {
             }
             Event::Refresh(ticket) => counters::refresh(core, ticket),
             Event::Output(ticket, question) => outputs::ask_output(core, ticket, question),
+            Event::Notice(kind, subject, text) => core.publish(kind, subject, text),
             Event::Tick => {}
         }
         work_off(core);

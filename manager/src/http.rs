@@ -1,5 +1,6 @@
 //! The HTTP/JSON API for people and the command (patchbay-api).
 
+mod certificates;
 pub mod events;
 pub mod gate;
 pub mod history;
@@ -20,6 +21,7 @@ use serde::Deserialize;
 use ssmmp::InstanceId;
 
 use self::gate::Gate;
+use crate::certificates::Certificates;
 use crate::shell::{self, Handle, NoAnswer};
 use crate::store::History;
 use patchbay_manager_core::{Apply, Command, Page, Redirected, Refusal};
@@ -55,11 +57,12 @@ fn failure(status: StatusCode, message: String) -> Failure {
 type Answer<T> = Result<Json<T>, Failure>;
 
 /// All routes behind the gate.
-pub fn routes(handle: &Handle, history: History, gate: Gate) -> Router {
+pub fn routes(handle: &Handle, history: History, gate: Gate, certificates: Option<Certificates>) -> Router {
     router(handle.clone())
+        .merge(certificates::router(certificates.clone()))
         .merge(history::router(history.clone()))
         .merge(events::router(handle.clone(), history))
-        .merge(metrics::router(handle.clone()))
+        .merge(metrics::router(handle.clone(), certificates))
         // The gate has read the body, and bounded it.
         .layer(DefaultBodyLimit::disable())
         .layer(axum::middleware::from_fn_with_state(gate, gate::gate))

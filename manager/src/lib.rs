@@ -1,6 +1,7 @@
 //! The Patchbay Manager: knows the graph of each application, has its services executed by the agents,
 //! and configures every session.
 
+pub mod certificates;
 pub mod dns;
 pub mod http;
 pub mod maintenance;

@@ -1,7 +1,7 @@
 //! The Manager's program: flags, logs, listeners.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,11 +11,13 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use hickory_server::proto::rr::Name;
 use patchbay_logging::LogFormat;
+use patchbay_manager::certificates::{Certificates, not_plain};
 use patchbay_manager::dns::{Listeners, Names, Zone};
 use patchbay_manager::http::gate::Gate;
 use patchbay_manager::http::socket::Socket;
 use patchbay_manager::http::tokens::Tokens;
 use patchbay_manager::maintenance::Task;
+use patchbay_manager::shell::Input;
 use patchbay_manager::store::{ENDED_WITHIN, Fsync, History, Kept, Store, TRY_EVERY};
 use patchbay_manager::{http, managers_file, server, shell};
 use patchbay_manager_core::{Config, Core};
@@ -38,9 +40,16 @@ struct Arguments {
     /// Without one, the Manager runs
     #[command(subcommand)]
     task: Option<Task>,
-    /// Where agents connect
-    #[arg(long, env = "PATCHBAY_LISTEN_AGENTS", default_value = "[::]:55555", value_name = "ADDRESS:PORT")]
-    listen_agents: SocketAddr,
+    /// Where agents connect [default: [::]:55555 with --certificates or --plain, else 127.0.0.1:55555]
+    #[arg(long, env = "PATCHBAY_LISTEN_AGENTS", value_name = "ADDRESS:PORT")]
+    listen_agents: Option<SocketAddr>,
+    /// What the Manager proves itself with to agents and people, and checks agents with: ca.pem, cert.pem, key.pem,
+    /// revoked.crl, made by `patchbay certs init`; read again on SIGHUP
+    #[arg(long, env = "PATCHBAY_CERTIFICATES", value_name = "FOLDER")]
+    certificates: Option<PathBuf>,
+    /// Let agents of other machines connect without TLS, whoever they say they are
+    #[arg(long, env = "PATCHBAY_PLAIN", conflicts_with = "certificates")]
+    plain: bool,
     /// Where people and the `patchbay` command on this machine connect: root and the group `patchbay` may
     #[arg(long, env = "PATCHBAY_SOCKET", default_value = http::socket::PATH, value_name = "FILE")]
     socket: PathBuf,
@@ -124,6 +133,15 @@ enum Dialect {
     Semi,
 }
 
+impl Arguments {
+    /// Where agents connect.
+    fn agents_at(&self) -> SocketAddr {
+        let beyond = self.certificates.is_some() || self.plain;
+        let usual = if beyond { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::LOCALHOST.into() };
+        self.listen_agents.unwrap_or_else(|| SocketAddr::new(usual, ssmmp::MANAGER_PORT))
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.task {
@@ -157,6 +175,11 @@ async fn run(arguments: Arguments) -> Result<()> {
         idle_timeout: seconds(arguments.idle_timeout),
         agent_grace: seconds(arguments.agent_grace),
     };
+    let certificates = arguments.certificates.clone().map(Certificates::open).transpose()?;
+    let at = arguments.agents_at();
+    if let (None, Some(refusal)) = (&certificates, not_plain(at, arguments.plain)) {
+        anyhow::bail!(refusal);
+    }
     let database = &arguments.database;
     let opened = || format!("the database {} can't be used", database.display());
     let mut store = Store::open(database).with_context(opened)?;
@@ -169,7 +192,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     }
     store.restore(&mut core).with_context(opened)?;
 
-    let agents = listen(arguments.listen_agents, "--listen-agents").await?;
+    let agents = listen(at, "--listen-agents").await?;
     let (socket, users) = Socket::listen(&arguments.socket).context("people can't be served")?;
     let users = UnixListener::from_std(users)?;
     let tokens = arguments.tokens.as_deref().map(Tokens::read).transpose()?;
@@ -185,6 +208,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         agents = %agents.local_addr()?,
         socket = %arguments.socket.display(),
         http = http.as_deref().unwrap_or("no"),
+        tls = certificates.is_some(),
         database = %database.display(),
         "ready"
     );
@@ -193,21 +217,25 @@ async fn run(arguments: Arguments) -> Result<()> {
     let options = server::Options {
         accept_semi: arguments.accept_dialect.contains(&Dialect::Semi),
         max_per_address: arguments.max_connections_per_address,
+        certificates: certificates.clone(),
         ..server::Options::default()
     };
     let gate = Gate::new(tokens.clone(), arguments.http_name.clone());
-    let routes = http::routes(&handle, History::new(database), gate);
+    let routes = http::routes(&handle, History::new(database), gate, certificates.clone());
     if let Some(people) = people {
-        tokio::spawn(http::serve::over_tcp(people, routes.clone()));
+        tokio::spawn(http::serve::over_tcp(people, routes.clone(), certificates.clone()));
+    }
+    if let Some(certificates) = certificates.clone() {
+        let handle = handle.clone();
+        tokio::spawn(certificates.watch(async move |subject, text| {
+            let _ = handle.deliver(Input::Notice("certificate-expires", subject, text)).await;
+            handle.turn();
+        }));
     }
     let mut reload = signal(SignalKind::hangup())?;
     let reloads = async move {
         while reload.recv().await.is_some() {
-            match tokens.as_ref().map(Tokens::reload) {
-                Some(Ok(())) => info!("the tokens were read again"),
-                Some(Err(error)) => warn!("the tokens are as before: {error}"),
-                None => info!("SIGHUP reads --tokens again; there are none"),
-            }
+            read_again(tokens.as_ref(), certificates.as_ref());
         }
     };
     let mut terminate = signal(SignalKind::terminate())?;
@@ -222,6 +250,23 @@ async fn run(arguments: Arguments) -> Result<()> {
     info!("stopping; instances and their sessions go on");
     drop(socket);
     Ok(())
+}
+
+/// What SIGHUP does.
+fn read_again(tokens: Option<&Tokens>, certificates: Option<&Certificates>) {
+    match tokens.map(Tokens::reload) {
+        Some(Ok(())) => info!("the tokens were read again"),
+        Some(Err(error)) => warn!("the tokens are as before: {error}"),
+        None => {}
+    }
+    match certificates.map(Certificates::reload) {
+        Some(Ok(revoked)) => info!(revoked, "the certificates were read again"),
+        Some(Err(problem)) => warn!("the certificates are as before: {problem}"),
+        None => {}
+    }
+    if tokens.is_none() && certificates.is_none() {
+        info!("SIGHUP reads --tokens and --certificates again; there are none");
+    }
 }
 
 /// Answers the gateways' names, if that is wanted.

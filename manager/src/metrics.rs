@@ -8,6 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::certificates::Certificates;
 use crate::server;
 use crate::shell::Handle;
 
@@ -40,11 +41,19 @@ struct Type {
     message: &'static str,
 }
 
+/// Whose a certificate is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Holder {
+    role: String,
+    name: String,
+}
+
 /// Everything in the text form of OpenMetrics, which Prometheus reads.
-pub async fn text(handle: &Handle) -> String {
+pub async fn text(handle: &Handle, certificates: Option<&Certificates>) -> String {
     let mut registry = Registry::with_prefix("patchbay");
     of_peers(&mut registry);
     of_work(&mut registry, handle);
+    of_certificates(&mut registry, certificates);
     of_state(&mut registry, handle).await;
     let mut text = String::new();
     // Writing to a String does not fail.
@@ -63,6 +72,16 @@ fn of_peers(registry: &mut Registry) {
         metric.inc_by(count);
         registry.register(counter.name(), counter.help(), metric);
     }
+}
+
+fn of_certificates(registry: &mut Registry, certificates: Option<&Certificates>) {
+    let Some(certificates) = certificates else { return };
+    let left = Family::<Holder, Gauge>::default();
+    for one in certificates.list() {
+        left.get_or_create(&Holder { role: one.role, name: one.name }).set(one.seconds_left);
+    }
+    let help = "Seconds until the certificate of the Manager, or of a connected node, ends";
+    registry.register("certificate_seconds_left", help, left);
 }
 
 fn of_work(registry: &mut Registry, handle: &Handle) {

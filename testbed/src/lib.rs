@@ -156,6 +156,7 @@ impl Cluster {
     /// Its program can't be started.
     pub fn start_manager(&mut self) -> Result<()> {
         let mut arguments = vec!["--listen-agents".to_owned(), format!("{HUB_ADDRESS}:55555")];
+        arguments.extend(self.security("manager"));
         arguments.extend(["--database".into(), self.plan.folder.join("manager.db").display().to_string()]);
         arguments.extend(["--socket".into(), self.plan.socket().display().to_string()]);
         arguments.extend(self.plan.manager_flags.iter().cloned());
@@ -188,8 +189,19 @@ impl Cluster {
         if !self.plan.agent_flags.iter().any(|flag| flag.starts_with("--memory=")) {
             arguments.push("--memory=off".into());
         }
+        arguments.extend(self.security(&format!("nodes/{name}")));
         arguments.extend(self.plan.agent_flags.iter().cloned());
         (name, arguments)
+    }
+
+    /// What a program proves itself with: its part of what `patchbay certs` made in the folder `certificates`, if the
+    /// plan's folder has one; else nothing, between namespaces of this machine.
+    fn security(&self, part: &str) -> Vec<String> {
+        let certificates = self.plan.folder.join("certificates");
+        match certificates.exists() {
+            true => vec!["--certificates".into(), certificates.join(part).display().to_string()],
+            false => vec!["--plain".into()],
+        }
     }
 
     /// Starts a program in a namespace, in the control cgroup, with its log in the folder.

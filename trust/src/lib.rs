@@ -10,6 +10,8 @@ mod folder;
 mod live;
 mod peer;
 mod role;
+#[cfg(feature = "tokio")]
+mod stream;
 mod tls;
 
 pub use authority::{Authority, AuthorityError, BACKDATED, Issued, Names};
@@ -20,6 +22,8 @@ pub use folder::{Expected, Identity, Problem, load};
 pub use live::Live;
 pub use peer::{looks_like_tls, refusal};
 pub use role::{InvalidName, LONGEST_NAME, MANAGER_NAME, Role, TRUST_DOMAIN, check_name};
+#[cfg(feature = "tokio")]
+pub use stream::{Inward, SPEAKS_TLS};
 
 #[cfg(test)]
 mod tests;

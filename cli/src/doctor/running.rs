@@ -34,18 +34,27 @@ pub fn of(program: &str) -> Vec<Running> {
 }
 
 impl Running {
+    /// The text that a flag has, as `--flag TEXT` or `--flag=TEXT`.
+    pub fn text(&self, flag: &str) -> Option<String> {
+        let value = self.value(flag)?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    }
+
     /// The file or folder that a flag names, as `--flag FILE` or `--flag=FILE`.
     pub fn path(&self, flag: &str) -> Option<PathBuf> {
+        Some(self.folder.join(Path::new(OsStr::from_bytes(self.value(flag)?))))
+    }
+
+    fn value(&self, flag: &str) -> Option<&[u8]> {
         let joined = format!("{flag}=");
         let at = self
             .arguments
             .iter()
             .position(|argument| argument == flag.as_bytes() || argument.starts_with(joined.as_bytes()))?;
-        let value = match self.arguments[at].strip_prefix(joined.as_bytes()) {
-            Some(value) => value,
-            None => self.arguments.get(at + 1)?,
-        };
-        Some(self.folder.join(Path::new(OsStr::from_bytes(value))))
+        match self.arguments[at].strip_prefix(joined.as_bytes()) {
+            Some(value) => Some(value),
+            None => self.arguments.get(at + 1).map(Vec::as_slice),
+        }
     }
 }
 

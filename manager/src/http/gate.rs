@@ -140,7 +140,10 @@ pub async fn gate(State(gate): State<Gate>, request: Request, next: Next) -> Res
 /// Browsers say which page a request is from; only this Manager's own would be let in.
 fn check_origin(headers: &HeaderMap) -> Result<(), Failure> {
     let host = text(headers, header::HOST).unwrap_or_default();
-    let is_own = |origin: &str| !host.is_empty() && origin.eq_ignore_ascii_case(&format!("http://{host}"));
+    let is_own = |origin: &str| {
+        let own = ["http", "https"].map(|scheme| format!("{scheme}://{host}"));
+        !host.is_empty() && own.iter().any(|own| origin.eq_ignore_ascii_case(own))
+    };
     let foreign_page =
         headers.contains_key(header::ORIGIN) && !text(headers, header::ORIGIN).is_some_and(is_own);
     let site = text(headers, header::HeaderName::from_static("sec-fetch-site"));

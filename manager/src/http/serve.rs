@@ -22,6 +22,7 @@ use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
 use super::gate::Via;
+use crate::certificates::Certificates;
 
 /// Connections to the socket, or over TCP, at once; further ones are closed at once.
 pub const MAX_CONNECTIONS: usize = 256;
@@ -38,6 +39,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// People who can't be accepted.
 static NOT_ACCEPTED: Repeated = Repeated::new();
+/// People with whom TLS could not begin.
+static NOT_SECURED: Repeated = Repeated::new();
 
 /// Serves users of this machine until the listener is dropped.
 pub async fn over_socket(listener: UnixListener, router: Router) {
@@ -57,8 +60,8 @@ pub async fn over_socket(listener: UnixListener, router: Router) {
     }
 }
 
-/// Serves whoever connects over TCP until the listener is dropped.
-pub async fn over_tcp(listener: TcpListener, router: Router) {
+/// Serves whoever connects over TCP, with TLS where there are certificates, until the listener is dropped.
+pub async fn over_tcp(listener: TcpListener, router: Router, certificates: Option<Certificates>) {
     let places = Places::<IpAddr>::default();
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -75,7 +78,20 @@ pub async fn over_tcp(listener: TcpListener, router: Router) {
         {
             debug!("one who does not read keeps its connection: {error}");
         }
-        tokio::spawn(serve(stream, Via::Tcp(peer), router.clone(), place));
+        let (router, certificates) = (router.clone(), certificates.clone());
+        tokio::spawn(async move {
+            let Some(certificates) = certificates else {
+                return serve(stream, Via::Tcp(peer), router, place).await;
+            };
+            match certificates.person(stream).await {
+                Ok(stream) => serve(stream, Via::Tcp(peer), router, place).await,
+                Err(reason) => {
+                    if let Some(times) = crate::again(&NOT_SECURED) {
+                        warn!(%peer, times, "HTTPS: {reason}");
+                    }
+                }
+            }
+        });
     }
 }
 

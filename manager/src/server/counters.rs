@@ -19,9 +19,11 @@ pub enum Counter {
     OtherHop,
     /// Connections closed at once, since too many are open.
     RefusedConnections,
+    /// TLS handshakes that failed: no certificate, or not a good one, or no TLS.
+    RefusedHandshakes,
 }
 
-const ALL: [Counter; 7] = [
+const ALL: [Counter; 8] = [
     Counter::Messages,
     Counter::Refused,
     Counter::Dropped,
@@ -29,6 +31,7 @@ const ALL: [Counter; 7] = [
     Counter::UnknownFields,
     Counter::OtherHop,
     Counter::RefusedConnections,
+    Counter::RefusedHandshakes,
 ];
 
 /// The counters of all connections since the start.
@@ -84,6 +87,7 @@ impl Counter {
             Self::UnknownFields => "unknown_fields",
             Self::OtherHop => "messages_of_another_hop",
             Self::RefusedConnections => "connections_refused",
+            Self::RefusedHandshakes => "handshakes_refused",
         }
     }
 
@@ -97,6 +101,7 @@ impl Counter {
             Self::UnknownFields => "Fields nobody here knows; ignored and forwarded",
             Self::OtherHop => "Messages whose sub_type names another hop",
             Self::RefusedConnections => "Connections closed at once, since too many are open",
+            Self::RefusedHandshakes => "TLS handshakes of agents that failed",
         }
     }
 }

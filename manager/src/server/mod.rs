@@ -5,17 +5,23 @@ mod connection;
 mod counters;
 mod outbound;
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use patchbay_trust::SPEAKS_TLS;
 use ssmmp::Repeated;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
 
+use admission::Place;
 pub use admission::{MAX_CONNECTIONS, MAX_UNREGISTERED, MAX_UNREGISTERED_PER_ADDRESS, Places};
+use connection::{Halves, Served};
 pub use counters::{COUNTERS, Counter, Counters};
 pub use outbound::{Unread, Way};
 
+use crate::certificates::Certificates;
 use crate::shell::{Handle, Input};
 use patchbay_manager_core::Connection;
 
@@ -24,6 +30,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Agents that can't be accepted.
 static NOT_ACCEPTED: Repeated = Repeated::new();
+/// Why agents could not begin, and how often each; of more reasons the further ones are told together.
+static NOT_PROVEN: Mutex<Vec<(String, Repeated)>> = Mutex::new(Vec::new());
+/// So many reasons are told apart.
+const MAX_REASONS: usize = 32;
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// How agents are served.
@@ -37,6 +47,8 @@ pub struct Options {
     pub register_within: Duration,
     /// A peer that takes none of what is written for so long is cut off.
     pub write_within: Duration,
+    /// What both ends prove themselves with; none: agents speak without TLS.
+    pub certificates: Option<Certificates>,
 }
 
 impl Default for Options {
@@ -46,6 +58,7 @@ impl Default for Options {
             max_per_address: 2_048,
             register_within: Duration::from_secs(10),
             write_within: Duration::from_secs(10),
+            certificates: None,
         }
     }
 }
@@ -76,7 +89,7 @@ pub async fn serve(listener: TcpListener, handle: Handle, options: Options) {
         let (handle, options) = (handle.clone(), options.clone());
         tokio::spawn(async move {
             let connection = Connection(NEXT.fetch_add(1, Ordering::Relaxed));
-            let reason = connection::serve(stream, peer, connection, &handle, &mut place, &options).await;
+            let reason = secured(stream, peer, connection, &handle, &mut place, &options).await;
             match place.is_registered() {
                 true => info!(%peer, "agent's connection ended: {reason}"),
                 false => debug!(%peer, "the connection of a peer that never registered ended: {reason}"),
@@ -84,5 +97,51 @@ pub async fn serve(listener: TcpListener, handle: Handle, options: Options) {
             let _ = handle.deliver(Input::Lost(connection)).await;
             handle.turn();
         });
+    }
+}
+
+/// Serves a connection, over TLS where there are certificates; returns why it ended.
+async fn secured(
+    stream: TcpStream,
+    peer: SocketAddr,
+    connection: Connection,
+    handle: &Handle,
+    place: &mut Place,
+    options: &Options,
+) -> String {
+    let _ = stream.set_nodelay(true);
+    let served = |known| Served { peer, known, connection, handle, options };
+    let Some(certificates) = &options.certificates else {
+        let reason = connection::serve(Halves::of_tcp(stream), served(None), place).await;
+        if reason.ends_with(SPEAKS_TLS) {
+            tell_unproven(peer, &reason);
+        }
+        return reason;
+    };
+    match certificates.agent(stream).await {
+        Ok((stream, known)) => tokio::select! {
+            reason = connection::serve(Halves::of_tls(stream), served(Some(&known)), place) => reason,
+            () = known.revoked() => format!("the certificate of {} was revoked", known.name()),
+        },
+        Err(reason) => {
+            COUNTERS.add(Counter::RefusedHandshakes);
+            tell_unproven(peer, &reason);
+            reason
+        }
+    }
+}
+
+/// A peer with whom nothing could begin is told, in powers of two for each reason.
+fn tell_unproven(peer: SocketAddr, reason: &str) {
+    let mut reasons = NOT_PROVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = reasons.iter().position(|(known, _)| known == reason);
+    let at = known.unwrap_or_else(|| {
+        if reasons.len() < MAX_REASONS {
+            reasons.push((reason.to_owned(), Repeated::new()));
+        }
+        reasons.len() - 1
+    });
+    if let Some(times) = crate::again(&reasons[at].1) {
+        warn!(%peer, times, "refused: {reason}");
     }
 }

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use patchbay_link::Shared;
 use ssmmp::Envelope;
+use tokio::io::{AsyncWriteExt as _, WriteHalf};
+use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 
 /// Messages that may wait to be sent to one agent; one that lets more wait is cut off.
 const MAX_UNSENT: usize = 65_536;
@@ -18,6 +21,14 @@ const MAX_UNSENT: usize = 65_536;
 const AT_ONCE: usize = 8;
 /// Bytes that the writing task writes at once, about.
 const WRITE_BYTES: usize = 64 * 1024;
+
+/// What messages are written to.
+pub(super) enum Outward {
+    /// A connection without TLS.
+    Tcp(OwnedWriteHalf),
+    /// One with TLS: its writing task writes everything.
+    Tls(WriteHalf<TlsStream<TcpStream>>),
+}
 
 /// Where messages to an agent go; when it is dropped the connection ends behind what waits.
 #[derive(Debug)]
@@ -37,6 +48,7 @@ pub(super) struct WeakWay {
 #[derive(Debug)]
 pub(super) struct Written {
     out: Arc<Out>,
+    tls: Option<WriteHalf<TlsStream<TcpStream>>>,
     queue: mpsc::Receiver<Item>,
 }
 
@@ -46,7 +58,8 @@ pub struct Unread;
 
 #[derive(Debug)]
 struct Out {
-    half: OwnedWriteHalf,
+    /// What is written to at once; none over TLS.
+    half: Option<OwnedWriteHalf>,
     conversation: Shared,
     /// Items that wait or are being written. Held while something is written past the queue, so that nothing
     /// gets between.
@@ -61,10 +74,14 @@ enum Item {
 }
 
 /// The way to a connection in its dialect, and its end for the task that writes.
-pub(super) fn way(half: OwnedWriteHalf, conversation: Shared) -> (Way, Written) {
+pub(super) fn way(outward: Outward, conversation: Shared) -> (Way, Written) {
     let (sender, queue) = mpsc::channel(MAX_UNSENT);
+    let (half, tls) = match outward {
+        Outward::Tcp(half) => (Some(half), None),
+        Outward::Tls(half) => (None, Some(half)),
+    };
     let out = Arc::new(Out { half, conversation, waiting: Mutex::new(0) });
-    (Way { out: out.clone(), queue: sender }, Written { out, queue })
+    (Way { out: out.clone(), queue: sender }, Written { out, tls, queue })
 }
 
 impl Way {
@@ -91,7 +108,7 @@ impl Way {
         answers.extend(envelopes.iter().filter_map(|envelope| conversation.encode(envelope, text)));
         drop(conversation);
         // What goes wrong is found again, and told, by the writing task.
-        let written = self.out.half.try_write(text.as_bytes()).unwrap_or(0);
+        let written = self.out.half.as_ref().map_or(0, |half| half.try_write(text.as_bytes()).unwrap_or(0));
         if written < text.len() {
             let rest = Item::Rest(text.as_bytes()[written..].to_vec());
             self.queue.try_send(rest).map_err(|_| Unread)?;
@@ -136,7 +153,17 @@ impl Written {
             }
             next = if bytes.len() < WRITE_BYTES { self.queue.try_recv().ok() } else { None };
         }
-        match timeout(within, self.out.write_all(&bytes)).await {
+        let written = async {
+            match (&mut self.tls, &self.out.half) {
+                (Some(tls), _) => {
+                    tls.write_all(&bytes).await?;
+                    tls.flush().await
+                }
+                (None, Some(half)) => write_all(half, &bytes).await,
+                (None, None) => Ok(()),
+            }
+        };
+        match timeout(within, written).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(format!("writing failed: {error}")),
             Err(_) => return Err("it does not read its messages".into()),
@@ -146,18 +173,16 @@ impl Written {
     }
 }
 
-impl Out {
-    async fn write_all(&self, mut bytes: &[u8]) -> std::io::Result<()> {
-        while !bytes.is_empty() {
-            self.half.writable().await?;
-            match self.half.try_write(bytes) {
-                Ok(written) => bytes = &bytes[written..],
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
+async fn write_all(half: &OwnedWriteHalf, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        half.writable().await?;
+        match half.try_write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
-        Ok(())
     }
+    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -44,6 +44,8 @@ pub enum Input {
     Answer(Connection, Envelope),
     /// An agent's connection has ended.
     Lost(Connection),
+    /// Something that people should know: kind, subject and text of an event.
+    Notice(&'static str, String, String),
     /// A question.
     Ask(Question),
     /// A command, and where its answer goes once what it began is on disk.

@@ -170,6 +170,7 @@ impl Outside for Around {
                     self.ways.insert(connection, way);
                     continue;
                 }
+                Input::Notice(kind, subject, text) => Event::Notice(kind, subject, text),
                 Input::Ask(question) => return Some(engine::Input::Question(question)),
                 Input::Command(command, sender) => {
                     Event::Command(self.ticket(Asker::Command(sender)), command)
