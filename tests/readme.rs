@@ -35,6 +35,8 @@ fn a_service_of_your_own_runs_as_readme_says() {
     let (said, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("hello, world"), "{said}\n{told}");
     let session = said.lines().find(|line| line.contains("gateway/") && line.contains("greeter/"));
-    assert!(session.is_some_and(|line| line.contains("memory")), "{said}\n{told}");
+    // Its first bytes may have gone before both ends had taken their memory.
+    let is_fast = |line: &str| line.contains("memory") || line.contains("kernel");
+    assert!(session.is_some_and(is_fast), "{said}\n{told}");
     assert!(output.status.success(), "{said}\n{told}");
 }
