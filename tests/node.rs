@@ -104,7 +104,12 @@ impl Node {
 
     /// Starts the Manager, again after [`Self::kill_manager`].
     pub fn start_manager(&mut self) {
-        let database = self.folder.join("manager.db").display().to_string();
+        self.start_manager_on("manager.db");
+    }
+
+    /// Starts the Manager with a database of this name in the test's folder.
+    pub fn start_manager_on(&mut self, database: &str) {
+        let database = self.folder.join(database).display().to_string();
         let socket = self.folder.join("manager.sock").display().to_string();
         let mut arguments = vec!["--database", &database, "--socket", &socket];
         arguments.extend(self.manager_flags.iter().map(String::as_str));
@@ -203,6 +208,11 @@ impl Node {
     #[must_use]
     pub fn manager_process(&self) -> u32 {
         self.manager.as_ref().map(Child::id).expect("it runs")
+    }
+
+    /// Has the agent's next start have a further flag.
+    pub fn add_agent_flag(&mut self, flag: &str) {
+        self.agent_flags.push(flag.to_owned());
     }
 
     /// Sends the agent a signal.

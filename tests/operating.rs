@@ -58,6 +58,42 @@ fn a_stopped_agent_leaves_nothing_and_its_services_start_at_once_with_the_next()
     }
 }
 
+/// A wrong `--database`, or none where there was one: what that Manager does not know it would end.
+#[test]
+fn a_manager_with_an_empty_database_ends_nothing_until_a_person_says_so() {
+    let mut node = Node::start(REPOSITORY);
+    assert!(node.apply(HELLO).status.success());
+    let gateway = node.running("gateway");
+    let (greeter, processes) = (node.running("greeter"), node.processes(&gateway));
+    for restarts in [false, true] {
+        if restarts {
+            node.kill_agent();
+        }
+        node.kill_manager();
+        node.start_manager_on("empty.db");
+        if restarts {
+            node.start_agent_alone();
+        }
+        let said = |node: &Node| node.log("patchbay-agent").matches("--new-manager").count();
+        let before = if restarts { 0 } else { said(&node) };
+        // It has been there twice, and was told what to do.
+        node.wait("the agent says who answers", |node| said(node) >= before + 2);
+        assert_eq!(node.processes(&gateway), processes, "{}", node.log("patchbay-agent"));
+        node.kill_manager();
+        node.start_manager();
+        node.wait("the agent is back", |node| node.list("nodes").contains("\"up\""));
+        assert_eq!(node.running("gateway").id, gateway.id);
+        assert_eq!(node.processes(&gateway), processes);
+        assert!(!node.processes(&greeter).is_empty());
+    }
+    node.kill_agent();
+    node.kill_manager();
+    node.start_manager_on("empty.db");
+    node.add_agent_flag("--new-manager");
+    node.start_agent_untested();
+    node.wait("the new one has its way", |node| node.processes(&gateway).is_empty());
+}
+
 #[test]
 fn users_do_not_notice_that_an_agent_is_stopped() {
     let mut social = Social::start(&[]);

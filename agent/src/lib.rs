@@ -12,6 +12,7 @@ pub mod datapath;
 pub mod declared;
 pub mod detach;
 pub mod instance_listener;
+pub mod known_manager;
 pub mod manager_link;
 pub mod manager_route;
 pub mod memory;

@@ -8,13 +8,14 @@ use nix::sys::socket::{setsockopt, sockopt};
 use patchbay_agent_core::Event;
 use patchbay_link::{Backoff, Heard};
 use patchbay_trust::Inward;
-use ssmmp::extension::{Epoch, Secret, Time, Version};
-use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Message, Speaker};
+use ssmmp::extension::{Epoch, Extension as _, Running, Secret, Time, Version};
+use ssmmp::{Conversation, Envelope, MAX_MESSAGE_BYTES, Message, Repeated, Speaker};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
+use crate::known_manager::KnownManager;
 use crate::manager_route::Route;
 use crate::secured::{Connected, Secured};
 
@@ -34,6 +35,8 @@ pub const MAX_UNSENT: usize = 65_536;
 pub const MAX_AHEAD: usize = 1_024;
 /// How often the last messages are looked at.
 const LEFT_CHECK: Duration = Duration::from_millis(5);
+/// Connections to a Manager that this node's running instances do not belong to.
+static STRANGERS: Repeated = Repeated::new();
 
 /// Messages to the Manager on their way to its connection.
 #[derive(Debug, Clone)]
@@ -85,18 +88,20 @@ impl Queue {
 pub async fn run(
     manager: String,
     secured: Secured,
-    (secret, answer_within): (String, Duration),
+    (secret, answer_within, known): (String, Duration, KnownManager),
     events: mpsc::Sender<Event>,
     mut outbound: Outbound,
 ) {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut told = None;
-    let mut route = Route::new(manager);
+    let mut route = Route::new(manager, known);
     loop {
         let manager = route.manager().to_owned();
         match connect(&manager, &secured).await {
             Ok(connected) => {
-                info!(manager, "connected to the Manager");
+                if !route.has_met_stranger() {
+                    info!(manager, "connected to the Manager");
+                }
                 told = None;
                 outbound.clear();
                 if events.send(Event::ManagerUp).await.is_err() {
@@ -116,7 +121,11 @@ pub async fn run(
                     }
                 };
                 outbound.clear();
-                warn!(manager, "the Manager's connection ended: {reason}");
+                if !route.has_met_stranger() {
+                    warn!(manager, "the Manager's connection ended: {reason}");
+                } else if let Some(times) = crate::again(&STRANGERS) {
+                    warn!(manager, times, "{reason}");
+                }
                 if events.send(Event::ManagerLost).await.is_err() {
                     return;
                 }
@@ -174,7 +183,13 @@ async fn talk(
     };
     // Peers that know no extension are told none.
     let is_extended = AtomicBool::new(false);
-    let told = |envelope| from_here(envelope, secret, is_extended.load(Ordering::Relaxed));
+    let has_instances = AtomicBool::new(false);
+    let told = |envelope: Envelope| {
+        if envelope.extension(Running::NAME).is_some_and(|running| !running.trim().is_empty()) {
+            has_instances.store(true, Ordering::Relaxed);
+        }
+        from_here(envelope, secret, is_extended.load(Ordering::Relaxed))
+    };
     let Outbound { receiver, room } = outbound;
     let writing = async {
         while let Some(envelope) = receiver.recv().await {
@@ -196,7 +211,8 @@ async fn talk(
                     if envelope.line::<Epoch>().is_some() {
                         is_extended.store(true, Ordering::Relaxed);
                     }
-                    if let Err(elsewhere) = route.answered(&envelope) {
+                    let has_instances = has_instances.load(Ordering::Relaxed);
+                    if let Err(elsewhere) = route.answered(&envelope, has_instances) {
                         return elsewhere;
                     }
                     if matches!(envelope.message, Message::InitiationResponse(_)) {
@@ -285,7 +301,13 @@ mod tests {
         let at = listener.local_addr().expect("bound").to_string();
         let (sender, mut events) = mpsc::channel(64);
         let (queue, outbound) = queue();
-        tokio::spawn(run(at, Secured::plain(), ("s".into(), Duration::from_secs(1)), sender, outbound));
+        tokio::spawn(run(
+            at,
+            Secured::plain(),
+            ("s".into(), Duration::from_secs(1), KnownManager::default()),
+            sender,
+            outbound,
+        ));
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
                 if matches!(event, Event::ManagerUp) {

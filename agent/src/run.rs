@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use crate::claim::{Claim, Thing};
 use crate::datapath::{self, Datapath, Options, PlugAddresses};
 use crate::instance_listener::{self, Directory};
+use crate::known_manager::KnownManager;
 use crate::memory::{self, Memory};
 use crate::node::{Ended, Node, NodeShell};
 use crate::plugs::Plugs;
@@ -101,6 +102,10 @@ pub struct Run {
     /// Replace the running agent of this node: it hands its instances and sessions over once this one is ready
     #[arg(long)]
     take_over: bool,
+    /// Give what runs on this node to the Manager that answers next, though it belongs to another one (one with
+    /// another database): that one ends what it does not know. For one start, not for a service's file
+    #[arg(long)]
+    new_manager: bool,
     /// Log lines for people or for programs
     #[arg(long, default_value = "text", value_enum)]
     pub log_format: LogFormat,
@@ -217,6 +222,8 @@ pub async fn run(arguments: Run) -> Result<()> {
     let redirects = redirection.redirects(options.harmless);
     let profiles = profile_file::read(&places.state);
     let secret = node_secret::of(&places.state)?;
+    let known = KnownManager::read(&places.state, arguments.new_manager)
+        .context("the state folder does not tell whose this node's instances are")?;
     let mut core = Core::new(address, node.clone(), redirects, repository, profiles);
     core.number_messages_from(message_ids::first(&places.state));
     info!(node, address = %arguments.address, redirection = redirection.describe().text(), "ready");
@@ -230,7 +237,7 @@ pub async fn run(arguments: Run) -> Result<()> {
     node.wait_for(self_test);
     let semi = arguments.accept_dialect.contains(&Dialect::Semi);
     tokio::spawn(instance_listener::serve(listener, directory, said, semi));
-    let identified = (secret, manager_link::ANSWER_WITHIN);
+    let identified = (secret, manager_link::ANSWER_WITHIN, known);
     tokio::spawn(manager_link::run(arguments.manager, secured, identified, events, manager_receiver));
     tokio::spawn(certificates);
     tokio::spawn(signals);
@@ -314,7 +321,7 @@ async fn listen(at: SocketAddr) -> Result<TcpListener> {
             result => {
                 return result.with_context(|| {
                     format!(
-                        "can't listen for instances at {at} (tried for {} s); another program has it, or                          choose --listen",
+                        "can't listen for instances at {at} (tried for {} s); another program has it: end that, or choose another address with --listen",
                         LISTEN_WITHIN.as_secs()
                     )
                 });

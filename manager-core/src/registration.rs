@@ -12,6 +12,7 @@ use crate::events::Effect;
 use crate::row::Key;
 use crate::state::ManagerState;
 use crate::state::node::{Connection, Node};
+use crate::state::ownership::Identity;
 use crate::state::timers::Timer;
 use crate::{admission, closing, ending, execution, polls, probing, queued_requests, reconcile};
 
@@ -26,7 +27,7 @@ pub(crate) fn register(core: &mut ManagerState, connection: Connection, envelope
     let (address, message_id) = (request.agent_network_address, request.message_id);
     let name = envelope.line().map_or_else(|| address.to_string(), |extension::Node(name)| short(name));
     if let Some(owner) = core.ownership.of_node(&name, address) {
-        let answer = owner.answer_to(message_id, &name);
+        let answer = Identity::add(core.identity.as_ref(), owner.answer_to(message_id, &name));
         core.effect(Effect::Send(connection, answer));
         core.effect(Effect::Close(connection));
         return;

@@ -2,9 +2,11 @@
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -27,6 +29,11 @@ use tracing::{info, warn};
 
 /// What is logged unless RUST_LOG says otherwise; hickory's server would tell of every query.
 const DEFAULT_FILTER: &str = "info,hickory_server=warn,hickory_net=warn,hickory_proto=warn";
+
+/// Where the database is unless said otherwise: always the same one, from wherever the Manager is started.
+const DATABASE: &str = "/var/lib/patchbay/manager.db";
+/// How long the core may take to write what it has said and to close the database when the Manager ends.
+const CLOSED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The Patchbay Manager: executes applications through the agents and configures their sessions.
 #[derive(Parser)]
@@ -72,12 +79,13 @@ struct Arguments {
     /// How long resolvers may keep an answer, in seconds
     #[arg(long, env = "PATCHBAY_DNS_TTL", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=300), value_name = "SECONDS")]
     dns_ttl: u32,
-    /// The SQLite database; a Manager that starts makes it if it is not there
+    /// The SQLite database; a Manager that starts makes it if it is not there. It says who this Manager is: agents give what
+    /// runs to no other one
     #[arg(
         long,
         global = true,
         env = "PATCHBAY_DATABASE",
-        default_value = "patchbay.db",
+        default_value = DATABASE,
         value_name = "FILE"
     )]
     database: PathBuf,
@@ -159,39 +167,30 @@ fn main() -> ExitCode {
 
 fn run_manager(arguments: Arguments) -> Result<()> {
     patchbay_logging::start(arguments.log_format, DEFAULT_FILTER);
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("the runtime can't be started")
-        .and_then(|runtime| runtime.block_on(run(arguments)))
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("the runtime can't be started")?;
+    let core = runtime.block_on(run(arguments))?;
+    // Nobody has anything more for the core: it writes what is left, then the database is closed, whole in its one file.
+    runtime.shutdown_timeout(CLOSED_WITHIN);
+    let begun = Instant::now();
+    while !core.is_finished() && begun.elapsed() < CLOSED_WITHIN {
+        std::thread::sleep(TRY_EVERY);
+    }
+    match core.is_finished() {
+        true => info!("ended; the database is closed"),
+        false => warn!("the database could not be closed in time: what was said last is in its -wal file"),
+    }
+    Ok(())
 }
 
-async fn run(arguments: Arguments) -> Result<()> {
-    let seconds = |seconds: u64| seconds.saturating_mul(1000);
-    let config = Config {
-        start_timeout: seconds(arguments.start_timeout),
-        shutdown_timeout: seconds(arguments.shutdown_timeout),
-        health_interval: seconds(arguments.health_interval.max(1)),
-        idle_timeout: seconds(arguments.idle_timeout),
-        agent_grace: seconds(arguments.agent_grace),
-    };
+/// Serves until it is told to end. Returns the core's thread, which ends when nobody has anything for it.
+async fn run(arguments: Arguments) -> Result<JoinHandle<()>> {
     let certificates = arguments.certificates.clone().map(Certificates::open).transpose()?;
     let at = arguments.agents_at();
     if let (None, Some(refusal)) = (&certificates, not_plain(at, arguments.plain)) {
         anyhow::bail!(refusal);
     }
-    let database = &arguments.database;
-    let opened = || format!("the database {} can't be used", database.display());
-    let mut store = Store::open(database).with_context(opened)?;
-    store.set_fsync(arguments.fsync);
-    store.keep(Kept { time: arguments.keep_history, rows: arguments.keep_rows.max(1) });
-    let mut core = Core::new(config, store.next_epoch().with_context(opened)?, shell::now());
-    core.set_identity(store.identify(shell::now()).with_context(opened)?);
-    if let (Some(file), Some(name)) = (&arguments.managers, &arguments.name) {
-        core.set_ownership(managers_file::read(file, name)?);
-    }
-    store.restore(&mut core).with_context(opened)?;
-
+    // A port or a socket that is another's is found before there is a database.
     let agents = listen(at, "--listen-agents").await?;
     let (socket, users) = Socket::listen(&arguments.socket).context("people can't be served")?;
     let users = UnixListener::from_std(users)?;
@@ -203,6 +202,8 @@ async fn run(arguments: Arguments) -> Result<()> {
         Some(address) => Some(listen(address, "--listen-http").await?),
         None => None,
     };
+    let database = &arguments.database;
+    let (core, store) = open(&arguments)?;
     let http = people.as_ref().map(|people| people.local_addr().map(|at| at.to_string())).transpose()?;
     info!(
         agents = %agents.local_addr()?,
@@ -213,7 +214,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         "ready"
     );
     let names = serve_names(&arguments).await?;
-    let handle = shell::start(core, store, names).context("the core's thread can't be started")?;
+    let (handle, thread) = shell::start(core, store, names).context("the core's thread can't be started")?;
     let options = server::Options {
         accept_semi: arguments.accept_dialect.contains(&Dialect::Semi),
         max_per_address: arguments.max_connections_per_address,
@@ -249,7 +250,43 @@ async fn run(arguments: Arguments) -> Result<()> {
     }
     info!("stopping; instances and their sessions go on");
     drop(socket);
-    Ok(())
+    Ok(thread)
+}
+
+/// Opens the database and gives the core what it knows.
+fn open(arguments: &Arguments) -> Result<(Core, Store)> {
+    let seconds = |seconds: u64| seconds.saturating_mul(1000);
+    let config = Config {
+        start_timeout: seconds(arguments.start_timeout),
+        shutdown_timeout: seconds(arguments.shutdown_timeout),
+        health_interval: seconds(arguments.health_interval.max(1)),
+        idle_timeout: seconds(arguments.idle_timeout),
+        agent_grace: seconds(arguments.agent_grace),
+    };
+    let database = &arguments.database;
+    make_folder(database)?;
+    let opened = || format!("the database {} can't be used", database.display());
+    let mut store = Store::open(database).with_context(opened)?;
+    store.set_fsync(arguments.fsync);
+    store.keep(Kept { time: arguments.keep_history, rows: arguments.keep_rows.max(1) });
+    let mut core = Core::new(config, store.next_epoch().with_context(opened)?, shell::now());
+    core.set_identity(store.identify(shell::now()).with_context(opened)?);
+    if let (Some(file), Some(name)) = (&arguments.managers, &arguments.name) {
+        core.set_ownership(managers_file::read(file, name)?);
+    }
+    store.restore(&mut core).with_context(opened)?;
+    Ok((core, store))
+}
+
+/// Makes the usual folder; another one has to be there, so that a slip of the pen is not a Manager that knows nothing. The
+/// folders of nodes are below it too: their instances' users pass through it (0711), and the database is root's (0600).
+fn make_folder(database: &Path) -> Result<()> {
+    let Some(folder) = database.parent().filter(|_| database == Path::new(DATABASE)) else { return Ok(()) };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(folder)
+        .with_context(|| format!("{} can't be made; choose another place with --database", folder.display()))
 }
 
 /// What SIGHUP does.

@@ -284,6 +284,46 @@ fn a_second_manager_with_this_socket_is_refused() {
     );
 }
 
+/// A database that another Manager's port kept from being used would be another, empty Manager's at its next start.
+#[test]
+fn who_finds_its_port_taken_makes_no_database() {
+    let folder = TempDir::new().expect("a folder");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = taken.local_addr().expect("bound").to_string();
+    let output = program()
+        .args(["--listen-agents", &at, "--socket"])
+        .arg(folder.path().join("manager.sock"))
+        .arg("--database")
+        .arg(folder.path().join("manager.db"))
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--listen-agents"), "{said}");
+    assert!(!folder.path().join("manager.db").exists(), "{said}");
+}
+
+#[test]
+fn a_manager_that_was_told_to_end_leaves_its_database_whole_in_one_file() {
+    let mut manager = Manager::start();
+    let graph = include_str!("../../examples/hello/hello.toml");
+    let (status, said) = sent(&manager, "PUT", "/v1/apps", graph);
+    assert_eq!(status, 200, "{said}");
+    // A person follows events: their connection must not keep the database open.
+    let mut follows = follow(&manager, "follow=true");
+    assert!(follows.next().is_some());
+    let id = nix::unistd::Pid::from_raw(manager.process.id().cast_signed());
+    nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).expect("sent");
+    assert!(manager.process.wait().expect("it ends").success(), "{}", manager.log());
+    let database = manager.folder.path().join("manager.db");
+    assert!(!database.with_extension("db-wal").exists(), "{}", manager.log());
+    // As somebody copies it who does not know of other files.
+    let copy = TempDir::new().expect("a folder");
+    fs::copy(&database, copy.path().join("manager.db")).expect("copied");
+    let again = Manager::start_in(copy);
+    let apps = again.ask_at_socket(&request("GET", "/v1/apps", &["host: x".into()], ""));
+    assert!(apps.contains("\"hello\""), "{apps}");
+}
+
 fn refused_at(folder: &TempDir, socket: &str) -> String {
     let output = program()
         .args(["--listen-agents=127.0.0.1:0", "--socket", socket, "--database"])

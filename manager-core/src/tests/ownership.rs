@@ -27,6 +27,7 @@ fn an_agent_of_another_managers_node_is_sent_there_and_is_not_registered() {
         cluster.register(1, "10.0.0.1", "gate");
         let (_, answer) = cluster.sent.last().expect("it is answered");
         assert_eq!(answer.extension("x_manager_address"), Some("10.0.0.99:55555"));
+        assert_eq!(answer.extension("x_manager"), Some("m1"), "the agent knows who has sent it on");
         let Message::InitiationResponse(response) = &answer.message else { panic!("{answer:?}") };
         assert_eq!(response.status, ssmmp::Status::OTHER_MANAGER);
         assert!(cluster.engine.core.nodes().is_empty(), "nothing is executed there");

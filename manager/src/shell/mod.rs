@@ -12,6 +12,7 @@ mod sync {
 }
 
 use std::sync::{Arc, LazyLock};
+use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use patchbay_api as api;
@@ -207,11 +208,16 @@ impl Handle {
     }
 }
 
-/// Starts the thread that takes the core's turns when nobody else does, and keeps the names for the DNS.
+/// Starts the thread that takes the core's turns when nobody else does, and keeps the names for the DNS. The thread ends, and
+/// the database is closed, when the last handle is gone and what was handed over is written.
 ///
 /// # Errors
 /// The thread can't be started.
-pub fn start(mut core: Core, store: Store, names: Option<Arc<Names>>) -> std::io::Result<Handle> {
+pub fn start(
+    mut core: Core,
+    store: Store,
+    names: Option<Arc<Names>>,
+) -> std::io::Result<(Handle, JoinHandle<()>)> {
     if let Some(names) = &names {
         names.set(core.gateways());
     }
@@ -221,8 +227,8 @@ pub fn start(mut core: Core, store: Store, names: Option<Arc<Names>>) -> std::io
     let (trouble, watched) = watch::channel(None);
     let metrics = Arc::new(Metrics::default());
     let around = Around::new(names, receiver, events.clone(), trouble, metrics.clone());
-    let (turns, end) = turns::start(Owner::new(core, store, around))?;
-    Ok(Handle { inputs, events, trouble: watched, metrics, turns, _end: end })
+    let (turns, end, thread) = turns::start(Owner::new(core, store, around))?;
+    Ok((Handle { inputs, events, trouble: watched, metrics, turns, _end: end }, thread))
 }
 
 /// By how much the machine's clock was set since [`now`] was first asked, milliseconds.

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread::Thread;
+use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -47,7 +47,7 @@ impl Drop for Watch<'_> {
 ///
 /// # Errors
 /// It can't be started.
-pub fn start(owner: Owner) -> std::io::Result<(Arc<Turns>, Arc<WakeAtEnd>)> {
+pub fn start(owner: Owner) -> std::io::Result<(Arc<Turns>, Arc<WakeAtEnd>, JoinHandle<()>)> {
     let turns = Arc::new(Turns {
         owner: HandOver::new(owner),
         thread: OnceLock::new(),
@@ -58,7 +58,7 @@ pub fn start(owner: Owner) -> std::io::Result<(Arc<Turns>, Arc<WakeAtEnd>)> {
     let thread = std::thread::Builder::new().name("core".into()).spawn(move || of_thread.run())?;
     // Nobody else sets it.
     let _ = turns.thread.set(thread.thread().clone());
-    Ok((turns.clone(), Arc::new(WakeAtEnd(turns))))
+    Ok((turns.clone(), Arc::new(WakeAtEnd(turns)), thread))
 }
 
 impl Turns {

@@ -31,7 +31,7 @@ impl Manager {
         let runtime = Runtime::new().expect("a runtime");
         let _inside = runtime.enter();
         let core = Core::new(Config::default(), 1, shell::now());
-        let handle = shell::start(core, store, None).expect("started");
+        let (handle, _) = shell::start(core, store, None).expect("started");
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("loopback");
         let at = listener.local_addr().expect("bound");
         runtime.spawn(server::serve(listener, handle.clone(), options));
