@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use ssmmp::NodeName;
 use tokio::time::{Instant, sleep};
 
 use crate::claim::{Claim, Thing};
 use crate::datapath::{Datapath, Options, PlugAddresses, is_pinned};
 use crate::require_root;
+use crate::run::{node_name, usual_cgroup, usual_pins};
 
 /// How often sessions are looked at while they leave.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -17,12 +19,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What to remove.
 #[derive(Args)]
 pub struct Detach {
-    /// Where the agent pinned its programs
+    /// The node's name; the host's name if absent
+    #[arg(long, env = "PATCHBAY_NODE", value_parser = NodeName::new, value_name = "NAME")]
+    node: Option<NodeName>,
+    /// Where the agent pinned its programs; where `run` does so for this node if absent
     #[arg(long, value_name = "FOLDER")]
-    pins: PathBuf,
-    /// The node's cgroup, below the cgroup v2 mount or as a whole path
+    pins: Option<PathBuf>,
+    /// The node's cgroup, below the cgroup v2 mount or as a whole path; that of `run` if absent
     #[arg(long, value_name = "PATH")]
-    cgroup: PathBuf,
+    cgroup: Option<PathBuf>,
     /// How long sessions may take to be read empty, in seconds
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     within: u64,
@@ -41,15 +46,21 @@ pub struct Detach {
 /// over TCP and the pins stay.
 pub async fn run(detach: &Detach) -> Result<()> {
     require_root("kernel programs are removed")?;
-    if !is_pinned(&detach.pins) {
-        bail!("nothing is pinned at {}", detach.pins.display());
+    let node = node_name(detach.node.as_ref())?;
+    let pins = detach.pins.clone().unwrap_or_else(|| usual_pins(&node));
+    if !is_pinned(&pins) {
+        bail!(
+            "nothing is pinned at {}; say --node, or --pins and --cgroup, as the agent was started",
+            pins.display()
+        );
     }
-    let cgroup = crate::datapath::cgroup2_mount()?.join(&detach.cgroup);
+    let below = detach.cgroup.clone().unwrap_or_else(|| usual_cgroup(&node));
+    let cgroup = crate::datapath::cgroup2_mount()?.join(below);
     // A running agent would go on as if its maps were there.
-    let things = [Thing::folder("the cgroup", &cgroup), Thing::folder("the pins' folder", &detach.pins)];
+    let things = [Thing::folder("the cgroup", &cgroup), Thing::folder("the pins' folder", &pins)];
     let there: Vec<Thing> = things.into_iter().filter(|thing| thing.lock.is_dir()).collect();
     let _claim = Claim::take(&there, false).await?;
-    let mut datapath = Datapath::load(&Options { pins: Some(detach.pins.clone()), ..Options::new(cgroup) })?;
+    let mut datapath = Datapath::load(&Options { pins: Some(pins.clone()), ..Options::new(cgroup) })?;
     datapath.set_redirection(false)?;
     datapath.leave_all()?;
     let deadline = Instant::now() + Duration::from_secs(detach.within);
@@ -84,8 +95,8 @@ pub async fn run(detach: &Detach) -> Result<()> {
         datapath.follow_earlier()?;
     }
     drop(datapath);
-    PlugAddresses::remove(&detach.pins)?;
-    Datapath::detach(&detach.pins)?;
-    println!("nothing of Patchbay is left in the kernel at {}", detach.pins.display());
+    PlugAddresses::remove(&pins)?;
+    Datapath::detach(&pins)?;
+    println!("nothing of Patchbay is left in the kernel at {}", pins.display());
     Ok(())
 }

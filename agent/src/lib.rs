@@ -11,6 +11,7 @@ pub mod data_folder;
 pub mod datapath;
 pub mod declared;
 pub mod detach;
+pub mod fresh;
 pub mod instance_listener;
 pub mod known_manager;
 pub mod manager_link;

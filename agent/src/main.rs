@@ -38,8 +38,12 @@ enum Task {
     #[command(after_help = signals::HELP)]
     Run(Run),
     /// Run a program and its children with redirection between them, without a Manager
-    #[command(after_help = "Example:\n  patchbay-agent exec --always -- sh -c 'redis-server --port 7000 & \
-                            sleep 1; redis-benchmark -p 7000; redis-cli -p 7000 shutdown'")]
+    #[command(
+        after_help = "SIGTERM, SIGHUP and SIGUSR1 are passed on to the program alone, which decides. When it has ended, what \
+                            it left running in the background goes on over TCP, in the cgroup that this was started in: end it as \
+                            without Patchbay.\n\nExample:\n  patchbay-agent exec --always -- sh -c 'redis-server --port 7000 & \
+                            sleep 1; redis-benchmark -p 7000; redis-cli -p 7000 shutdown'"
+    )]
     Exec(Exec),
     /// Redirect inside a cgroup until it is ended, without a Manager
     Standalone(Standalone),

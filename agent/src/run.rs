@@ -1,16 +1,16 @@
 //! `run`: everything of a node is claimed, loaded and joined, then served until it ends.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use patchbay_agent_core::Core;
 use patchbay_agent_core::repository::Repository;
 use patchbay_logging::LogFormat;
 use patchbay_shared_memory::{DEFAULT_RING_BYTES, MAX_RING_BYTES, MIN_RING_BYTES, Rings};
-use ssmmp::AGENT_PORT;
+use ssmmp::{AGENT_PORT, NodeName};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::claim::{Claim, Thing};
 use crate::datapath::{self, Datapath, Options, PlugAddresses};
+use crate::fresh::Fresh;
 use crate::instance_listener::{self, Directory};
 use crate::known_manager::KnownManager;
 use crate::memory::{self, Memory};
@@ -54,11 +55,11 @@ pub struct Run {
     #[arg(long, env = "PATCHBAY_PLAIN", conflicts_with = "certificates")]
     plain: bool,
     /// This node's address, under which its instances are reached
-    #[arg(long, env = "PATCHBAY_ADDRESS", value_name = "ADDRESS")]
+    #[arg(long, env = "PATCHBAY_ADDRESS", value_parser = node_address, value_name = "ADDRESS")]
     address: IpAddr,
     /// This node's name; the host's name if absent
-    #[arg(long, env = "PATCHBAY_NODE", value_name = "NAME")]
-    node: Option<String>,
+    #[arg(long, env = "PATCHBAY_NODE", value_parser = NodeName::new, value_name = "NAME")]
+    node: Option<NodeName>,
     /// What this node can execute
     #[arg(long, env = "PATCHBAY_REPOSITORY", value_name = "FILE")]
     repository: PathBuf,
@@ -124,6 +125,27 @@ enum Dialect {
     Semi,
 }
 
+/// An address at which others can reach one machine.
+fn node_address(text: &str) -> Result<IpAddr, String> {
+    let address: IpAddr = text.parse().map_err(|_| "write an IPv4 or IPv6 address".to_owned())?;
+    let is_of_one =
+        !address.is_unspecified() && !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST);
+    match is_of_one {
+        true => Ok(address),
+        false => Err("it is no machine's own address: name one of this machine's, under which other nodes reach it (`ip address` lists them)".into()),
+    }
+}
+
+/// Warns where instances could not listen at the node's address.
+fn look_at_address(address: IpAddr) {
+    if let Err(error) = UdpSocket::bind((address, 0)) {
+        warn!(
+            %address,
+            "this machine does not have the address ({error}): instances can't listen there; say one that `ip address` lists with --address"
+        );
+    }
+}
+
 fn host_and_port(text: &str) -> Result<String, String> {
     let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
     match parts.and_then(|(_, port)| port.parse::<u16>().ok()).filter(|port| *port > 0) {
@@ -169,19 +191,32 @@ pub fn load_repository(file: &Path) -> Result<Repository> {
 /// # Errors
 /// What is missing, or who has the node already; then nothing was changed.
 pub async fn run(arguments: Run) -> Result<()> {
+    let node = node_name(arguments.node.as_ref())?;
+    let (pins, cgroup) = (pins(&arguments, &node), node_cgroup(&arguments, &node)?);
+    let fresh = Fresh::look(&pins, &[&cgroup.join("instances"), &state_folder(&arguments, &node)]);
+    let mut is_ready = false;
+    let ended = serve(arguments, &node, (pins, cgroup), &mut is_ready).await;
+    if !is_ready {
+        fresh.remove();
+    }
+    ended
+}
+
+async fn serve(
+    arguments: Run,
+    node: &str,
+    (pins, cgroup): (PathBuf, PathBuf),
+    is_ready: &mut bool,
+) -> Result<()> {
     require_root("the agent starts instances in cgroups of their own")?;
     let (controls, control_receiver) = mpsc::channel(16);
     let signals = signals::watch(controls, Duration::from_secs(arguments.stop_within))?;
     let repository = load_repository(&arguments.repository)?;
-    let node = match &arguments.node {
-        Some(node) => node.clone(),
-        None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
-    };
     let folder = arguments.certificates.clone();
-    let secured = Secured::read(folder, &node, arguments.plain, &arguments.manager)?;
+    let secured = Secured::read(folder, node, arguments.plain, &arguments.manager)?;
     let certificates = secured.watch()?;
-    let pins = pins(&arguments, &node);
-    let mut options = Options::new(node_cgroup(&arguments, &node)?);
+    look_at_address(arguments.address);
+    let mut options = Options::new(cgroup);
     options.in_flight_budget = arguments.in_flight_bytes;
     options.pins = Some(pins.clone());
     let mut self_test = probe::Running::default();
@@ -190,18 +225,18 @@ pub async fn run(arguments: Run) -> Result<()> {
         self_test = begin_self_test()?;
         self_test.wait().await;
     }
-    let claim = claim(&arguments, &node, &options).await?;
+    let claim = claim(&arguments, node, &options).await?;
     if !arguments.take_over && arguments.redirection == Switch::On {
         self_test = begin_self_test()?;
     }
     let listener = listen(arguments.listen).await?;
     let directory = Directory::default();
-    let (memory, memory_socket) = hand_memory_out(&arguments, &node, &directory)?;
+    let (memory, memory_socket) = hand_memory_out(&arguments, node, &directory)?;
     let places = Places {
         cgroup: options.cgroup.clone(),
-        state: state_folder(&arguments, &node),
+        state: state_folder(&arguments, node),
         agent: listener.local_addr()?.to_string(),
-        node: node.clone(),
+        node: node.to_owned(),
         memory: memory_socket,
     };
     std::fs::create_dir_all(places.cgroup.join("instances"))
@@ -224,8 +259,9 @@ pub async fn run(arguments: Run) -> Result<()> {
     let secret = node_secret::of(&places.state)?;
     let known = KnownManager::read(&places.state, arguments.new_manager)
         .context("the state folder does not tell whose this node's instances are")?;
-    let mut core = Core::new(address, node.clone(), redirects, repository, profiles);
+    let mut core = Core::new(address, node.to_owned(), redirects, repository, profiles);
     core.number_messages_from(message_ids::first(&places.state));
+    *is_ready = true;
     info!(node, address = %arguments.address, redirection = redirection.describe().text(), "ready");
     let plugs = Plugs::new(Some(&pins), events.clone());
     let mut shell =
@@ -291,18 +327,43 @@ fn begin_self_test() -> Result<probe::Running> {
     probe::Running::begin().context("the self-test can't be started")
 }
 
-/// Where maps and programs are pinned.
-fn pins(arguments: &Run, node: &str) -> PathBuf {
-    let usual = || match datapath::bpf_folder("patchbay") {
+/// The node's name: as said, or the host's.
+///
+/// # Errors
+/// The host's name is none for a node.
+pub(crate) fn node_name(said: Option<&NodeName>) -> Result<String> {
+    if let Some(said) = said {
+        return Ok(said.to_string());
+    }
+    let host = nix::unistd::gethostname()?.to_string_lossy().into_owned();
+    match NodeName::new(&host) {
+        Ok(name) => Ok(name.to_string()),
+        Err(why) => bail!("this machine's name, {host:?}, is none for a node: {why}; choose one with --node"),
+    }
+}
+
+/// Where a node's maps and programs are pinned unless said otherwise.
+pub(crate) fn usual_pins(node: &str) -> PathBuf {
+    let folder = match datapath::bpf_folder("patchbay") {
         Ok(folder) => folder.path,
         Err(missing) => {
             warn!("{missing}");
             PathBuf::from("/run/patchbay/bpf/patchbay")
         }
     };
+    folder.join(node)
+}
+
+/// A node's cgroup below the mount unless said otherwise.
+pub(crate) fn usual_cgroup(node: &str) -> PathBuf {
+    PathBuf::from("patchbay").join(node)
+}
+
+/// Where maps and programs are pinned.
+fn pins(arguments: &Run, node: &str) -> PathBuf {
     match (&arguments.pins, arguments.redirection) {
         (Some(pins), _) => pins.clone(),
-        (None, Switch::On) => usual().join(node),
+        (None, Switch::On) => usual_pins(node),
         // Nothing will be there.
         (None, Switch::Off) => PathBuf::from("/run/patchbay/pins").join(node),
     }
@@ -343,11 +404,26 @@ async fn leave_nothing(cgroup: &Path, pins: &Path) -> Result<()> {
 }
 
 fn node_cgroup(arguments: &Run, node: &str) -> Result<PathBuf> {
-    let below = arguments.cgroup.clone().unwrap_or_else(|| PathBuf::from("patchbay").join(node));
+    let below = arguments.cgroup.clone().unwrap_or_else(|| usual_cgroup(node));
     Ok(datapath::cgroup2_mount()?.join(below))
 }
 
 fn state_folder(arguments: &Run, node: &str) -> PathBuf {
     let usual = || PathBuf::from("/var/lib/patchbay/nodes").join(node);
     arguments.state_dir.clone().unwrap_or_else(usual)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_one_machines_own() {
+        for bad in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "localhost", ""] {
+            assert!(node_address(bad).is_err(), "{bad}");
+        }
+        for good in ["10.0.0.1", "127.0.0.1", "fd00::1"] {
+            assert_eq!(node_address(good).map(|address| address.to_string()).as_deref(), Ok(good));
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// A text whose control characters, and those that turn the direction of writing, are escaped: it can neither move a
+/// A text whose control characters, those that turn the direction of writing, and those that have no width are escaped: it can neither move a
 /// terminal's cursor nor look like another text.
 pub fn visible(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_dangerous) {
@@ -22,9 +22,7 @@ pub fn visible_lines(text: &str) -> String {
 }
 
 fn is_dangerous(character: char) -> bool {
-    let turns =
-        matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    character.is_control() || turns || matches!(character, '\u{2028}' | '\u{2029}')
+    ssmmp::is_unseen(character)
 }
 
 #[cfg(test)]
@@ -37,6 +35,7 @@ mod tests {
         assert_eq!(visible("a\x1b[2Jb\0"), "a\\u{1b}[2Jb\\u{0}");
         assert_eq!(visible("one\ntwo\r"), "one\\ntwo\\r");
         assert_eq!(visible("\u{202e}txt.exe\u{9b}1m"), "\\u{202e}txt.exe\\u{9b}1m");
+        assert_eq!(visible("a\u{200b}b\u{feff}"), "a\\u{200b}b\\u{feff}");
         assert_eq!(visible_lines("one\ntwo\u{7}"), "one\ntwo\\u{7}");
     }
 }

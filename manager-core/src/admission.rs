@@ -49,7 +49,7 @@ pub(crate) fn admit(
     name: &str,
     told: Option<&str>,
 ) -> Result<Option<SecretHash>, Refused> {
-    if !address.is_known() {
+    if !address.is_known() || address.0.is_multicast() {
         return Err((
             Status::BAD_REQUEST,
             "a node needs an address that its instances can be reached at".into(),

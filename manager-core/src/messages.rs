@@ -17,10 +17,10 @@ pub(crate) fn message(core: &mut ManagerState, connection: Connection, envelope:
     match &envelope.message {
         Message::InitiationRequest(_) => registration::register(core, connection, &envelope),
         message if core.inventory.node_of(connection).is_none() => {
-            // Nothing is done for an agent that has not registered.
+            // Nothing is done for an agent that has not registered, and nobody is told what it says.
             if let Message::SessionRequest(request) = message {
                 let waiting = Waiting { connection, request: request.clone(), since: core.now };
-                answering::refuse_request(core, &waiting, Status::FORBIDDEN, "this agent has not registered");
+                answering::refuse(core, &waiting, Status::FORBIDDEN, "this agent has not registered");
             }
             core.effect(Effect::Close(connection));
         }

@@ -110,8 +110,12 @@ pub(crate) fn unplaced(core: &mut ManagerState, app_name: &str, service: &str) {
     let problem = match home.and_then(|home| core.inventory.node(home)) {
         _ if core.inventory.connected() == 0 => "no agent is registered".to_owned(),
         Some(node) => format!("its state is on node {}, which can't execute it now", node.name),
+        None if core.inventory.able(&vertex.program).next().is_some() => format!(
+            "no node can take it now: those with `{}` in their repositories have its ports taken, are drained or ending, or have just failed to start it",
+            vertex.program
+        ),
         None => format!(
-            "no node can take it: none has `{}` in its repository, its ports free, and is not drained{}",
+            "no node can take it: none has `{}` in its repository{}",
             vertex.program,
             lacking(core, &vertex.program)
         ),

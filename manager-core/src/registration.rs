@@ -6,7 +6,7 @@ use ssmmp::extension::{
     self, Extension as _, Redirection, Running, RunningMore, Secret, Time, Unavailable, UnlimitedInstances,
     Version,
 };
-use ssmmp::{Address, Envelope, Message, Name, Status};
+use ssmmp::{Address, Envelope, Message, Name, NodeName, Status};
 
 use crate::events::Effect;
 use crate::row::Key;
@@ -30,6 +30,14 @@ pub(crate) fn register(core: &mut ManagerState, connection: Connection, envelope
         let answer = Identity::add(core.identity.as_ref(), owner.answer_to(message_id, &name));
         core.effect(Effect::Send(connection, answer));
         core.effect(Effect::Close(connection));
+        return;
+    }
+    if let Some(extension::Node(said)) = envelope.line()
+        && let Err(why) = NodeName::new(said)
+    {
+        // What it says is quoted to nobody.
+        let refused = (Status::BAD_REQUEST, why);
+        admission::refuse_registration(core, connection, message_id, &address.to_string(), refused);
         return;
     }
     let running = envelope.extension(Running::NAME);

@@ -96,17 +96,29 @@ pub(crate) fn quote(text: &str) -> String {
 
 /// A text with its control characters escaped (`\u{0}`), so that it drives no terminal and begins no line of a log.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    if !text.contains(is_unseen) {
         return Cow::Borrowed(text);
     }
     let mut printable = String::with_capacity(text.len() + 8);
     for character in text.chars() {
-        match character.is_control() {
+        match is_unseen(character) {
             true => printable.extend(character.escape_default()),
             false => printable.push(character),
         }
     }
     Cow::Owned(printable)
+}
+
+/// Whether a character does something else in a terminal than to be seen: control characters, those that turn the
+/// direction of writing, and those that have no width, with which two texts look the same.
+#[must_use]
+pub fn is_unseen(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+                | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 #[cfg(test)]
@@ -116,6 +128,7 @@ mod tests {
     #[test]
     fn what_is_quoted_is_short_and_controls_no_terminal() {
         assert_eq!(quote("a\0b\x1b[2J\u{9b}ü"), "a\\u{0}b\\u{1b}[2J\\u{9b}ü");
+        assert_eq!(printable("n0\u{200b}\u{202e}\u{feff}"), "n0\\u{200b}\\u{202e}\\u{feff}");
         assert_eq!(quote(&"x".repeat(QUOTE_CHARACTERS)).chars().count(), QUOTE_CHARACTERS);
         assert!(quote(&"ü".repeat(QUOTE_CHARACTERS + 1)).ends_with("ü…"));
     }

@@ -21,6 +21,7 @@ mod gathered;
 mod health;
 mod malformed;
 mod message;
+mod node_name;
 mod registration;
 mod repeated;
 mod semi;
@@ -35,7 +36,7 @@ pub use closing::{
 pub use configuration::{NameList, PlugConfiguration, PlugTarget, SocketConfiguration, SocketPort};
 pub use conversation::Conversation;
 pub use envelope::{Envelope, Extensions, Hop};
-pub use error::{ParseError, Problem, printable};
+pub use error::{ParseError, Problem, is_unseen, printable};
 pub use execution::{ExecutionRequest, ExecutionResponse};
 pub use framing::{Line, LineBuffer, MAX_MESSAGE_BYTES};
 pub use health::{
@@ -44,6 +45,7 @@ pub use health::{
 };
 pub use malformed::{Malformed, Verdict};
 pub use message::{Message, MessageType};
+pub use node_name::NodeName;
 pub use registration::{InitiationRequest, InitiationResponse};
 pub use repeated::Repeated;
 pub use semi::Speaker;

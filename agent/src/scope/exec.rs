@@ -67,7 +67,7 @@ impl Exec {
     }
 }
 
-/// Runs the program to its end and ends as it did.
+/// Runs the program to its end and ends as it did. What it left running goes on, in the cgroup above.
 ///
 /// # Errors
 /// The program can't be started, or this node can't redirect.

@@ -58,6 +58,35 @@ fn while_its_agent_is_away_only_its_secret_opens_a_node() {
 }
 
 #[test]
+fn a_name_that_is_none_and_an_address_of_many_are_refused_and_quoted_to_nobody() {
+    let mut cluster = Cluster::new();
+    for bad in ["../x", "..", "n\u{1b}[2J", "n0\u{200b}", "a b", &"n".repeat(5_000)] {
+        let (status, reason) = register(&mut cluster, 1, "10.0.0.1", &format!(" ~ x_node: {bad}"));
+        assert!(status == 400 && reason.contains("letters and digits"), "{bad:?}: {status} {reason}");
+    }
+    for bad in ["224.0.0.1", "ff02::1"] {
+        assert_eq!(register(&mut cluster, 1, bad, " ~ x_node: n0").0, 400, "{bad}");
+    }
+    assert!(cluster.core.nodes().is_empty());
+    assert!(cluster.events.iter().all(|(_, text)| !text.contains("../x") && !text.contains('\u{1b}')));
+}
+
+#[test]
+fn what_an_unregistered_peer_asks_for_is_no_event() {
+    let mut cluster = Cluster::new();
+    cluster.message(
+        1,
+        "type: session_request ~ sub_type: agent_to_Manager ~ message_id: 1 ~ source_service_name: ours ~ source_service_instance_id: 7 ~ \
+         source_plug_name: p ~ agent_network_address: 10.0.0.1 ~ dest_service_name: theirs ~ dest_socket_name: s",
+    );
+    let refused = cluster.sent.iter().any(|(_, envelope)| {
+        matches!(&envelope.message, ssmmp::Message::SessionResponse(response) if response.status.code() == 403)
+    });
+    assert!(refused, "{:?}", cluster.sent);
+    assert_eq!(cluster.events.len(), 0, "{:?}", cluster.events);
+}
+
+#[test]
 fn a_frozen_agent_is_not_displaced_by_somebody_else() {
     let mut cluster = Cluster::new();
     register(&mut cluster, 1, "10.0.0.1", &with_secret("n0", SECRET));
