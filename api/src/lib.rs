@@ -64,6 +64,37 @@ pub struct Error {
     pub problems: Vec<Problem>,
 }
 
+/// Kinds of events, by which they can be asked for.
+pub const EVENT_KINDS: &[&str] = &[
+    "app-applied",
+    "app-stopped",
+    "instance-ended",
+    "instance-failed",
+    "instance-leaving",
+    "instance-overloaded",
+    "instance-running",
+    "instance-silent",
+    "instance-starting",
+    "instance-stays",
+    "node-changed",
+    "node-draining",
+    "node-ended",
+    "node-ending",
+    "node-forgotten",
+    "node-lost",
+    "node-refused",
+    "node-undrained",
+    "node-up",
+    "redirection-switched",
+    "service-failing",
+    "service-scaled",
+    "service-unplaced",
+    "session-closed",
+    "session-forced",
+    "session-opened",
+    "session-refused",
+];
+
 /// One problem of a graph file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {

@@ -34,6 +34,16 @@ pub enum Failure {
         "the Manager at {url} can't be reached: {reason}\nIs `patchbay-manager` running? Name another with --manager or PATCHBAY_MANAGER: unix:FILE, or https://HOST:PORT."
     )]
     Unreachable { url: String, reason: String },
+    /// The socket lets others in only.
+    #[error(
+        "{url} lets in root and the group `patchbay` only: run this as root, or have root do `usermod -aG patchbay USER` (`groupadd --system patchbay` makes the group, before the Manager starts) and sign in again"
+    )]
+    NotLetIn { url: String },
+    /// It closed the connection before it said anything.
+    #[error(
+        "the Manager at {url} closed the connection: {reason}\nIt may have just ended, or have more connections than it takes (64 of one user or address, 256 in all; its log says so). Try again."
+    )]
+    Closed { url: String, reason: String },
     /// Somebody accepts connections and says nothing.
     #[error(
         "the Manager at {url} says nothing for {} s; what was asked may still be done. Is it stopped, or is its disk?",
@@ -171,7 +181,22 @@ impl Client {
         if matches!(error, ureq::Error::Timeout(ureq::Timeout::PerRead)) {
             return Failure::Silent { url: self.at.clone() };
         }
-        Failure::Unreachable { url: self.at.clone(), reason: error.to_string() }
+        let (url, reason) = (self.at.clone(), error.to_string());
+        match error {
+            ureq::Error::Io(io) if io.kind() == ErrorKind::PermissionDenied => Failure::NotLetIn { url },
+            ureq::Error::Io(io)
+                if matches!(
+                    io.kind(),
+                    ErrorKind::ConnectionReset
+                        | ErrorKind::ConnectionAborted
+                        | ErrorKind::BrokenPipe
+                        | ErrorKind::UnexpectedEof
+                ) =>
+            {
+                Failure::Closed { url, reason }
+            }
+            _ => Failure::Unreachable { url, reason },
+        }
     }
 
     fn read<T: DeserializeOwned>(

@@ -116,12 +116,16 @@ pub struct Drain {
 
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  patchbay forget a\n\nThe node's agent must be away. Use it when the agent's state folder, \
+    after_help = "Examples:\n  patchbay forget a b\n  patchbay forget --lost\n\nThe node's agent must be away. Use it when the agent's state folder, \
                         and with it the secret that the node is bound to, is lost."
 )]
 pub struct Forget {
-    /// The lost node, by its name or address
-    node: String,
+    /// Lost nodes, by their names or addresses
+    #[arg(required_unless_present = "lost", value_name = "NODE")]
+    nodes: Vec<String>,
+    /// All lost nodes
+    #[arg(long, conflicts_with = "nodes")]
+    lost: bool,
     #[command(flatten)]
     consent: Consent,
 }
@@ -166,6 +170,12 @@ impl std::str::FromStr for Replicas {
 impl Stop {
     pub fn run(&self, client: &Client, output: Output) -> Result<(), Failure> {
         let path = match (&self.app, self.instance) {
+            (Some(id), _) if number(id).is_ok() => {
+                let text = format!(
+                    "`{id}` is no application; an instance is stopped with `patchbay stop --instance {id}`"
+                );
+                return Err(Failure::Said(text));
+            }
             (Some(app), _) => format!("/v1/apps/{app}/stop"),
             (None, Some(id)) => format!("/v1/instances/{id}/stop"),
             (None, None) => return Err(Failure::Said("name an application or an instance".into())),
@@ -219,7 +229,24 @@ impl Drain {
 
 impl Forget {
     pub fn run(&self, client: &Client, output: Output) -> Result<(), Failure> {
-        self.consent.post(client, output, &format!("/v1/nodes/{}/forget", self.node), "")
+        let mut nodes = self.nodes.clone();
+        if self.lost {
+            let known: Vec<api::Node> = client.get("/v1/nodes")?;
+            // By their addresses: several may have had one name.
+            nodes = known.into_iter().filter(|node| node.state == "lost").map(|node| node.address).collect();
+            if nodes.is_empty() {
+                return Err(Failure::Said("no node is lost".into()));
+            }
+        }
+        for node in nodes {
+            self.consent.post(
+                client,
+                output,
+                &format!("/v1/nodes/{}/forget", crate::parse::encoded(&node)),
+                "",
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -26,8 +26,8 @@ pub struct Events {
     #[arg(long, value_parser = moment, value_name = "WHEN")]
     since: Option<u64>,
     /// Show only these kinds, with commas between them
-    #[arg(long, default_value = "", value_name = "KIND,...")]
-    kind: String,
+    #[arg(long, value_delimiter = ',', value_parser = kind, value_name = "KIND,...")]
+    kind: Vec<String>,
     /// Show only those whose subject contains this
     #[arg(long, default_value = "", value_name = "TEXT")]
     subject: String,
@@ -40,7 +40,7 @@ impl Events {
             self.follow,
             self.after,
             self.since.unwrap_or(0),
-            encoded(&self.kind),
+            encoded(&self.kind.join(",")),
             encoded(&self.subject)
         );
         if output == Output::Table {
@@ -61,6 +61,13 @@ impl Events {
     }
 }
 
+fn kind(text: &str) -> Result<String, String> {
+    match api::EVENT_KINDS.contains(&text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("there is no such kind; the kinds are {}", api::EVENT_KINDS.join(", "))),
+    }
+}
+
 /// A moment, milliseconds since 1970.
 fn moment(text: &str) -> Result<u64, String> {
     if let Ok(ago) = humantime::parse_duration(text) {
@@ -75,6 +82,32 @@ fn moment(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every kind that the Manager publishes can be asked for, and no other.
+    #[test]
+    fn kinds_are_those_that_the_manager_publishes() {
+        let mut published = String::new();
+        let mut folders =
+            vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../manager-core/src"))];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("a folder") {
+                let path = entry.expect("readable").path();
+                match path.is_dir() {
+                    true => folders.push(path),
+                    false => published += &std::fs::read_to_string(path).expect("readable"),
+                }
+            }
+        }
+        for known in api::EVENT_KINDS {
+            assert!(published.contains(&format!("\"{known}\"")), "nobody publishes {known}");
+        }
+        let about = ["app-", "instance-", "node-", "redirection-", "service-", "session-"];
+        for word in published.split('"').filter(|word| about.iter().any(|about| word.starts_with(about))) {
+            let is_kind = word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+            assert!(!is_kind || word.ends_with('-') || kind(word).is_ok(), "{word} is published");
+        }
+        assert!(kind("nonsense").is_err_and(|said| said.contains("instance-failed")));
+    }
 
     #[test]
     fn moments_are_absolute_or_ago() {

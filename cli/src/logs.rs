@@ -13,6 +13,10 @@ use crate::output::{self, Output};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Lines of each instance, unless said otherwise.
 const USUAL_LINES: usize = 50;
+/// Lines of each instance at most, with --tail: what this program keeps before it shows the first.
+const MOST_LINES: usize = 100_000;
+/// How far before the earliest line known it is looked first for earlier ones, microseconds; it doubles.
+const FIRST_SPAN: u64 = 1_000_000;
 
 #[derive(Args)]
 #[command(
@@ -30,12 +34,17 @@ pub struct Logs {
     /// Go on showing what they write
     #[arg(long, short)]
     follow: bool,
-    /// So many last lines of each instance; 50 unless --since says where to begin
-    #[arg(long, value_name = "COUNT")]
+    /// So many last lines of each instance, 100,000 at most; 50 unless --since says where to begin
+    #[arg(long, value_parser = tail, value_name = "COUNT")]
     tail: Option<usize>,
     /// Lines from this time on: RFC 3339, or how long ago, as 90s, 10m, 2h
     #[arg(long, value_parser = since, value_name = "TIME")]
     since: Option<u64>,
+}
+
+fn tail(text: &str) -> Result<usize, String> {
+    let count = text.parse::<usize>().ok().filter(|count| *count <= MOST_LINES);
+    count.ok_or_else(|| format!("write a number of lines, at most {MOST_LINES}"))
 }
 
 /// Microseconds since 1970.
@@ -132,8 +141,17 @@ impl Logs {
                 Err(Failure::Refused(_)) if !first => break,
                 Err(failure) => return Err(failure),
             };
+            let is_tail = place.is_none();
             place = log.lines.last().map(|line| line.at_us).or(place);
             of_instance.extend(log.lines);
+            let wanted = self.tail.unwrap_or(USUAL_LINES);
+            if is_tail && of_instance.len() < wanted {
+                // One answer has only so many bytes.
+                of_instance = earlier(of_instance, wanted, |after| {
+                    client.get(&format!("/v1/instances/{}/log?after={after}", instance.id))
+                })?;
+                break;
+            }
             if !log.more {
                 break;
             }
@@ -153,23 +171,48 @@ impl Logs {
     }
 }
 
+/// Puts earlier lines before those that are known, until so many are there or there are no more: lines can only be
+/// asked for from a time on, so it is looked further and further back.
+fn earlier(
+    mut known: Vec<api::LogLine>,
+    wanted: usize,
+    ask: impl Fn(u64) -> Result<api::Log, Failure>,
+) -> Result<Vec<api::LogLine>, Failure> {
+    let Some(oldest) = ask(0)?.lines.first().map(|line| line.at_us) else { return Ok(known) };
+    let mut span = FIRST_SPAN;
+    while known.len() < wanted
+        && let Some(first) = known.first().map(|line| line.at_us).filter(|first| *first > oldest)
+    {
+        let (begin, mut after) = (first.saturating_sub(span), first.saturating_sub(span));
+        let mut found = Vec::new();
+        loop {
+            let log = ask(after)?;
+            let Some(last) = log.lines.last().map(|line| line.at_us) else { break };
+            found.extend(log.lines.into_iter().filter(|line| line.at_us < first));
+            if last >= first || !log.more {
+                break;
+            }
+            after = last;
+        }
+        if found.is_empty() && begin < oldest {
+            // It was removed meanwhile.
+            break;
+        }
+        found.append(&mut known);
+        known = found;
+        span = span.saturating_mul(2);
+    }
+    Ok(known.split_off(known.len().saturating_sub(wanted)))
+}
+
 fn show(line: &Line, output: Output, several: bool) -> Result<(), Failure> {
     let text = match output {
         Output::Json => serde_json::to_string(line).unwrap_or_default(),
         Output::Table => {
             let at = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_micros(line.at_us));
             // What a program wrote does not drive the terminal.
-            let text: String =
-                line.text
-                    .chars()
-                    .map(|c| {
-                        if c.is_control() && c != '\t' {
-                            c.escape_default().to_string()
-                        } else {
-                            c.to_string()
-                        }
-                    })
-                    .collect();
+            let parts: Vec<_> = line.text.split('\t').map(api::visible).collect();
+            let text = parts.join("\t");
             match several {
                 true => format!("{at} {}/{} {text}", line.service, line.instance),
                 false => format!("{at} {text}"),
@@ -182,6 +225,27 @@ fn show(line: &Line, output: Output, several: bool) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Answers as an agent does: so many lines at once, those after a time, or the last ones.
+    #[test]
+    fn a_tail_that_does_not_fit_into_an_answer_is_there_whole() {
+        let line = |at_us: u64| api::LogLine { at_us, text: format!("line {at_us}") };
+        // Bursts, and a long silence between them.
+        let times: Vec<u64> =
+            (1..2_000).chain((1..3_000).map(|number| 90_000_000_000 + number * 700)).collect();
+        let answer = |after: u64| {
+            let mut rest = times.iter().filter(|time| **time > after);
+            let lines: Vec<_> = rest.by_ref().take(70).map(|time| line(*time)).collect();
+            Ok(api::Log { lines, more: rest.next().is_some() })
+        };
+        for wanted in [100, 3_000, 4_500, 4_998, 50_000] {
+            let last: Vec<_> = times[times.len() - 70..].iter().map(|time| line(*time)).collect();
+            let found = earlier(last, wanted, answer).expect("answered");
+            let expected = &times[times.len().saturating_sub(wanted)..];
+            assert_eq!(found.iter().map(|line| line.at_us).collect::<Vec<_>>(), expected, "{wanted}");
+        }
+        assert!(tail("100000").is_ok() && tail("100001").is_err() && tail("-1").is_err());
+    }
 
     #[test]
     fn times_are_absolute_or_relative() {

@@ -228,9 +228,13 @@ impl Filter {
     }
 }
 
-/// Reads a graph file.
+/// Reads a graph file, or the standard input for `-`.
 fn read_graph(file: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(file).map_err(|error| {
+    let read = match file == Path::new("-") {
+        true => std::io::read_to_string(std::io::stdin()),
+        false => std::fs::read_to_string(file),
+    };
+    read.map_err(|error| {
         let reason = match error.kind() {
             std::io::ErrorKind::InvalidData => "it is no text in UTF-8".to_owned(),
             _ => error.to_string(),
