@@ -26,6 +26,9 @@ use crate::shell::{self, Handle, NoAnswer};
 use crate::store::History;
 use patchbay_manager_core::{Apply, Command, Page, Redirected, Refusal};
 
+/// Longest text of the framework's that is passed on, bytes.
+const MAX_REASON_BYTES: usize = 4096;
+
 /// A failed call.
 struct Failure {
     status: StatusCode,
@@ -65,7 +68,22 @@ pub fn routes(handle: &Handle, history: History, gate: Gate, certificates: Optio
         .merge(metrics::router(handle.clone(), certificates))
         // The gate has read the body, and bounded it.
         .layer(DefaultBodyLimit::disable())
+        .layer(axum::middleware::map_response(as_json))
         .layer(axum::middleware::from_fn_with_state(gate, gate::gate))
+}
+
+/// What the framework says of a query or a path that can't be read, as everything else is said.
+async fn as_json(response: Response) -> Response {
+    let is_text = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !response.status().is_client_error() || !is_text {
+        return response;
+    }
+    let status = response.status();
+    let text = axum::body::to_bytes(response.into_body(), MAX_REASON_BYTES).await.unwrap_or_default();
+    failure(status, String::from_utf8_lossy(&text).into_owned()).into_response()
 }
 
 fn router(handle: Handle) -> Router {

@@ -190,6 +190,28 @@ fn a_web_page_can_not_drive_the_manager() {
 }
 
 #[test]
+fn whatever_is_wrong_is_said_in_json() {
+    let manager = Manager::start();
+    for path in ["/v1/sessions?limit=-1", "/v1/instances?ended=perhaps", "/v1/instances/x/log", "/v1/none"] {
+        let answer = manager.ask_at_socket(&request("GET", path, &["host: x".into()], ""));
+        assert!(matches!(status(&answer), 400 | 404), "{answer}");
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let error: patchbay_api::Error = serde_json::from_str(body).expect("JSON");
+        assert!(!error.message.is_empty(), "{answer}");
+    }
+}
+
+/// Nobody keeps others out by connecting and saying nothing, from one address or from several.
+#[test]
+fn who_connects_and_says_nothing_keeps_nobody_out() {
+    let manager = Manager::start();
+    let idle: Vec<TcpStream> = (0..600).filter_map(|_| TcpStream::connect(manager.http).ok()).collect();
+    let answer = manager.ask(&request("GET", "/v1/status", &bearer(&manager.read), ""));
+    assert_eq!(status(&answer), 200, "{answer}");
+    drop(idle);
+}
+
+#[test]
 fn idle_and_slow_connections_stop_nobody_and_end_in_time() {
     let manager = Manager::start();
     let mut idle: Vec<TcpStream> = (0..1_100).filter_map(|_| TcpStream::connect(manager.http).ok()).collect();

@@ -67,7 +67,7 @@ fn a_name_that_is_none_and_an_address_of_many_are_refused_and_quoted_to_nobody()
     for bad in ["224.0.0.1", "ff02::1"] {
         assert_eq!(register(&mut cluster, 1, bad, " ~ x_node: n0").0, 400, "{bad}");
     }
-    assert!(cluster.core.nodes().is_empty());
+    assert!(cluster.engine.core.nodes().is_empty());
     assert!(cluster.events.iter().all(|(_, text)| !text.contains("../x") && !text.contains('\u{1b}')));
 }
 

@@ -13,13 +13,14 @@ use axum::response::{IntoResponse as _, Response};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::serve::Standing;
 use super::tokens::{Role, Tokens};
 use super::{Failure, failure};
 use patchbay_manager_core::graph::MAX_FILE_BYTES;
 
 /// How long a request's body may take, the wait for its turn included.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
-/// Bodies that are read at once; further ones wait.
+/// Bodies that are read at once, of those who connect over TCP, and of those at the socket; further ones wait.
 const BODIES_AT_ONCE: usize = 16;
 /// Largest body, bytes: a graph file.
 const MAX_BODY_BYTES: usize = MAX_FILE_BYTES + 1024;
@@ -40,12 +41,15 @@ pub struct Gate {
     /// Names of this host that requests may be for, besides its addresses and `localhost`.
     names: Arc<[String]>,
     bodies: Arc<Semaphore>,
+    /// Nobody over TCP, however slow, has the socket's users wait.
+    bodies_at_socket: Arc<Semaphore>,
 }
 
 impl Gate {
     /// Without tokens nothing is answered over TCP.
     pub fn new(tokens: Option<Tokens>, names: Vec<String>) -> Self {
-        Self { tokens, names: names.into(), bodies: Arc::new(Semaphore::new(BODIES_AT_ONCE)) }
+        let turns = || Arc::new(Semaphore::new(BODIES_AT_ONCE));
+        Self { tokens, names: names.into(), bodies: turns(), bodies_at_socket: turns() }
     }
 
     fn check(&self, request: &Request) -> Result<(), Failure> {
@@ -101,8 +105,12 @@ impl Gate {
             return Ok(request);
         }
         let (head, body) = request.into_parts();
+        let bodies = match head.extensions.get::<Via>() {
+            Some(Via::Socket) => &self.bodies_at_socket,
+            _ => &self.bodies,
+        };
         let read = timeout(BODY_WITHIN, async {
-            let _turn = self.bodies.acquire().await;
+            let _turn = bodies.acquire().await;
             to_bytes(body, MAX_BODY_BYTES).await
         });
         match read.await {
@@ -130,6 +138,9 @@ pub async fn gate(State(gate): State<Gate>, request: Request, next: Next) -> Res
                 .insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
         }
         return response;
+    }
+    if let Some(standing) = request.extensions().get::<Standing>() {
+        standing.let_in();
     }
     match gate.with_body(request).await {
         Ok(request) => next.run(request).await,
@@ -258,5 +269,31 @@ mod tests {
         assert_eq!(over(tcp(), request("POST", "/v1/plan", &headers), &gate), 200);
         let nobody = Gate::new(None, Vec::new());
         assert_eq!(over(tcp(), request("GET", "/v1/status", &headers), &nobody), 401);
+    }
+
+    /// Who sends a body slowly over TCP has nobody at the socket wait.
+    #[tokio::test]
+    async fn slow_bodies_over_tcp_take_no_turn_of_the_sockets() {
+        let gate = Gate::new(None, Vec::new());
+        let with = |via: Via, body: Body| {
+            let mut request = axum::http::Request::post("/v1/plan").body(body).expect("a request");
+            request.extensions_mut().insert(via);
+            request
+        };
+        let slow = || {
+            Body::from_stream(futures_util::stream::pending::<Result<axum::body::Bytes, std::io::Error>>())
+        };
+        let waiting: Vec<_> = (0..2 * BODIES_AT_ONCE)
+            .map(|_| {
+                let (gate, request) = (gate.clone(), with(tcp(), slow()));
+                tokio::spawn(async move { gate.with_body(request).await.map(drop).map_err(drop) })
+            })
+            .collect();
+        while gate.bodies.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let read = gate.with_body(with(Via::Socket, Body::from("[app]"))).await;
+        assert!(read.is_ok(), "it is read at once");
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }

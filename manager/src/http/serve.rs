@@ -1,10 +1,11 @@
 //! Connections of people: bounded in number, for each who connects and in all, and in the time they may take.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,13 +19,15 @@ use nix::sys::socket::{setsockopt, sockopt};
 use ssmmp::Repeated;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Notify;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
 use super::gate::Via;
 use crate::certificates::Certificates;
 
-/// Connections to the socket, or over TCP, at once; further ones are closed at once.
+/// Connections to the socket, or over TCP, at once; for a further one an earlier one is ended on which no request was let
+/// in yet, or it is closed at once.
 pub const MAX_CONNECTIONS: usize = 256;
 /// The same of one user of this machine, or of one address.
 pub const MAX_CONNECTIONS_OF_ONE: usize = 64;
@@ -102,23 +105,29 @@ async fn not_accepted(via: &str, error: &io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-async fn serve<S, K>(stream: S, via: Via, router: Router, _place: Place<K>)
+async fn serve<S, K>(stream: S, via: Via, router: Router, place: Place<K>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     K: Hash + Eq + Copy,
 {
+    let standing = place.standing.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(via);
+        request.extensions_mut().insert(standing.clone());
         router.clone().oneshot(request.map(Body::new))
     });
-    let result = http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = result {
-        debug!("a connection ended: {error}");
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        result = connection => {
+            if let Err(error) = result {
+                debug!("a connection ended: {error}");
+            }
+        }
+        () = place.standing.0.ends.notified() => debug!("a connection without a request gave its place to another"),
     }
 }
 
@@ -128,53 +137,102 @@ struct Places<K>(Arc<Mutex<Taken<K>>>);
 
 #[derive(Debug)]
 struct Taken<K> {
-    all: usize,
+    /// By number, the oldest first.
+    connections: BTreeMap<u64, (K, Standing)>,
     of: HashMap<K, usize>,
+    next: u64,
     refused: u64,
+}
+
+/// What a connection has shown so far. One that nothing was let in on gives its place to others when there is none left.
+#[derive(Debug, Clone, Default)]
+pub struct Standing(Arc<Shown>);
+
+#[derive(Debug, Default)]
+struct Shown {
+    is_let_in: AtomicBool,
+    ends: Notify,
+}
+
+impl Standing {
+    /// A request on it was let in.
+    pub fn let_in(&self) {
+        self.0.is_let_in.store(true, Ordering::Relaxed);
+    }
 }
 
 /// One connection's place; left when it is dropped.
 #[derive(Debug)]
 struct Place<K: Hash + Eq + Copy> {
     places: Arc<Mutex<Taken<K>>>,
-    who: K,
+    number: u64,
+    standing: Standing,
 }
 
 impl<K> Default for Places<K> {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Taken { all: 0, of: HashMap::new(), refused: 0 })))
+        let taken = Taken { connections: BTreeMap::new(), of: HashMap::new(), next: 0, refused: 0 };
+        Self(Arc::new(Mutex::new(taken)))
     }
 }
 
 impl<K: Hash + Eq + Copy + std::fmt::Debug> Places<K> {
-    /// A place for a connection; `None` when a bound is reached, which is logged in powers of two.
+    /// A place for a connection. Where a bound is reached, one that nothing was let in on yet is ended for it: of the same
+    /// one, or of the one who has most, the oldest; `None` when there is no such, which is logged in powers of two.
     fn enter(&self, who: K) -> Option<Place<K>> {
         let mut taken = lock(&self.0);
         let own = taken.of.get(&who).copied().unwrap_or(0);
-        if taken.all >= MAX_CONNECTIONS || own >= MAX_CONNECTIONS_OF_ONE {
+        let (all, is_own_full) = (taken.connections.len(), own >= MAX_CONNECTIONS_OF_ONE);
+        if (all >= MAX_CONNECTIONS || is_own_full) && !taken.end_one(is_own_full.then_some(who)) {
             taken.refused += 1;
             if taken.refused.is_power_of_two() {
-                let (all, refused) = (taken.all, taken.refused);
+                let refused = taken.refused;
                 warn!(?who, own, all, refused, "a connection to the HTTP API is refused");
             }
             return None;
         }
-        taken.all += 1;
-        taken.of.insert(who, own + 1);
-        Some(Place { places: self.0.clone(), who })
+        let (number, standing) = (taken.next, Standing::default());
+        taken.next += 1;
+        taken.connections.insert(number, (who, standing.clone()));
+        *taken.of.entry(who).or_default() += 1;
+        Some(Place { places: self.0.clone(), number, standing })
+    }
+}
+
+impl<K: Hash + Eq + Copy> Taken<K> {
+    /// Ends a connection that nothing was let in on; false when there is none.
+    fn end_one(&mut self, of: Option<K>) -> bool {
+        let waits = |(_, (who, standing)): &(&u64, &(K, Standing))| {
+            of.is_none_or(|of| of == *who) && !standing.0.is_let_in.load(Ordering::Relaxed)
+        };
+        let waiting = self.connections.iter().filter(waits);
+        // The first of those with the largest share: the oldest.
+        let victim = waiting.max_by_key(|(number, (who, _))| {
+            (self.of.get(who).copied().unwrap_or(0), std::cmp::Reverse(**number))
+        });
+        let Some((number, standing)) = victim.map(|(number, (_, standing))| (*number, standing.clone()))
+        else {
+            return false;
+        };
+        self.leave(number);
+        standing.0.ends.notify_one();
+        true
+    }
+
+    fn leave(&mut self, number: u64) {
+        let Some((who, _)) = self.connections.remove(&number) else { return };
+        if let Some(own) = self.of.get_mut(&who) {
+            *own -= 1;
+            if *own == 0 {
+                self.of.remove(&who);
+            }
+        }
     }
 }
 
 impl<K: Hash + Eq + Copy> Drop for Place<K> {
     fn drop(&mut self) {
-        let mut taken = lock(&self.places);
-        taken.all -= 1;
-        if let Some(own) = taken.of.get_mut(&self.who) {
-            *own -= 1;
-            if *own == 0 {
-                taken.of.remove(&self.who);
-            }
-        }
+        lock(&self.places).leave(self.number);
     }
 }
 
@@ -189,14 +247,35 @@ mod tests {
     #[test]
     fn one_takes_its_share_only_and_all_together_so_many() {
         let places = Places::<u32>::default();
-        let mut held: Vec<_> = (0..MAX_CONNECTIONS_OF_ONE).map(|_| places.enter(7).expect("free")).collect();
-        assert!(places.enter(7).is_none());
+        let enter = |who: u32| places.enter(who).inspect(|place| place.standing.let_in());
+        let mut held: Vec<_> = (0..MAX_CONNECTIONS_OF_ONE).map(|_| enter(7).expect("free")).collect();
+        assert!(enter(7).is_none());
         while held.len() < MAX_CONNECTIONS {
-            held.push(places.enter(1_000 + held.len() as u32).expect("others have theirs"));
+            held.push(enter(1_000 + held.len() as u32).expect("others have theirs"));
         }
-        assert!(places.enter(8).is_none());
+        assert!(enter(8).is_none());
         held.clear();
-        assert!(places.enter(7).is_some());
-        assert!(lock(&places.0).of.is_empty());
+        assert!(enter(7).is_some());
+        assert!(lock(&places.0).of.is_empty() && lock(&places.0).connections.is_empty());
+    }
+
+    #[test]
+    fn who_shows_nothing_keeps_nobody_out() {
+        let places = Places::<u32>::default();
+        let known = places.enter(1).expect("free");
+        known.standing.let_in();
+        // Five strangers take all they can get.
+        let held: Vec<_> =
+            (0..10 * MAX_CONNECTIONS as u32).filter_map(|number| places.enter(2 + number % 5)).collect();
+        let place = places.enter(9).expect("a stranger's place is given to it");
+        place.standing.let_in();
+        let taken = lock(&places.0);
+        assert!(taken.connections.len() <= MAX_CONNECTIONS);
+        for place in [&known, &place] {
+            assert!(taken.connections.contains_key(&place.number), "it was let in and stays");
+        }
+        drop(taken);
+        drop(held);
+        assert_eq!(lock(&places.0).connections.len(), 2);
     }
 }
