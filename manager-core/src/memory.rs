@@ -67,7 +67,10 @@ impl Memory {
             }
             Row::MessageIds(reserved) => self.message_ids = Some(reserved),
             Row::Instance(row, _) => drop(self.instances.insert(row.id, *row)),
-            Row::Session(session) => drop(self.sessions.insert(session.id, *session)),
+            Row::Session(session) => {
+                let kept = Session { details: None, ..Session::clone(&session) };
+                self.sessions.insert(session.id, kept);
+            }
         }
     }
 

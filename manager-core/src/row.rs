@@ -1,6 +1,7 @@
 //! What is kept on disk, whole: who writes a row looks at nothing else, and what is read back is the same rows.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ssmmp::{Address, InstanceId, Name, Port};
 
@@ -24,8 +25,8 @@ pub enum Row {
     MessageIds(u64),
     /// An instance, and since when it is so, milliseconds since 1970.
     Instance(Box<InstanceRow>, Millis),
-    /// A session, without its details.
-    Session(Box<Session>),
+    /// A session; its details are not kept.
+    Session(Arc<Session>),
 }
 
 impl Row {

@@ -55,6 +55,6 @@ fn row(core: &ManagerState, key: &Key) -> Option<Row> {
             };
             Row::Instance(Box::new(row), core.now)
         }
-        Key::Session(id) => Row::Session(Box::new(core.sessions.get(*id)?.without_details())),
+        Key::Session(id) => Row::Session(core.sessions.row(*id)?),
     })
 }

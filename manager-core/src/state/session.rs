@@ -102,11 +102,6 @@ pub struct Details {
 }
 
 impl Session {
-    /// As it is kept on disk.
-    pub(crate) fn without_details(&self) -> Self {
-        Self { details: None, ..self.clone() }
-    }
-
     /// Its key, once it is acknowledged.
     pub fn key(&self) -> Option<SessionKey> {
         self.source_port.is_known().then_some((

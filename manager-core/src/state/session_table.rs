@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use ssmmp::{InstanceId, MessageId, Port, Status};
 
@@ -17,7 +18,8 @@ const ACKNOWLEDGE_WITHIN: Millis = 10_000;
 /// The one owner of sessions.
 #[derive(Debug, Default)]
 pub struct SessionTable {
-    all: BTreeMap<u64, Box<Session>>,
+    /// Each shared with its row while that is written.
+    all: BTreeMap<u64, Arc<Session>>,
     /// Acknowledged ones by what tells them apart; a closed one stays for late counters until its
     /// ports are used again.
     by_key: ByHash,
@@ -37,12 +39,17 @@ pub struct SessionTable {
 impl SessionTable {
     /// A session, open or remembered.
     pub fn get(&self, id: u64) -> Option<&Session> {
-        self.all.get(&id).map(Box::as_ref)
+        self.all.get(&id).map(Arc::as_ref)
+    }
+
+    /// The row of one: the session as it is now.
+    pub(crate) fn row(&self, id: u64) -> Option<Arc<Session>> {
+        self.all.get(&id).cloned()
     }
 
     /// All sessions, also remembered ones, in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.all.values().map(Box::as_ref)
+        self.all.values().map(Arc::as_ref)
     }
 
     /// Those with larger ids than this one.
@@ -131,7 +138,7 @@ impl SessionTable {
     }
 
     /// Its texts become those of all others; one that is not acknowledged begins to wait.
-    fn shared(&mut self, mut session: Session) -> Box<Session> {
+    fn shared(&mut self, mut session: Session) -> Arc<Session> {
         session.edge = self.interned.edge(session.edge);
         session.path = self.interned.text(session.path);
         session.reason = session.reason.map(|reason| self.interned.text(reason));
@@ -142,12 +149,13 @@ impl SessionTable {
             }
             self.unacknowledged.push_back((session.opened + ACKNOWLEDGE_WITHIN, session.id));
         }
-        Box::new(session)
+        Arc::new(session)
     }
 
     /// A session is acknowledged.
     pub fn acknowledge(&mut self, id: u64, now: Millis, port: Port, new_port: Port) -> Option<&Session> {
         let session = self.all.get_mut(&id).filter(|session| session.state == SessionState::Pending)?;
+        let session = Arc::make_mut(session);
         let asked = (session.source, session.message_id);
         session.state = SessionState::Open;
         session.opened = now;
@@ -160,7 +168,7 @@ impl SessionTable {
 
     /// A session is over. `None` when it was so before; else what it was.
     pub fn close(&mut self, id: u64, now: Millis, status: Status) -> Option<SessionState> {
-        let session = self.all.get_mut(&id)?;
+        let session = Arc::make_mut(self.all.get_mut(&id)?);
         let before = session.state;
         session.state = SessionState::Closed;
         session.closed = session.closed.or(Some(now));
@@ -189,7 +197,7 @@ impl SessionTable {
 
     /// What of a session no index is made of changes through this: its path and its counters.
     pub(crate) fn counters(&mut self, id: u64, change: impl FnOnce(&mut Session, &mut Interned)) {
-        if let Some(session) = self.all.get_mut(&id) {
+        if let Some(session) = self.all.get_mut(&id).map(Arc::make_mut) {
             let before = session.state;
             change(session, &mut self.interned);
             debug_assert_eq!(before, session.state, "its state changes when it is acknowledged or closed");
