@@ -51,10 +51,14 @@ impl Envelope {
         );
         let mut value = String::new();
         line.write(&mut value);
-        if value.contains(['\n', '\r', '~']) {
+        if memchr::memchr3(b'\n', b'\r', b'~', value.as_bytes()).is_some() {
             value = value.replace(['\n', '\r'], " ").replace('~', "-");
         }
-        self.extensions.push((E::NAME.to_owned(), value.trim().to_owned()));
+        let trimmed = value.trim();
+        if trimmed.len() < value.len() {
+            value = trimmed.to_owned();
+        }
+        self.extensions.push((E::NAME.to_owned(), value));
         self
     }
 

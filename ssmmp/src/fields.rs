@@ -1,5 +1,7 @@
 //! One line, cut into its `name: value` fields.
 
+use memchr::{memchr, memchr_iter};
+
 use crate::error::{Problem, quote};
 use crate::value::Value;
 
@@ -17,10 +19,10 @@ impl<'a> Fields<'a> {
     pub(crate) fn split(line: &'a str) -> Result<Self, Problem> {
         let mut entries: Vec<(&str, &str)> = Vec::with_capacity(16);
         for segment in segments(line) {
-            let Some((name, value)) = segment.split_once(':') else {
+            let Some(colon) = memchr(b':', segment.as_bytes()) else {
                 return Err(Problem::NotAField { segment: quote(segment) });
             };
-            entries.push((name.trim(), value.trim()));
+            entries.push((trim(&segment[..colon]), trim(&segment[colon + 1..])));
         }
         if entries.is_empty() {
             return Err(Problem::Empty);
@@ -118,7 +120,7 @@ fn segments(line: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {
         let text = rest?;
-        let cut = text.match_indices('~').map(|(at, _)| at).find(|at| is_separator(text, *at));
+        let cut = memchr_iter(b'~', text.as_bytes()).find(|at| is_separator(text, *at));
         match cut {
             Some(at) => {
                 rest = Some(&text[at + 1..]);
@@ -130,12 +132,26 @@ fn segments(line: &str) -> impl Iterator<Item = &str> {
             }
         }
     })
-    .map(str::trim)
+    .map(trim)
     .filter(|segment| !segment.is_empty())
 }
 
+/// [`str::trim`], at once where there is one blank at most, as in what is emitted.
+fn trim(text: &str) -> &str {
+    let bare = text.strip_prefix(' ').unwrap_or(text);
+    let bare = bare.strip_suffix(' ').unwrap_or(bare);
+    match (bare.as_bytes().first(), bare.as_bytes().last()) {
+        (Some(first), Some(last)) if first.is_ascii_graphic() && last.is_ascii_graphic() => bare,
+        _ => bare.trim(),
+    }
+}
+
 fn is_separator(text: &str, at: usize) -> bool {
-    let next = text[at + 1..].trim_start();
+    let next = &text[at + 1..];
+    if text[..at].ends_with(' ') && next.strip_prefix(' ').is_some_and(starts_with_field) {
+        return true;
+    }
+    let next = next.trim_start();
     stands_alone(text, at) && (next.is_empty() || next.starts_with('~') || starts_with_field(next))
 }
 
@@ -148,8 +164,9 @@ pub(crate) fn stands_alone(text: &str, tilde: usize) -> bool {
 }
 
 fn starts_with_field(text: &str) -> bool {
-    let name = text.len() - text.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_').len();
-    name > 0 && text[name..].trim_start().starts_with(':')
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let name = text.bytes().take_while(is_of_name).count();
+    name > 0 && (text.as_bytes().get(name) == Some(&b':') || text[name..].trim_start().starts_with(':'))
 }
 
 #[cfg(test)]

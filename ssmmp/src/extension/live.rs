@@ -1,5 +1,7 @@
 //! Sessions as their sources' side knows them, told whole to a peer that may not know them.
 
+use std::fmt::Write as _;
+
 use super::items::{self, Item, Parts};
 use super::{End, Extension};
 use crate::value::Value as _;
@@ -55,7 +57,8 @@ impl Item<'_> for LiveSession {
 
     fn write(&self, out: &mut String) {
         let Self { source, port, destination, at, message_id, plug } = self;
-        out.push_str(&format!("{source}, {port}, {destination}, {}, {}, ", at.0, at.1));
+        // Writing to a text never fails.
+        let _ = write!(out, "{source}, {port}, {destination}, {}, {}, ", at.0, at.1);
         out.push_str(message_id.as_ref().map_or("0", MessageId::as_str));
         out.push_str(", ");
         out.push_str(plug.as_ref().map_or("-", Name::as_str));
