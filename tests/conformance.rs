@@ -177,6 +177,10 @@ fn every_bound_of_peers_is_listed_with_its_value() {
         "shared-memory/src/spin.rs",
         "agent-core/src/profiles.rs",
         "agent/src/datapath/examining.rs",
+        "agent/src/pods/cgroups.rs",
+        "agent/src/pods/table.rs",
+        "agent/src/observe/serve.rs",
+        "agent/src/scope/pods.rs",
     ] {
         let text = fs::read_to_string(workspace().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
         for line in text.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("const MAX_"))

@@ -1,4 +1,4 @@
-//! `exec` and `standalone`: beside each other, in every kind of cgroup, killed, and started again.
+//! `exec` and `node`: beside each other, in every kind of cgroup, killed, and started again.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -229,12 +229,12 @@ fn reused_process_ids_of_pid_namespaces_collide_with_nothing() {
     wait_for("nothing is left", || !cgroup("patchbay-exec-1").exists());
 }
 
-/// `standalone` on a cgroup, once it is ready.
-fn standalone(lab: &Lab, cgroup: &Path) -> Child {
-    let log = lab.file("standalone.log");
+/// `node` on a cgroup, once it is ready.
+fn node(lab: &Lab, cgroup: &Path) -> Child {
+    let log = lab.file("node.log");
     let mut command = Command::new(AGENT);
-    command.args(["standalone", "--mode", "always", "--cgroup"]).arg(cgroup);
-    command.arg("--state-dir").arg(lab.file("state")).arg("--report").arg(lab.file("standalone.json"));
+    command.args(["node", "--pods", "off", "--redirect", "always", "--cgroup"]).arg(cgroup);
+    command.arg("--state-dir").arg(lab.file("state")).arg("--report").arg(lab.file("node.json"));
     command.stdout(Stdio::piped()).stderr(fs::File::create(&log).expect("a file"));
     // SAFETY: none of this process's memory is touched: one system call.
     #[expect(unsafe_code, reason = "it ends with the test, however that ends")]
@@ -242,12 +242,12 @@ fn standalone(lab: &Lab, cgroup: &Path) -> Child {
         command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
     }
     let child = command.spawn().expect("built");
-    wait_for("standalone", || said(lab, "ready"));
+    wait_for("node", || said(lab, "ready"));
     child
 }
 
 fn said(lab: &Lab, what: &str) -> bool {
-    fs::read_to_string(lab.file("standalone.log")).is_ok_and(|log| log.contains(what))
+    fs::read_to_string(lab.file("node.log")).is_ok_and(|log| log.contains(what))
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn threaded_cgroups_are_watched() {
     let threaded = lab.cgroup.join("threaded");
     fs::create_dir(&threaded).expect("made");
     fs::write(threaded.join("cgroup.type"), "threaded").expect("it can be");
-    let scope = standalone(&lab, &lab.cgroup);
+    let scope = node(&lab, &lab.cgroup);
     let mut inside = lab.command(&threaded, "python3");
     end(inside.args([SESSIONS, "5"]).spawn().expect("it starts"));
     // A cgroup made in a threaded one is threaded too, else nothing can be in it.
@@ -265,7 +265,7 @@ fn threaded_cgroups_are_watched() {
     end(inner.args(["python3", SESSIONS, "5"]).spawn().expect("it starts"));
     send(&scope, Signal::SIGTERM);
     end(scope);
-    assert_eq!(lab.counted("standalone.json"), (10, 10));
+    assert_eq!(lab.counted("node.json"), (10, 10));
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn a_cgroup_that_is_made_again_is_watched_again() {
     let lab = Lab::new();
     let container = lab.cgroup.join("container");
     fs::create_dir(&container).expect("made");
-    let scope = standalone(&lab, &container);
+    let scope = node(&lab, &container);
     let run = || end(lab.command(&container, "python3").args([SESSIONS, "5"]).spawn().expect("it starts"));
     run();
     fs::remove_dir(&container).expect("empty");
@@ -283,7 +283,7 @@ fn a_cgroup_that_is_made_again_is_watched_again() {
     run();
     send(&scope, Signal::SIGTERM);
     end(scope);
-    assert_eq!(lab.counted("standalone.json"), (10, 10));
+    assert_eq!(lab.counted("node.json"), (10, 10));
 }
 
 /// Observing counts sessions and calls; a service with one connection that lives must not stay on TCP for ever.

@@ -44,6 +44,16 @@ impl Endpoint {
         (side == "at" || side == "to").then_some((scope, program, side == "at", port))
     }
 
+    /// What sorts before every end whose text begins so.
+    pub fn prefix(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// Whether its text begins so.
+    pub fn starts_with(&self, text: &str) -> bool {
+        self.0.starts_with(text)
+    }
+
     fn program(&self) -> Option<&str> {
         self.parts().map(|(_, program, ..)| program)
     }

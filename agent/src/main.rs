@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use patchbay_agent::detach::{self, Detach};
+use patchbay_agent::mounts::{self, Mounts};
 use patchbay_agent::output;
 use patchbay_agent::probe::{self, Probe};
 use patchbay_agent::profile_table::{self, ProfileTable};
 use patchbay_agent::run::{self, Run, read_repository};
-use patchbay_agent::scope::{self, Exec, Standalone};
+use patchbay_agent::scope::{self, Exec, NodeMode};
 use patchbay_agent::signals;
 use patchbay_agent::switch::{self, Redirect};
 use patchbay_agent::trace::{self, Trace};
@@ -45,8 +46,12 @@ enum Task {
                             sleep 1; redis-benchmark -p 7000; redis-cli -p 7000 shutdown'"
     )]
     Exec(Exec),
-    /// Redirect inside a cgroup until it is ended, without a Manager
-    Standalone(Standalone),
+    /// Redirect between the pods of this Kubernetes node, or inside any cgroup, without a Manager
+    #[command(after_help = "Examples:\n  patchbay-agent node --observe unix\n  \
+                            patchbay-agent node --pods off --redirect always --cgroup system.slice/web.service")]
+    Node(NodeMode),
+    /// Mount what `node` needs on a Kubernetes node, where it is missing
+    Mounts(Mounts),
     /// Try what redirection does on this kernel and print how it differs from TCP
     Probe(Probe),
     #[command(hide = true)]
@@ -91,6 +96,7 @@ fn main() -> ExitCode {
             logging::start(LogFormat::Text, LOGGED);
             in_runtime(scope::exec(&exec))
         }
+        Task::Mounts(mounts) => mounts::run(&mounts).map(|()| ExitCode::SUCCESS),
         Task::Probe(probe) => in_runtime(probe::run(&probe)).map(|()| ExitCode::SUCCESS),
         Task::ProbePeer => probe::run_peer().map(|()| ExitCode::SUCCESS),
         Task::KeepOutput { log } => {
@@ -100,9 +106,9 @@ fn main() -> ExitCode {
         Task::Redirect(redirect) => switch::run(&redirect).map(|()| ExitCode::SUCCESS),
         Task::Detach(detach) => in_runtime(detach::run(&detach)).map(|()| ExitCode::SUCCESS),
         Task::Profiles(profiles) => profile_table::print(&profiles).map(|()| ExitCode::SUCCESS),
-        Task::Standalone(standalone) => {
-            logging::start(LogFormat::Text, LOGGED);
-            in_runtime(scope::standalone(&standalone)).map(|()| ExitCode::SUCCESS)
+        Task::Node(node) => {
+            logging::start(node.log_format, LOGGED);
+            in_runtime(scope::node(&node)).map(|()| ExitCode::SUCCESS)
         }
     };
     result.unwrap_or_else(|error| {

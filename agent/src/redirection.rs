@@ -11,7 +11,7 @@ use ssmmp::extension::{self, Switch, Switched};
 use ssmmp::{InstanceId, Repeated};
 use tracing::{debug, info, warn};
 
-use crate::datapath::{Datapath, Declaration, Options, SessionEvent, SessionReport, Watch};
+use crate::datapath::{self, Datapath, Declaration, Options, SessionEvent, SessionReport, Watch};
 use crate::declared::{Declared, Pair};
 use crate::instance_listener::Directory;
 use crate::probe::Matrix;
@@ -276,6 +276,16 @@ impl Redirection {
             Kind::Kernel(datapath) => datapath.sessions().unwrap_or_default(),
             Kind::Tcp(sessions, _) => sessions.sessions(),
         }
+    }
+
+    /// The sessions that exist, how many may, and how many found no place.
+    pub fn table(&self) -> (Vec<SessionReport>, u32, u64) {
+        (self.sessions(), datapath::DEFAULT_SESSIONS_LIMIT, self.refused)
+    }
+
+    /// Whether sessions are redirected.
+    pub fn is_on(&self) -> bool {
+        matches!(self.kind, Kind::Kernel(_)) && self.untested.is_none() && self.failure.is_none()
     }
 
     /// Takes back every declaration of an instance.

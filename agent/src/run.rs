@@ -23,6 +23,7 @@ use crate::instance_listener::{self, Directory};
 use crate::known_manager::KnownManager;
 use crate::memory::{self, Memory};
 use crate::node::{Ended, Node, NodeShell};
+use crate::observe::{self, At, Counting, Observed};
 use crate::plugs::Plugs;
 use crate::processes::{self, Places};
 use crate::redirection::Redirection;
@@ -107,6 +108,10 @@ pub struct Run {
     /// another database): that one ends what it does not know. For one start, not for a service's file
     #[arg(long)]
     new_manager: bool,
+    /// Where to tell metrics and health: a port of the loopback device, ADDRESS:PORT, unix, or unix:FILE; may be given
+    /// several times
+    #[arg(long, value_name = "WHERE", value_parser = At::read)]
+    observe: Vec<At>,
     /// Log lines for people or for programs
     #[arg(long, default_value = "text", value_enum)]
     pub log_format: LogFormat,
@@ -269,6 +274,17 @@ async fn serve(
     shell.memory = memory;
     let mut node = Node::new(core, shell);
     node.reloads_from(arguments.repository.clone());
+    let observed = Observed::new(&observe::CONDITIONS);
+    let mut listening = Vec::new();
+    for at in &arguments.observe {
+        listening.push(observe::listen(at, &observed).await?);
+    }
+    if !listening.is_empty() {
+        node.counts_for(Counting::new(observed.clone()));
+    }
+    if arguments.redirection == Switch::Off {
+        observed.set("self-test", Ok(()));
+    }
     node.adopt(adopted);
     node.wait_for(self_test);
     let semi = arguments.accept_dialect.contains(&Dialect::Semi);

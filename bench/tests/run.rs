@@ -72,7 +72,7 @@ fn redirected_bytes_are_measured_and_nothing_is_left() {
         assert_eq!(value("redirected").flatten(), redirected, "{name}");
     }
     let page = std::fs::read_to_string(out.path().join("index.html")).expect("a page");
-    assert!(page.contains("<svg") && page.contains("patchbay-agent standalone --mode always"));
+    assert!(page.contains("<svg") && page.contains("patchbay-agent node --pods off --redirect always"));
     assert_nothing_is_left();
 }
 

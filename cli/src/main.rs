@@ -5,6 +5,7 @@ mod client;
 mod control;
 mod doctor;
 mod events;
+mod flows;
 mod graph;
 mod history;
 mod https;
@@ -26,6 +27,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use client::{Client, Failure};
 use control::{Close, Drain, Forget, Move, Redirect, Scale, Stop, Undrain};
 use events::Events;
+use flows::Flows;
 use graph::{Apply, Plan};
 use history::History;
 use https::Https;
@@ -88,6 +90,8 @@ enum Task {
     Sessions(Sessions),
     /// Show what happened
     Events(Events),
+    /// Show sessions of this node's pods as they begin and end, in Hubble's form; needs no Manager
+    Flows(Flows),
     /// Show what became of a session, an instance or a node, also after it has ended
     History(History),
     /// Show what instances wrote to their standard output and error, from any node
@@ -175,6 +179,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         Task::Sessions(sessions) => sessions.run(&client, output),
         Task::Events(events) => events.run(&client, output),
+        Task::Flows(flows) => flows.run(),
         Task::History(history) => history.run(&client, output),
         Task::Logs(logs) => logs.run(&client, output),
         Task::Stop(stop) => stop.run(&client, output),

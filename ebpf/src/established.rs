@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::SockOpsContext;
 use patchbay_ebpf_common::{
     ConnectionName, Declaration, DeclarationKey, DestinationKey, Mark, Member, Reason, Session, Tuple,
-    counter, event, state,
+    counter, event, mode, state,
 };
 
 use crate::ends::{self, socket};
@@ -38,7 +38,7 @@ pub fn source(ctx: &SockOpsContext) {
     let declared = (unsafe { DECLARED.get(&key) }).copied();
     let Some((declaration, mark)) = (match declared {
         Some(declaration) => marks::of_or_new(ctx).map(|mark| (declaration, mark)),
-        None => marks::of(ctx).and_then(|mark| Some((scope::declaration(&tuple, mark)?, mark))),
+        None => marks::of(ctx).and_then(|mark| Some((scope::declaration(&tuple, mark, cgroup)?, mark))),
     }) else {
         return;
     };
@@ -117,6 +117,10 @@ pub fn destination(ctx: &SockOpsContext) {
         session.destination_program = mark.program;
         session.destination_process = mark.process;
     }
+    let cgroup = kernel::cgroup_id(socket).unwrap_or_default();
+    if scope::is_scope() && session.destination_instance == 0 {
+        session.destination_instance = cgroup;
+    }
     let member = Member { session: key, side: 1, padding: 0 };
     if MEMBERS.insert(&socket, &member, 0).is_err() && session.reason == 0 {
         session.reason = Reason::TableFull as u32;
@@ -133,11 +137,14 @@ pub fn destination(ctx: &SockOpsContext) {
         }
     }
     if session.reason == 0
-        && let Some(treatment) = scope::accepting(&session.destination_program, session.accepted_port)
-        && treatment.refusal != 0
+        && let Some(treatment) = scope::accepting(cgroup, &session.destination_program, session.accepted_port)
     {
         session.reason = treatment.refusal;
         session.about = treatment.about;
+        // Whatever is seen of one end counts unless nobody of both cares.
+        if treatment.mode == mode::AUTO {
+            session.mode = mode::AUTO;
+        }
     }
     if session.reason == 0 && !mark.is_some_and(|mark| insert(ctx, mark, cookie)) {
         session.reason = Reason::NotInserted as u32;

@@ -17,6 +17,8 @@ const SESSIONS: u32 = 65_536;
 /// Programs with their ports known at once; those that were not used for longest are forgotten, and treated as
 /// new ones are.
 const MAX_SOURCES: u32 = 16_384;
+/// Containers of a scope that something is said of at once.
+const MAX_CONTAINERS: u32 = 16_384;
 /// Destinations outside the scope remembered at once; those that were not used for longest are forgotten.
 const MAX_OUTSIDE: u32 = 4_096;
 /// Accepting ends that came before their sources remembered at once.
@@ -66,6 +68,10 @@ pub static MARKS: Marks = Marks::new();
 /// What happens to sessions of a program with a port.
 #[map]
 pub static SOURCES: LruHashMap<SourceKey, Treatment> = LruHashMap::with_max_entries(MAX_SOURCES, 0);
+
+/// What happens to sessions of a cgroup of the scope, by its id; of others the settings say it.
+#[map]
+pub static CONTAINERS: HashMap<u64, Treatment> = HashMap::with_max_entries(MAX_CONTAINERS, BPF_F_NO_PREALLOC);
 
 /// Destinations that were found outside the scope, and until when that holds, in nanoseconds since boot.
 #[map]

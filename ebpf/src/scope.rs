@@ -7,10 +7,11 @@
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::programs::SockOpsContext;
 use patchbay_ebpf_common::{
-    ACCEPTS, Declaration, DestinationKey, Mark, Program, Settings, SourceKey, Treatment, Tuple, counter,
+    ACCEPTS, Declaration, DestinationKey, Mark, Program, Reason, Settings, SourceKey, Treatment, Tuple,
+    counter,
 };
 
-use crate::maps::{OUTSIDE, SETTINGS, SOURCES, count, delete_socket};
+use crate::maps::{CONTAINERS, OUTSIDE, SETTINGS, SOURCES, count, delete_socket};
 use crate::marks;
 
 /// How long a destination counts as outside, in nanoseconds.
@@ -53,25 +54,22 @@ fn drop_leftovers(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn is_scope() -> bool {
+pub fn is_scope() -> bool {
     SETTINGS.get(0).is_some_and(|settings| settings.scope != 0)
 }
 
 /// The declaration that a scope makes for a connection that may stay inside it.
 #[inline(always)]
-pub fn declaration(tuple: &Tuple, mark: &Mark) -> Option<Declaration> {
+pub fn declaration(tuple: &Tuple, mark: &Mark, cgroup: u64) -> Option<Declaration> {
     let settings = SETTINGS.get(0)?;
     if settings.scope == 0 || is_outside(&destination(tuple)) {
         return None;
     }
-    let treatment = treatment(&mark.program, group(settings, tuple.destination_port)).unwrap_or(Treatment {
-        refusal: settings.scope_refusal,
-        mode: settings.scope_mode,
-        about: 0,
-    });
+    let treatment = treatment(settings, cgroup, &mark.program, group(settings, tuple.destination_port));
     Some(Declaration {
         destination_cgroup: 0,
-        source_instance: 0,
+        // Without instances the ends are told apart by their cgroups.
+        source_instance: cgroup,
         destination_instance: 0,
         refusal: treatment.refusal,
         mode: treatment.mode,
@@ -81,13 +79,27 @@ pub fn declaration(tuple: &Tuple, mark: &Mark) -> Option<Declaration> {
 
 /// What is said of the program whose listening socket accepts a connection of the scope.
 #[inline(always)]
-pub fn accepting(program: &Program, port: u32) -> Option<Treatment> {
+pub fn accepting(cgroup: u64, program: &Program, port: u32) -> Option<Treatment> {
     let settings = SETTINGS.get(0)?;
     if settings.scope == 0 {
         return None;
     }
-    let otherwise = Treatment { refusal: settings.scope_refusal, mode: settings.scope_mode, about: 0 };
-    Some(treatment(program, group(settings, port) | ACCEPTS).unwrap_or(otherwise))
+    Some(treatment(settings, cgroup, program, group(settings, port) | ACCEPTS))
+}
+
+/// What happens to sessions of a program in a cgroup. Single programs are spoken of only where they are observed.
+#[inline(always)]
+fn treatment(settings: &Settings, cgroup: u64, program: &Program, port: u32) -> Treatment {
+    // SAFETY: the value is copied out at once; the agent replaces it whole.
+    let usual = (unsafe { CONTAINERS.get(&cgroup) }).copied().unwrap_or(Treatment {
+        refusal: settings.scope_refusal,
+        mode: settings.scope_mode,
+        about: 0,
+    });
+    if usual.refusal != Reason::Learning as u32 {
+        return usual;
+    }
+    said_of(program, port).unwrap_or(usual)
 }
 
 /// Ports that the system chooses say nothing: they are all one.
@@ -99,7 +111,7 @@ fn group(settings: &Settings, port: u32) -> u32 {
 
 /// What is said of a program with a port, the most special first.
 #[inline(always)]
-fn treatment(program: &Program, port: u32) -> Option<Treatment> {
+fn said_of(program: &Program, port: u32) -> Option<Treatment> {
     let Program { name, inode, arguments, device, .. } = *program;
     let mut key = SourceKey { name, inode, arguments, device, port };
     let mut tries = 0;

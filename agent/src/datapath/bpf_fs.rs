@@ -93,7 +93,10 @@ pub(super) fn remove_if_empty(folder: &Path) {
 }
 
 /// Mounts a BPF file system that only root may enter, unless the folder is in one already.
-pub(super) fn mount_if_none(folder: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The kernel refuses.
+pub fn mount_if_none(folder: &Path) -> io::Result<()> {
     if !is_bpf(folder) {
         mount(Some(SOURCE), folder, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0700"))?;
     }

@@ -29,6 +29,14 @@ pub fn cgroup2_mount() -> io::Result<PathBuf> {
     })
 }
 
+/// All places where cgroup v2 is mounted.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn cgroup2_mounts() -> io::Result<Vec<PathBuf>> {
+    Ok(mounts::of_type("cgroup2")?.into_iter().map(|mount| mount.place).collect())
+}
+
 /// The cgroup that this process is in.
 ///
 /// # Errors

@@ -45,6 +45,7 @@ impl Datapath {
             settings: Array::try_from(take(&mut programs, "SETTINGS")?).map_err(map_problem)?,
             counters: PerCpuArray::try_from(take(&mut programs, "COUNTERS")?).map_err(map_problem)?,
             lost: 0,
+            containers: HashMap::try_from(take(&mut programs, "CONTAINERS")?).map_err(map_problem)?,
             sources: HashMap::try_from(take(&mut programs, "SOURCES")?).map_err(map_problem)?,
             events: watched(&mut programs, "EVENTS")?,
             gathering: None,

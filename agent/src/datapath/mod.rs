@@ -39,8 +39,10 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf, SockHash};
 use aya::programs::ProgramError;
 use aya::programs::links::FdLink;
-pub use bpf_fs::{BpfFolder, existing as existing_bpf_folders, folder as bpf_folder};
-pub use cgroup::{cgroup_id, cgroup2_mount, is_gone, members, own_cgroup, pinned_places};
+pub use bpf_fs::{
+    BpfFolder, existing as existing_bpf_folders, folder as bpf_folder, mount_if_none as mount_bpf,
+};
+pub use cgroup::{cgroup_id, cgroup2_mount, cgroup2_mounts, is_gone, members, own_cgroup, pinned_places};
 pub use earlier::is_pinned;
 pub use observing::Watch;
 pub use offsets::{RECEIVING_CALLS, SENDING_CALLS};
@@ -171,6 +173,7 @@ pub struct Datapath {
     counters: PerCpuArray<MapData, u64>,
     /// Events known to be lost.
     lost: u64,
+    containers: HashMap<MapData, u64, common::Treatment>,
     sources: HashMap<MapData, common::SourceKey, common::Treatment>,
     events: AsyncFd<RingBuf<MapData>>,
     /// Until when events are gathered, before they are taken together.

@@ -9,7 +9,8 @@ use aya::programs::links::{FdLink, PinnedLink};
 use super::{Unavailable, bpf_fs};
 
 /// The maps that are pinned, by their name.
-pub const MAPS: [&str; 15] = [
+pub const MAPS: [&str; 16] = [
+    "CONTAINERS",
     "COUNTERS",
     "DECLARED",
     "EARLY",

@@ -4,6 +4,7 @@
 use std::fs;
 use std::sync::OnceLock;
 
+use aya::maps::MapError;
 use patchbay_ebpf_common as common;
 
 use super::{Datapath, Error, Habit, Reason};
@@ -95,5 +96,51 @@ impl Datapath {
             about: about.0,
         };
         Ok(self.sources.insert(source.key(), treatment, 0)?)
+    }
+
+    /// Takes back what was said of a program: its file is gone, and the next one may have its number.
+    ///
+    /// # Errors
+    /// The kernel refused; a program that nothing was said of is no error.
+    pub fn forget_source(&mut self, source: Source) -> Result<(), Error> {
+        unless_gone(self.sources.remove(&source.key()))
+    }
+
+    /// Takes no new sessions; those that there are go on.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn close_scope(&mut self) -> Result<(), Error> {
+        self.options.scope = None;
+        self.set_settings()
+    }
+
+    /// Says how sessions of a cgroup begin, whatever is usual in the scope.
+    ///
+    /// # Errors
+    /// The kernel refused: the table is full, say. Then what is usual holds.
+    pub fn set_container(&mut self, cgroup: u64, scope: Scope) -> Result<(), Error> {
+        let treatment = common::Treatment {
+            refusal: scope.refusal.map_or(0, |reason| reason as u32),
+            mode: scope.mode(),
+            about: 0,
+        };
+        Ok(self.containers.insert(cgroup, treatment, 0)?)
+    }
+
+    /// Takes that back: the cgroup is gone.
+    ///
+    /// # Errors
+    /// The kernel refused; a cgroup that nothing was said of is no error.
+    pub fn forget_container(&mut self, cgroup: u64) -> Result<(), Error> {
+        unless_gone(self.containers.remove(&cgroup))
+    }
+}
+
+fn unless_gone(removed: Result<(), MapError>) -> Result<(), Error> {
+    match removed {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(call)) if call.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::instance_listener::Said;
+use crate::observe::Counting;
 use crate::probe::{self, Matrix};
 use crate::processes::{self, Adopted, Process};
 use crate::redirection::{LOOK_EVERY, TICK};
@@ -64,6 +65,8 @@ pub struct Node {
     last_ticks: u8,
     ending: Option<Ending>,
     repository: PathBuf,
+    /// For who asks for metrics.
+    counting: Counting,
 }
 
 impl Node {
@@ -78,12 +81,18 @@ impl Node {
             last_ticks: LAST_TICKS,
             ending: None,
             repository: PathBuf::new(),
+            counting: Counting::default(),
         }
     }
 
     /// Where the repository is read from when it is read again.
     pub fn reloads_from(&mut self, file: PathBuf) {
         self.repository = file;
+    }
+
+    /// Counts for who asks for metrics.
+    pub fn counts_for(&mut self, counting: Counting) {
+        self.counting = counting;
     }
 
     /// Waits for a self-test, whose result decides whether anything is redirected.
@@ -96,6 +105,7 @@ impl Node {
         let harmless = result.as_ref().map_or(0, Matrix::harmless);
         self.shell.redirection.tested(result, &self.shell.directory);
         let redirects = self.shell.redirection.redirects(harmless);
+        self.counting.tested(self.shell.redirection.is_on());
         self.handle(Event::Tested(redirects));
     }
 
@@ -196,6 +206,11 @@ impl Node {
                     self.tested(result);
                     continue;
                 }
+                () = self.counting.due() => {
+                    let (sessions, limit, uncounted) = self.shell.redirection.table();
+                    self.counting.count(&sessions, limit, uncounted, self.engine.core().is_registered());
+                    continue;
+                }
                 _ = look.tick(), if self.shell.redirection.is_moving() => {
                     self.shell.redirection.move_sessions();
                     continue;
@@ -263,6 +278,7 @@ impl Node {
             self.shell.memory.count(std::iter::once(&mut *session));
             self.shell.memory.closed((session.source, session.destination));
         }
+        self.counting.see(&event);
         self.engine.handle(self.now(), event, &mut self.shell);
     }
 

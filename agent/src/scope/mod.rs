@@ -1,10 +1,12 @@
-//! Redirection without a Manager: inside one cgroup, by who listens there.
+//! Redirection without a Manager: inside one cgroup, by who listens there; where that is the pods', by what these say.
 
 mod decisions;
 mod exec;
+mod node;
+mod observing;
 mod pins;
+mod pods;
 mod programs;
-mod standalone;
 mod summary;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,11 +16,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use decisions::Decisions;
 pub use exec::{Exec, run as exec};
+pub use node::{NodeMode, run as node};
+use observing::Observing;
 use patchbay_agent_core::habit_names;
 use patchbay_agent_core::profiles::{Ends, Profiles, Traffic};
 use pins::{Left, Pins};
+use pods::Pods;
 use ssmmp::extension::Allowance;
-pub use standalone::{Standalone, run as standalone};
 pub use summary::Summary;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -98,6 +102,12 @@ struct Runner {
     decide: Interval,
     /// Sessions that were to enter the map while they lived, and are still on TCP.
     tried: BTreeSet<u64>,
+    /// Names the profiles of programs where there are no pods.
+    name: String,
+    /// Whose containers the ends are, where the cgroup is the pods'.
+    pods: Option<Pods>,
+    /// What is told of it all.
+    observing: Option<Observing>,
 }
 
 impl Runner {
@@ -126,13 +136,16 @@ impl Runner {
             pins,
             attached: cgroup_id(&cgroup).ok(),
             cgroup,
-            decisions: Decisions::new(name, allow.iter().map(|allow| allow.what()).collect(), &profiles),
+            decisions: Decisions::new(&name, allow.iter().map(|allow| allow.what()).collect(), &profiles),
             mode,
             keeper: Keeper::new(state.to_owned()),
             profiles,
             summary: Summary::default(),
             decide,
             tried: BTreeSet::new(),
+            name,
+            pods: None,
+            observing: None,
         };
         runner.decide()?;
         Ok(runner)
@@ -151,12 +164,17 @@ impl Runner {
         loop {
             tokio::select! {
                 event = self.datapath.next_event() => self.told(&event?),
+                news = pods::news(&mut self.pods) => self.hear(news),
                 _ = self.decide.tick() => self.look()?,
             }
         }
     }
 
     fn told(&mut self, event: &SessionEvent) {
+        self.look_for_unknown(event.report());
+        if let Some(observing) = &self.observing {
+            observing.told(event, self.pods.as_ref());
+        }
         match event {
             SessionEvent::Established(report) => drop(self.ends(report)),
             SessionEvent::Closed(report, _) => {
@@ -206,7 +224,11 @@ impl Runner {
         if self.mode != Mode::Auto {
             return None;
         }
-        let (ends, changed) = self.decisions.ends(report, &mut self.profiles);
+        let owner = |cgroup| match &self.pods {
+            None => Some(&*self.name),
+            Some(pods) => pods.owner(cgroup),
+        };
+        let (ends, changed) = self.decisions.ends(report, &mut self.profiles, owner);
         if changed {
             self.keeper.changed();
         }
@@ -215,8 +237,13 @@ impl Runner {
 
     fn look(&mut self) -> Result<()> {
         self.follow_cgroup();
-        for session in self.datapath.sessions()? {
-            self.learn(&session, false);
+        self.follow_pods();
+        let sessions = self.datapath.sessions()?;
+        for session in &sessions {
+            self.learn(session, false);
+        }
+        if let Some(observing) = &mut self.observing {
+            observing.look(&sessions, &self.datapath, self.pods.as_ref());
         }
         self.datapath.leave_unpaired(PAIRED_WITHIN)?;
         self.datapath.tell_middle_boxes()?;
@@ -237,6 +264,7 @@ impl Runner {
         let mut sessions = BTreeMap::new();
         for session in self.datapath.sessions()? {
             if session.path == learning
+                && self.pods.as_ref().is_none_or(|pods| pods.let_in(&session))
                 && let Some(ends) = self.ends(&session)
                 && ends.tested == [false, false]
                 && self.profiles.verdict(&ends, 0).is_ok()
@@ -279,6 +307,8 @@ impl Runner {
 
     /// Takes all sessions back to TCP, so that nothing is lost when the programs go.
     async fn end(&mut self) -> Result<()> {
+        // Programs go on, and so do their new connections: they are none of this scope's any more.
+        self.datapath.close_scope()?;
         self.datapath.set_redirection(false)?;
         let deadline = tokio::time::Instant::now() + LEAVE_WITHIN;
         self.datapath.leave_all()?;
@@ -290,6 +320,8 @@ impl Runner {
                 );
                 break;
             }
+            // Those that were just being established.
+            self.leave_late()?;
             self.datapath.let_out()?;
         }
         if let Some(clearing) = self.clearing.take() {
@@ -301,6 +333,15 @@ impl Runner {
             self.summary.add(&session);
         }
         self.summary.uncounted = self.datapath.refused_by_full_tables()?;
+        Ok(())
+    }
+
+    fn leave_late(&mut self) -> Result<()> {
+        for session in self.datapath.sessions()? {
+            if !session.outside && session.leaving.is_none() {
+                self.datapath.leave(&session, Reason::SwitchedOff)?;
+            }
+        }
         Ok(())
     }
 

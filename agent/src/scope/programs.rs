@@ -31,6 +31,8 @@ pub struct Programs {
     /// Programs that no interpreter runs, by what the kernel sees of them: a process of one may end within the
     /// milliseconds in which it would be looked at.
     compiled: HashMap<(ProgramName, u32, u64), (String, ProgramFile)>,
+    /// Whether the numbers of files say nothing, because each container has its own of the same image.
+    pub by_image: bool,
 }
 
 impl Programs {
@@ -47,7 +49,7 @@ impl Programs {
         let key = (process, *seen);
         if !self.processes.contains_key(&key) {
             let file = (seen.name, seen.device, seen.inode);
-            let found = look(process, seen);
+            let found = look(process, seen, self.by_image);
             if let Some(found) = found.as_ref().filter(|found| seen.inode != 0 && found.1.arguments.is_none())
             {
                 self.compiled.insert(file, found.clone());
@@ -56,12 +58,36 @@ impl Programs {
             let found = found.or_else(|| {
                 let known = self.compiled.get(&file).filter(|_| is_seen && has_ended())?;
                 // Not what another file at its place would be.
-                let now = name_of(Path::new("/"), &known.1).ok()?;
+                let now = name_of(Path::new("/"), &known.1, self.by_image).ok()?;
                 (now == known.0).then(|| known.clone())
             });
             self.processes.insert(key, found);
         }
         self.processes.get(&key)?.as_ref()
+    }
+
+    /// What a process that has no connection yet runs, as the kernel will see it.
+    pub fn running(&mut self, process: u32) -> Option<(Program, String, ProgramFile)> {
+        let folder = PathBuf::from(format!("/proc/{process}"));
+        let own = fs::metadata(folder.join("exe")).ok()?;
+        let mut name = [0; 16];
+        let comm = fs::read(folder.join("comm")).ok()?;
+        // The last byte stays zero, as in the kernel.
+        for (to, from) in name[..15].iter_mut().zip(comm.into_iter().take_while(|byte| *byte != b'\n')) {
+            *to = from;
+        }
+        let (major, minor) = (nix::sys::stat::major(own.dev()), nix::sys::stat::minor(own.dev()));
+        let device = u32::try_from(major << 20 | minor).ok()?;
+        let arguments = arguments_of(&folder)?;
+        let seen = Program { name, inode: own.ino(), arguments, device, padding: 0 };
+        let (name, file) = self.of(process, &seen, true)?.clone();
+        Some((seen, name, file))
+    }
+
+    /// Forgets everything: numbers of processes and files may be others' now.
+    pub fn forget(&mut self) {
+        self.processes.clear();
+        self.compiled.clear();
     }
 }
 
@@ -79,7 +105,7 @@ pub fn source(seen: &Program, is_interpreter: bool, port: Option<u16>, accepts: 
 
 /// The same for one that was learned about earlier; `None` when its files are not what they were.
 pub fn source_of(name: &str, file: &ProgramFile, port: Option<u16>, accepts: bool) -> Option<Source> {
-    if name_of(Path::new("/"), file).ok()? != name {
+    if name_of(Path::new("/"), file, false).ok()? != name {
         return None;
     }
     let mut kernel_name = [0; 16];
@@ -91,7 +117,7 @@ pub fn source_of(name: &str, file: &ProgramFile, port: Option<u16>, accepts: boo
     Some(Source { name: kernel_name, file: Some((file.device, file.inode)), arguments, port, accepts })
 }
 
-fn look(process: u32, seen: &Program) -> Option<(String, ProgramFile)> {
+fn look(process: u32, seen: &Program, by_image: bool) -> Option<(String, ProgramFile)> {
     let folder = PathBuf::from(format!("/proc/{process}"));
     let own = fs::metadata(folder.join("exe")).ok()?;
     let root = folder.join("root");
@@ -114,7 +140,7 @@ fn look(process: u32, seen: &Program) -> Option<(String, ProgramFile)> {
     let name = String::from_utf8_lossy(&seen.name).trim_end_matches('\0').to_owned();
     let Program { device, inode, .. } = *seen;
     let file = ProgramFile { name, device, inode, program, script, arguments };
-    Some((name_of(&root, &file).ok()?, file))
+    Some((name_of(&root, &file, by_image).ok()?, file))
 }
 
 fn is_interpreter(program: &Path) -> bool {
@@ -153,10 +179,10 @@ fn below(root: &Path, path: &Path) -> PathBuf {
 }
 
 /// `python3.11:serve.py#1f2e3d4c5b6a7988`: what a person knows it by, and what changes with its files.
-fn name_of(root: &Path, file: &ProgramFile) -> io::Result<String> {
+fn name_of(root: &Path, file: &ProgramFile, by_image: bool) -> io::Result<String> {
     let base = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut hash = Hash::new();
-    hash.file(root, &file.program)?;
+    hash.file(root, &file.program, by_image)?;
     // One file may be several programs by the names of links to it.
     hash.add(file.name.as_bytes());
     let mut name = match (file.arguments, &*file.name) {
@@ -164,7 +190,7 @@ fn name_of(root: &Path, file: &ProgramFile) -> io::Result<String> {
         (None, name) => name.to_owned(),
     };
     if let Some(script) = &file.script {
-        hash.file(root, script)?;
+        hash.file(root, script, by_image)?;
         name = format!("{name}:{}", base(script));
     }
     hash.add(&file.arguments.unwrap_or_default().to_ne_bytes());
@@ -186,10 +212,11 @@ impl Hash {
     }
 
     /// Where it is, and what another file at its place would not have.
-    fn file(&mut self, root: &Path, path: &Path) -> io::Result<()> {
+    fn file(&mut self, root: &Path, path: &Path, by_image: bool) -> io::Result<()> {
         let found = fs::metadata(below(root, path))?;
         self.add(path.as_os_str().as_bytes());
-        for number in [found.dev(), found.ino(), found.size()] {
+        let numbers = if by_image { [0; 2] } else { [found.dev(), found.ino()] };
+        for number in numbers.into_iter().chain([found.size()]) {
             self.add(&number.to_ne_bytes());
         }
         for number in [found.mtime(), found.mtime_nsec()] {
@@ -227,14 +254,14 @@ mod tests {
             script: Some(script.to_owned()),
             arguments: Some(7),
         };
-        let name = |script: &Path| name_of(Path::new("/"), &file(script)).expect("files");
+        let name = |script: &Path| name_of(Path::new("/"), &file(script), false).expect("files");
         let first = name(&one);
         assert!(first.starts_with("exe:one.py#"), "{first}");
         assert_eq!(first, name(&one), "it stays the same");
         assert_ne!(first.rsplit('#').next(), name(&other).rsplit('#').next());
         let linked = |name: &str| {
             let file = ProgramFile { name: name.into(), arguments: None, script: None, ..file(&one) };
-            name_of(Path::new("/"), &file).expect("a file")
+            name_of(Path::new("/"), &file, false).expect("a file")
         };
         assert!(linked("redis-server").starts_with("redis-server#"));
         assert_ne!(linked("redis-server").rsplit('#').next(), linked("redis-check-rdb").rsplit('#').next());

@@ -60,7 +60,7 @@ impl Way {
             Self::Tcp | Self::Unix | Self::Haproxy | Self::Nginx => return Ok(None),
         };
         match place {
-            Place::Loopback => Switch::standalone(bench, mode).map(Some),
+            Place::Loopback => Switch::node(bench, mode).map(Some),
             Place::Namespaces => Switch::declared(bench, mode, port).map(Some),
         }
     }

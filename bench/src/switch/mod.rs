@@ -21,15 +21,15 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// The agent's own `standalone`, for all connections between the ends.
-    pub fn standalone(bench: &Bench<'_>, mode: &str) -> Result<Self> {
+    /// The agent's own `node`, for all connections between the ends.
+    pub fn node(bench: &Bench<'_>, mode: &str) -> Result<Self> {
         let report = bench.lab.folder().join("redirected.json");
         let _ = fs::remove_file(&report);
         let program = bench
             .lab
             .program(Role::Control, Place::Loopback, bench.binaries.join("patchbay-agent"))
             .joined()
-            .args(["standalone", "--mode", mode, "--cgroup"])
+            .args(["node", "--pods", "off", "--redirect", mode, "--cgroup"])
             .arg(bench.lab.traffic())
             .arg("--state-dir")
             .arg(bench.lab.folder().join("profiles"))
