@@ -1,10 +1,13 @@
 //! Everything a developer runs: `cargo xtask --help`.
 
 mod bench;
+mod chart;
 mod command;
 mod cores;
 mod demo;
 mod fuzz;
+mod image;
+mod kubernetes;
 mod licences;
 mod lint;
 mod models;
@@ -59,6 +62,12 @@ enum Task {
     Simulate(simulate::Simulate),
     /// Check every byte of many sessions of every kind, as long as wanted
     Stress(stress::Stress),
+    /// Check the Helm chart against the manifests in the repository and the schemas of several versions of Kubernetes
+    Chart(chart::Chart),
+    /// Start a real Kubernetes on this machine, install the chart, and look what becomes of pods' sessions
+    Kubernetes(kubernetes::Kubernetes),
+    /// Build the images of agent and Manager as OCI layouts and archives, without an engine
+    Image(image::Image),
     /// Check format, clippy, documentation and dependency licences
     Lint,
 }
@@ -79,6 +88,9 @@ fn main() -> ExitCode {
         Task::Transparency(transparency) => transparency::run(&transparency),
         Task::Simulate(simulate) => setup::run().and_then(|()| simulate::run(&simulate)),
         Task::Stress(stress) => stress::run(&stress),
+        Task::Chart(chart) => chart::run(&chart),
+        Task::Kubernetes(kubernetes) => kubernetes::run(&kubernetes),
+        Task::Image(image) => image::run(&image),
         Task::Lint => setup::run().and_then(|()| lint::run()),
     };
     match result {

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::command::{progress, run as run_command};
-use crate::{bench, demo, fuzz, models, setup, simulate, soak, transparency, workspace};
+use crate::{bench, chart, demo, fuzz, models, setup, simulate, soak, transparency, workspace};
 
 /// Simulated clusters, each of another seed.
 const SEEDS: u64 = 2_000;
@@ -24,6 +24,7 @@ pub fn run() -> Result<()> {
     run_command(
         Command::new(env!("CARGO")).args(["test", "--workspace", "--no-fail-fast"]).current_dir(workspace()),
     )?;
+    chart::run(&chart::Chart::default())?;
     models::run()?;
     fuzz::run(&fuzz::Fuzz::default())?;
     simulate::run_seeds(SEEDS)?;
