@@ -82,13 +82,15 @@ impl Client {
                 let (url, token) = (url.clone(), login::token_for(url));
                 Self { at: url.clone(), url, agent: config.into(), token, connect_within }
             }
-            At::Socket(path) => {
-                let agent =
-                    Agent::with_parts(config(connect_within).build(), ToSocket(path.clone()), Nowhere);
-                let (url, at) = ("http://localhost".to_owned(), manager.to_string());
-                Self { url, at, agent, token: None, connect_within }
-            }
+            At::Socket(path) => Self::at_socket(path, connect_within),
         })
+    }
+
+    /// A client of whoever listens at a Unix socket.
+    pub fn at_socket(path: &Path, connect_within: Duration) -> Self {
+        let agent = Agent::with_parts(config(connect_within).build(), ToSocket(path.to_owned()), Nowhere);
+        let (url, at) = ("http://localhost".to_owned(), At::Socket(path.to_owned()).to_string());
+        Self { url, at, agent, token: None, connect_within }
     }
 
     /// A client with a token of its own.

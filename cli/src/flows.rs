@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use crate::client::{Client, Failure};
 use crate::output;
-use crate::parse::At;
 
 /// Where agents tell flows.
 const SOCKET: &str = "/run/patchbay/agent.sock";
@@ -44,7 +43,7 @@ enum Form {
 
 impl Flows {
     pub fn run(&self) -> Result<(), Failure> {
-        let client = Client::new(&At::Socket(self.socket.clone()), CONNECT_WITHIN);
+        let client = Client::at_socket(&self.socket, CONNECT_WITHIN);
         let lines = client.lines(&format!("/flows?last={}&follow={}", self.last, self.follow));
         let lines = lines.map_err(|failure| match failure {
             Failure::Unreachable { reason, .. } => Failure::Said(format!(
