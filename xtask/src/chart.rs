@@ -37,7 +37,7 @@ const RENDERED: [Rendered; 4] = [
         name: "agent-and-manager",
         release: "patchbay",
         version: "1.33.0",
-        values: &["manager.enabled=true", "agent.metrics.enabled=true"],
+        values: &["manager.enabled=true", "manager.plain=true", "agent.metrics.enabled=true"],
         apis: &[],
     },
     // A name that YAML takes for a boolean where it is not quoted, and the oldest version that the chart is for.
@@ -45,7 +45,7 @@ const RENDERED: [Rendered; 4] = [
         name: "oldest",
         release: "y",
         version: "1.20.2",
-        values: &["manager.enabled=true", "agent.mountBpf=false"],
+        values: &["manager.enabled=true", "manager.plain=true", "agent.mountBpf=false"],
         apis: &[],
     },
     Rendered {
@@ -57,8 +57,13 @@ const RENDERED: [Rendered; 4] = [
     },
 ];
 /// Values that the chart must refuse.
-const REFUSED: [&str; 4] =
-    ["agent.redirect=yes", "agent.healthPort=70000", "agent.unknown=1", "image.pullPolicy=Sometimes"];
+const REFUSED: [&str; 5] = [
+    "manager.enabled=true",
+    "agent.redirect=yes",
+    "agent.healthPort=70000",
+    "agent.unknown=1",
+    "image.pullPolicy=Sometimes",
+];
 
 /// How to check.
 #[derive(Args, Default)]
