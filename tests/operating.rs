@@ -64,6 +64,8 @@ fn a_manager_with_an_empty_database_ends_nothing_until_a_person_says_so() {
     let mut node = Node::start(REPOSITORY);
     assert!(node.apply(HELLO).status.success());
     let gateway = node.running("gateway");
+    // The greeter is started by the first request.
+    assert_eq!(node.python("import socket; s = socket.create_connection(('127.0.0.1', 9000)); s.settimeout(20); s.sendall(b'x\\n'); print(s.recv(99))"), "b'hello, x\\n'");
     let (greeter, processes) = (node.running("greeter"), node.processes(&gateway));
     for restarts in [false, true] {
         if restarts {
