@@ -1,7 +1,6 @@
 //! Sessions are asked for and answered (section 4, 6 and 7).
 
-use patchbay_api::Traffic;
-use ssmmp::{InstanceId, Name, Port, SessionRequest, Status};
+use ssmmp::{InstanceId, Name, SessionRequest, Status};
 
 use crate::graph::connects;
 use crate::policy::choice::{self, Turn};
@@ -10,7 +9,7 @@ use crate::state::ManagerState;
 use crate::state::app::Waiting;
 use crate::state::instance::Instance;
 use crate::state::node::Connection;
-use crate::state::session::{Edge, Session, SessionState};
+use crate::state::session::{Edge, Session};
 use crate::{answering, queued_requests, scaling, sessions, unwanted};
 
 /// Answered requests of one instance that may be unacknowledged; further ones are refused with 429.
@@ -167,27 +166,8 @@ fn session_with(core: &ManagerState, request: &SessionRequest, destination: Inst
         socket: request.dest_socket_name.clone(),
         destination: target.service.clone(),
     };
-    Some(Session {
-        id: 0,
-        edge: edge.into(),
-        message_id: request.message_id,
-        source: source.id,
-        source_address: source.address,
-        source_port: Port::UNKNOWN,
-        destination,
-        destination_address: target.address,
-        destination_port: port,
-        new_port: Port::UNKNOWN,
-        state: SessionState::Pending,
-        opened: core.now,
-        closed: None,
-        status: None,
-        path: "unknown".into(),
-        reason: None,
-        sent: Traffic::default(),
-        received: Traffic::default(),
-        details: None,
-    })
+    let (from, to) = ((source.id, source.address), (destination, target.address, port));
+    Some(Session::pending(edge, request.message_id, from, to, core.now))
 }
 
 /// An instance runs: who waited for its service is answered.

@@ -2,7 +2,7 @@
 //! half known, whoever was away or restarted (section 4, 2 and 17; F6 to F8, S9).
 
 use ssmmp::extension::LiveSession;
-use ssmmp::{MessageId, Name, Port, SessionAck, SourceServiceSessionCloseRequest, Status};
+use ssmmp::{MessageId, Name, SessionAck, SourceServiceSessionCloseRequest, Status};
 
 use crate::graph::connects;
 use crate::state::ManagerState;
@@ -145,27 +145,9 @@ fn adopt_session(core: &mut ManagerState, told: &LiveSession) -> Option<u64> {
         socket,
         destination: target.service.clone(),
     };
-    let session = Session {
-        id: 0,
-        edge: edge.into(),
-        message_id: told.message_id.unwrap_or(MessageId::from(0)),
-        source: told.source,
-        source_address: source.address,
-        source_port: Port::UNKNOWN,
-        destination: told.destination,
-        destination_address: told.at.0,
-        destination_port: told.at.1,
-        new_port: Port::UNKNOWN,
-        state: SessionState::Pending,
-        opened: core.now,
-        closed: None,
-        status: None,
-        path: "unknown".into(),
-        reason: None,
-        sent: patchbay_api::Traffic::default(),
-        received: patchbay_api::Traffic::default(),
-        details: None,
-    };
+    let message_id = told.message_id.unwrap_or(MessageId::from(0));
+    let (from, to) = ((told.source, source.address), (told.destination, told.at.0, told.at.1));
+    let session = Session::pending(edge, message_id, from, to, core.now);
     let id = core.session_id();
     sessions::add_session(core, Session { id, ..session });
     Some(id)

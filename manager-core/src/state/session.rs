@@ -88,6 +88,39 @@ pub struct Session {
     pub details: Option<Box<Details>>,
 }
 
+impl Session {
+    /// A session of which nobody has told yet that it is connected; it gets its id when it is added.
+    pub fn pending(
+        edge: Edge,
+        message_id: MessageId,
+        (source, source_address): (InstanceId, Address),
+        (destination, destination_address, destination_port): (InstanceId, Address, Port),
+        opened: Millis,
+    ) -> Self {
+        Self {
+            id: 0,
+            edge: edge.into(),
+            message_id,
+            source,
+            source_address,
+            source_port: Port::UNKNOWN,
+            destination,
+            destination_address,
+            destination_port,
+            new_port: Port::UNKNOWN,
+            state: SessionState::Pending,
+            opened,
+            closed: None,
+            status: None,
+            path: "unknown".into(),
+            reason: None,
+            sent: Traffic::default(),
+            received: Traffic::default(),
+            details: None,
+        }
+    }
+}
+
 /// The directions of a session, as the kernel saw them last; there and back.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Details {
