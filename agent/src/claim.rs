@@ -84,7 +84,7 @@ pub enum Refused {
     /// Another agent has it.
     #[error(
         "{thing} belongs to a running agent, process {holder}: nothing was changed. End that one first \
-         (SIGTERM), or replace it with `--take-over`"
+         (SIGTERM); an agent with a Manager can be replaced instead, by `run --take-over`"
     )]
     Held {
         /// What.
