@@ -1,11 +1,8 @@
 //! The real programs together: Manager, agent, kernel programs, services.
 
-use patchbay_tests::{HELLO, Node, REPOSITORY};
+use patchbay_tests::{GREET, HELLO, Node, REPOSITORY};
 
 /// Asks the hello gateway once and leaves.
-const GREET: &str = "import socket; s = socket.create_connection(('127.0.0.1', 9000), 20); \
-                     s.settimeout(20); s.sendall(b'world\\n'); print(s.recv(100).decode())";
-
 #[test]
 fn a_session_between_two_services_is_redirected_and_kept_in_history() {
     let node = Node::start(REPOSITORY);

@@ -1,8 +1,8 @@
 //! Several Managers: each owns its applications and nodes, and sends others' to their owner.
 
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
-use patchbay_tests::{HELLO, Node, REPOSITORY};
+use patchbay_tests::{Ended, GREET, HELLO, Node, REPOSITORY};
 
 const MANAGERS: &str = r#"
 [manager.east]
@@ -14,19 +14,6 @@ http = "http://127.0.0.1:55580"
 apps = ["hello"]
 nodes = ["test"]
 "#;
-
-const GREET: &str = "import socket; s = socket.create_connection(('127.0.0.1', 9000), 20); \
-                     s.settimeout(20); s.sendall(b'world\\n'); print(s.recv(100).decode())";
-
-/// Ends with the test.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[test]
 fn an_agent_follows_to_its_owner_and_an_application_is_applied_at_its_own() {

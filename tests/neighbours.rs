@@ -3,11 +3,8 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
-use patchbay_tests::{HELLO, Node, REPOSITORY};
+use patchbay_tests::{GREET, HELLO, Node, REPOSITORY};
 use serde_json::Value;
-
-const GREET: &str = "import socket; s = socket.create_connection(('127.0.0.1', 9000), 20); \
-                     s.settimeout(20); s.sendall(b'world\\n'); print(s.recv(100).decode())";
 
 /// Somebody else's programs at sock_ops, connect4 and connect6 of the node's cgroup and at loopback's
 /// ingress; in a socket map of its own too, with `insert`.

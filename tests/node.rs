@@ -23,10 +23,24 @@ pub const HELLO: &str = include_str!("../examples/hello/hello.toml");
 /// What executes it.
 pub const REPOSITORY: &str = include_str!("../examples/hello/repository.toml");
 
+/// A user of it who asks once and prints the answer, in Python.
+pub const GREET: &str = "import socket; s = socket.create_connection(('127.0.0.1', 9000), 20); \
+                     s.settimeout(20); s.sendall(b'world\\n'); print(s.recv(100).decode())";
+
 /// How long anything may take to come true.
 const WITHIN: Duration = Duration::from_secs(20);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A program that ends with the test.
+pub struct Ended(pub Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// A node with its Manager.
 pub struct Node {

@@ -3,26 +3,13 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use patchbay_tests::{HELLO, Node, REPOSITORY};
+use patchbay_tests::{Ended, GREET, HELLO, Node, REPOSITORY};
 
 /// How long anything may take to come true.
 const WITHIN: Duration = Duration::from_secs(30);
-const GREET: &str = "import socket; s = socket.create_connection(('127.0.0.1', 9000), 20); \
-                     s.settimeout(20); s.sendall(b'world\\n'); print(s.recv(100).decode())";
-
-/// Ends with the test.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// `patchbay certs` in a folder; whether it was successful, and what it said.
 fn certs(node: &Node, folder: &Path, arguments: &[&str]) -> (bool, String) {
     let mut command = Command::new(node.program("patchbay"));
